@@ -1,0 +1,90 @@
+# Every target makes the environment it needs, once; a later call starts at once.
+# Needed: Linux on x86-64, Python 3.11 with venv and pip, make. No compiler, no Node.
+
+VENV     := .venv
+TRL_VENV := .venv-trl
+READY     := $(VENV)/.ready
+TRL_READY := $(TRL_VENV)/.ready
+# As if the environment were activated.
+IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
+# Two q: pip's errors are shown, its warnings are not.
+PIP_INSTALL := bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench venv venv-trl clean
+
+help:
+	@echo "make demo      learn from sound on this machine: runs ssr1-rl demo"
+	@echo "make test      the tests                         (make test ARGS='-k loss' for some)"
+	@echo "make check     ruff and pyright"
+	@echo "make bench     the benchmarks, TRL beside ours   (makes .venv-trl as well)"
+	@echo "make venv      only the environment, in .venv    (about 2 minutes, once)"
+	@echo "make venv-trl  only TRL's environment, .venv-trl (about 1 minute, once)"
+	@echo "make clean     remove environments and caches; runs/ stays"
+	@echo "PYTHON=/path/to/python3.11 chooses the Python."
+
+demo: $(READY)
+	$(IN_VENV) ssr1-rl demo $(ARGS)
+
+test: $(READY)
+	$(IN_VENV) python -m pytest $(ARGS)
+
+check: $(READY)
+	$(IN_VENV) ruff check
+	$(IN_VENV) pyright
+
+bench: $(READY) $(TRL_READY)
+	$(IN_VENV) python benchmarks/end_to_end.py --peer trl
+	$(IN_VENV) python benchmarks/rollout_overhead.py
+
+venv: $(READY)
+	@echo "$(VENV) is ready: . $(VENV)/bin/activate"
+
+venv-trl: $(TRL_READY)
+	@echo "$(TRL_VENV) is ready."
+
+clean:
+	rm -rf $(VENV) $(TRL_VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find ssr1_rl tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): requirements/cpu.txt requirements/dev.txt setup.py
+	@echo "Making $(VENV) from requirements/cpu.txt and dev.txt: about 2 minutes the first time."
+	@$(call make_venv,$(VENV),requirements/cpu.txt -r requirements/dev.txt)
+	@$(VENV)/$(PIP_INSTALL) --no-build-isolation -e .
+	@touch $@
+
+$(TRL_READY): requirements/trl.txt
+	@echo "Making $(TRL_VENV) from requirements/trl.txt: about 1 minute the first time."
+	@$(call make_venv,$(TRL_VENV),requirements/trl.txt)
+	@touch $@
+
+# $(1): folder, $(2): requirement files. Half-made environments are completed, not thrown away.
+define make_venv
+set -e; start=$$(date +%s); \
+if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
+    python=''; \
+    for candidate in $(or $(PYTHON),python3.11 python3); do \
+        if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+            python="$$candidate"; break; \
+        fi; \
+    done; \
+    if [ -z "$$python" ]; then \
+        echo "ssr1_rl needs Python 3.11, and none of [$(or $(PYTHON),python3.11 python3)] is one." \
+             "Install it, or name it: make PYTHON=/path/to/python3.11 $(or $(MAKECMDGOALS),venv)" >&2; \
+        exit 1; \
+    fi; \
+    if ! "$$python" -m venv --clear $(1); then \
+        echo "Python could not make an environment. Where Python is a system package," \
+             "its venv part may be one of its own (Debian: python3.11-venv)." >&2; \
+        exit 1; \
+    fi; \
+fi; \
+$(1)/$(PIP_INSTALL) -r $(2); \
+if ! $(1)/bin/python -c 'import torch; torch.zeros(1)' 2>/dev/null; then \
+    $(1)/bin/python -m pip uninstall -qq -y torch; \
+    echo "pip chose a torch that needs CUDA libraries. Show pip the CPU builds that PyTorch's" \
+         "own installation page names (PIP_EXTRA_INDEX_URL), then run make again." >&2; \
+    exit 1; \
+fi; \
+echo "Packages installed in $$(( $$(date +%s) - start )) s."
+endef

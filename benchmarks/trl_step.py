@@ -1,0 +1,140 @@
+"""Time GRPO steps of TRL, the peer of benchmarks/end_to_end.py, at given sizes.
+
+Run it with the Python of `make venv-trl`. TRL generates with transformers (its
+default) and trains in float32 on the CPU. Every response has exactly
+--max-new-tokens tokens, so that two systems can be given equal work. The last
+line of stdout is one JSON object; only steps after the warm-up are counted.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a causal language model with its tokenizer")
+    parser.add_argument("--prompts", type=Path, required=True, help='JSONL, one {"prompt": "text"} a line')
+    parser.add_argument("--num-questions", type=int, default=8, help="prompts a step (default 8)")
+    parser.add_argument("--group-size", type=int, default=8, help="responses a prompt (default 8)")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="tokens of every response (default 64)")
+    parser.add_argument("--steps", type=int, default=5, help="steps that are timed (default 5)")
+    parser.add_argument("--warmup-steps", type=int, default=1, help="steps before them that are not (default 1)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    for name in ("num_questions", "max_new_tokens", "steps", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if args.group_size < 2:
+        parser.error(f"--group-size must be at least 2 for group-relative advantages, got {args.group_size}")
+    if args.warmup_steps < 0:
+        parser.error(f"--warmup-steps must be at least 0, got {args.warmup_steps}")
+    return args
+
+
+def read_prompts(path: Path, at_least: int) -> list[dict[str, str]]:
+    rows = [{"prompt": json.loads(line)["prompt"]} for line in path.read_text().splitlines() if line.strip()]
+    if len(rows) < at_least:
+        sys.exit(f"{path} has {len(rows)} prompts; one step takes {at_least} (--num-questions)")
+    return rows
+
+
+def share_of_a(completions: list[str], **_: object) -> list[float]:
+    """The reward: cheap, and not the same for a whole group."""
+    return [completion.count("a") / max(len(completion), 1) for completion in completions]
+
+
+def main() -> None:
+    args = parse_args()
+    rows = read_prompts(args.prompts, at_least=args.num_questions)
+
+    # Both before the first import of torch and transformers.
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+    import datasets
+    import torch
+    import transformers
+    import trl
+
+    torch.set_num_threads(args.threads)
+
+    class StepTimes(transformers.TrainerCallback):
+        def __init__(self) -> None:
+            self.ends_s: list[float] = []
+
+        def on_train_begin(self, *_: object, **__: object) -> None:
+            self.ends_s.append(time.perf_counter())
+
+        def on_step_end(self, *_: object, **__: object) -> None:
+            self.ends_s.append(time.perf_counter())
+
+    times = StepTimes()
+    with tempfile.TemporaryDirectory() as output_dir:
+        config = trl.GRPOConfig(
+            output_dir=output_dir,
+            per_device_train_batch_size=args.num_questions * args.group_size,
+            num_generations=args.group_size,
+            max_completion_length=args.max_new_tokens,
+            generation_kwargs={"min_new_tokens": args.max_new_tokens},
+            max_steps=args.warmup_steps + args.steps,
+            learning_rate=1e-6,
+            beta=0.0,
+            temperature=1.0,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            report_to=[],
+            logging_steps=1,
+            disable_tqdm=True,
+            seed=args.seed,
+        )
+        trainer = trl.GRPOTrainer(
+            model=transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32),
+            processing_class=transformers.AutoTokenizer.from_pretrained(args.model),
+            reward_funcs=share_of_a,
+            args=config,
+            train_dataset=datasets.Dataset.from_list(rows),
+            callbacks=[times],
+        )
+        trainer.train()
+
+    lengths = {
+        log[key]
+        for log in trainer.state.log_history
+        for key in ("completions/min_length", "completions/max_length")
+        if key in log
+    }
+    assert lengths == {args.max_new_tokens}, f"responses of {lengths} tokens, not {args.max_new_tokens}: unequal work"
+    assert len(times.ends_s) == 1 + args.warmup_steps + args.steps, "the trainer did another number of steps"
+
+    s_per_step = (times.ends_s[-1] - times.ends_s[args.warmup_steps]) / args.steps
+    result = {
+        "samples_per_s": args.num_questions * args.group_size / s_per_step,
+        "s_per_step": s_per_step,
+        "steps": args.steps,
+        "step_times_s": [end - start for start, end in zip(times.ends_s, times.ends_s[1:], strict=False)],
+        "warmup_steps": args.warmup_steps,
+        "num_questions": args.num_questions,
+        "group_size": args.group_size,
+        "response_tokens": args.max_new_tokens,
+        "threads": args.threads,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "trl": trl.__version__,
+        },
+    }
+    print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()

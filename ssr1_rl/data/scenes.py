@@ -1,0 +1,226 @@
+"""Sounds made by formula, with what there is to ask about them.
+
+A scene is one short clip of one of eight kinds, its possible answers, the right
+one, and a chain of thought that says what is heard. `SceneStyle` holds what may
+differ between splits (timbre, tempo, noise) and how hard listening is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ssr1_rl.types import SAMPLE_RATE
+
+NUMBERS = ("one", "two", "three", "four")
+TIMBRES = ("whistle", "buzzer", "hiss", "rattle")
+STEADY_TIMBRES = TIMBRES[:3]
+"""Without gaps, so that their length and loudness are plain."""
+
+
+@dataclass(frozen=True)
+class SceneStyle:
+    """How the clips of a split sound. Levels are shares of full scale, times seconds.
+
+    Attributes:
+        clip_s: length of every clip.
+        noise_level: range of the background noise's standard deviation.
+        level: range of a sound's amplitude.
+        loud_level, quiet_level: amplitudes of the two sounds that are compared.
+        beep_s, beep_every_s: length of a counted beep, and from one's start to the next.
+        start_s, second_at_s: when the first and the second of two sounds start.
+        click_every_s: time between the clicks of a rattle.
+        buzz_duty: share of its period that a buzzer is up (0.5: a square wave).
+        hiss_smoothing: 0 gives white noise; the nearer to 1, the darker the hiss.
+        vibrato: relative swing of a whistle's pitch, six times a second.
+    """
+
+    clip_s: float = 2.0
+    noise_level: tuple[float, float] = (0.002, 0.02)
+    level: tuple[float, float] = (0.25, 0.5)
+    loud_level: float = 0.5
+    quiet_level: float = 0.05
+    beep_s: float = 0.2
+    beep_every_s: float = 0.45
+    start_s: float = 0.2
+    second_at_s: float = 1.1
+    click_every_s: float = 0.1
+    buzz_duty: float = 0.5
+    hiss_smoothing: float = 0.0
+    vibrato: float = 0.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One clip and the truth about it.
+
+    Attributes:
+        samples: float64 [num_samples] at 16 kHz, within -1 and 1.
+        options: all answers the kind of question knows, the right one among them.
+        answer: the right one.
+        chain: what is heard, in words.
+    """
+
+    samples: np.ndarray
+    options: tuple[str, ...]
+    answer: str
+    chain: str
+
+
+class _Canvas:
+    """A clip of background noise on which sounds are laid."""
+
+    def __init__(self, rng: np.random.Generator, style: SceneStyle) -> None:
+        self.rng = rng
+        self.style = style
+        self.samples = rng.standard_normal(_num_samples(style.clip_s)) * rng.uniform(*style.noise_level)
+
+    def add(self, sound: np.ndarray, at_s: float, level: float | None = None) -> None:
+        """Lay `sound` at `at_s`, at a random level unless one is given; what sticks out of the clip is cut."""
+        start = _num_samples(at_s)
+        amplitude = self.rng.uniform(*self.style.level) if level is None else level
+        fitting = sound[: len(self.samples) - start]
+        self.samples[start : start + len(fitting)] += amplitude * fitting
+
+    def scene(self, options: tuple[str, ...], answer: str, heard: str) -> Scene:
+        return Scene(np.clip(self.samples, -1, 1), options, answer, f"I hear {heard}")
+
+    def pick(self, options: tuple[str, ...]) -> str:
+        return options[self.rng.integers(len(options))]
+
+    def sound(self, timbre: str, duration_s: float) -> np.ndarray:
+        """float64 [num_samples] of one timbre at full level and random pitch."""
+        num_samples = _num_samples(duration_s)
+        if timbre == "rattle":
+            return self._rattle(num_samples)
+        if timbre == "hiss":
+            return 0.4 * self._hiss(num_samples)
+        phase = self._phase(self.rng.uniform(400, 1000), num_samples)
+        if timbre == "buzzer":
+            return np.where(phase % 1 < self.style.buzz_duty, 1.0, -1.0) * _envelope(num_samples)
+        return np.sin(2 * np.pi * phase) * _envelope(num_samples)
+
+    def tone(self, pitch_hz: float, duration_s: float) -> np.ndarray:
+        """float64 [num_samples] of a whistle at a given pitch."""
+        num_samples = _num_samples(duration_s)
+        return np.sin(2 * np.pi * self._phase(pitch_hz, num_samples)) * _envelope(num_samples)
+
+    def _phase(self, pitch_hz: float, num_samples: int) -> np.ndarray:
+        """Periods gone by at each sample."""
+        time_s = np.arange(num_samples) / SAMPLE_RATE
+        if not self.style.vibrato:
+            return pitch_hz * time_s
+        return pitch_hz * (time_s - self.style.vibrato * np.cos(12 * np.pi * time_s) / (12 * np.pi))
+
+    def _hiss(self, num_samples: int) -> np.ndarray:
+        white = self.rng.standard_normal(num_samples)
+        if not self.style.hiss_smoothing:
+            return white
+        dark = np.convolve(white, self.style.hiss_smoothing ** np.arange(32))[:num_samples]
+        return dark / dark.std()
+
+    def _rattle(self, num_samples: int) -> np.ndarray:
+        samples = np.zeros(num_samples)
+        for start in range(0, num_samples - 90, _num_samples(self.style.click_every_s)):
+            samples[start : start + 80] += self.rng.standard_normal(80)
+        return samples
+
+
+def _num_samples(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE)
+
+
+def _envelope(num_samples: int) -> np.ndarray:
+    """Rises and falls softly at the ends, so that a tone does not click."""
+    return np.hanning(num_samples) ** 0.25
+
+
+def _count(canvas: _Canvas) -> Scene:
+    style = canvas.style
+    number = int(canvas.rng.integers(1, len(NUMBERS) + 1))
+    pitch_hz = canvas.rng.uniform(400, 1000)
+    for beep in range(number):
+        canvas.add(canvas.tone(pitch_hz, style.beep_s), style.start_s / 2 + beep * style.beep_every_s)
+    return canvas.scene(NUMBERS, NUMBERS[number - 1], " ".join(["beep"] * number))
+
+
+def _direction(canvas: _Canvas) -> Scene:
+    answer = canvas.pick(("rising", "falling"))
+    low_hz, high_hz = canvas.rng.uniform(300, 500), canvas.rng.uniform(1500, 2500)
+    start_hz, end_hz = (low_hz, high_hz) if answer == "rising" else (high_hz, low_hz)
+    duration_s = 1.6
+    time_s = np.arange(_num_samples(duration_s)) / SAMPLE_RATE
+    sweep = np.sin(2 * np.pi * (start_hz + (end_hz - start_hz) * time_s / (2 * duration_s)) * time_s)
+    canvas.add(sweep, canvas.style.start_s)
+    heard = "low then high" if answer == "rising" else "high then low"
+    return canvas.scene(("rising", "falling"), answer, heard)
+
+
+def _timbre(canvas: _Canvas) -> Scene:
+    answer = canvas.pick(TIMBRES)
+    canvas.add(canvas.sound(answer, 1.4), canvas.style.start_s)
+    return canvas.scene(TIMBRES, answer, f"a {answer}")
+
+
+def _louder(canvas: _Canvas) -> Scene:
+    style = canvas.style
+    answer = canvas.pick(("first", "second"))
+    timbre = canvas.pick(STEADY_TIMBRES)
+    levels = (style.loud_level, style.quiet_level)
+    first_level, second_level = levels if answer == "first" else levels[::-1]
+    canvas.add(canvas.sound(timbre, 0.6), style.start_s, first_level)
+    canvas.add(canvas.sound(timbre, 0.6), style.second_at_s, second_level)
+    heard = "loud then quiet" if answer == "first" else "quiet then loud"
+    return canvas.scene(("first", "second"), answer, heard)
+
+
+def _two_sounds(canvas: _Canvas) -> tuple[str, str]:
+    first, second = (TIMBRES[i] for i in canvas.rng.permutation(len(TIMBRES))[:2])
+    canvas.add(canvas.sound(first, 0.6), canvas.style.start_s)
+    canvas.add(canvas.sound(second, 0.6), canvas.style.second_at_s)
+    return first, second
+
+
+def _first(canvas: _Canvas) -> Scene:
+    first, second = _two_sounds(canvas)
+    return canvas.scene(TIMBRES, first, f"a {first} then a {second}")
+
+
+def _last(canvas: _Canvas) -> Scene:
+    first, second = _two_sounds(canvas)
+    return canvas.scene(TIMBRES, second, f"a {first} then a {second}")
+
+
+def _pitch(canvas: _Canvas) -> Scene:
+    answer = canvas.pick(("high", "low"))
+    pitch_hz = canvas.rng.uniform(1500, 2500) if answer == "high" else canvas.rng.uniform(250, 500)
+    canvas.add(canvas.tone(pitch_hz, 1.2), canvas.style.start_s)
+    return canvas.scene(("high", "low"), answer, f"a {answer} tone")
+
+
+def _length(canvas: _Canvas) -> Scene:
+    answer = canvas.pick(("long", "short"))
+    canvas.add(canvas.sound(canvas.pick(STEADY_TIMBRES), 1.6 if answer == "long" else 0.3), canvas.style.start_s)
+    return canvas.scene(("long", "short"), answer, f"a {answer} tone")
+
+
+_MAKERS: dict[str, Callable[[_Canvas], Scene]] = {
+    "count": _count,
+    "direction": _direction,
+    "timbre": _timbre,
+    "louder": _louder,
+    "first": _first,
+    "last": _last,
+    "pitch": _pitch,
+    "length": _length,
+}
+
+KINDS = tuple(_MAKERS)
+"""The eight kinds of question."""
+
+
+def make_scene(kind: str, style: SceneStyle, rng: np.random.Generator) -> Scene:
+    """One clip of a kind; the same `rng` state gives the same clip."""
+    return _MAKERS[kind](_Canvas(rng, style))

@@ -1,0 +1,94 @@
+"""The order in which questions are trained on, for ever and resumable.
+
+The order of an epoch depends on nothing but (seed, epoch, question ids): not on
+the order of rows in the file, the number of workers or a library's version. The
+whole state is a cursor of two numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ssr1_rl.types import GroupId, Question
+
+
+class QuestionStream:
+    """Endless iterator over (GroupId, Question), reshuffled for each epoch.
+
+    A `GroupId` from here has attempt 0; whoever issues a group again raises it.
+    """
+
+    def __init__(self, questions: Sequence[Question], seed: int) -> None:
+        self._questions = {question.id: question for question in questions}
+        if not questions:
+            raise ValueError("a stream needs at least one question, got none; mend the path of the data set")
+        if len(self._questions) < len(questions):
+            raise ValueError(f"question ids must differ, got {len(self._questions)} ids for {len(questions)} questions")
+        self._seed = seed
+        self._fingerprint = _fingerprint(questions)
+        self._epoch = 0
+        self._position = 0
+        self._order = self._order_of(0)
+
+    def __iter__(self) -> Iterator[tuple[GroupId, Question]]:
+        return self
+
+    def __next__(self) -> tuple[GroupId, Question]:
+        if self._position == len(self._order):
+            self._epoch += 1
+            self._position = 0
+            self._order = self._order_of(self._epoch)
+        question_id = self._order[self._position]
+        self._position += 1
+        return GroupId(self._epoch, question_id), self._questions[question_id]
+
+    def question(self, question_id: str) -> Question:
+        """The question of a group that was issued before (to issue it again after a resume)."""
+        return self._questions[question_id]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor: everything that `load_state_dict` needs to go on exactly here. JSON-able."""
+        return {
+            "seed": self._seed,
+            "epoch": self._epoch,
+            "position": self._position,
+            "num_questions": len(self._questions),
+            "fingerprint": self._fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken.
+
+        Raises:
+            ValueError: the data set or the seed is not the one the cursor was taken with.
+        """
+        if state["fingerprint"] != self._fingerprint:
+            raise ValueError(
+                f"the training data changed since the checkpoint: {state['num_questions']} questions with fingerprint "
+                f"{state['fingerprint']} then, {len(self._questions)} with {self._fingerprint} now; put back the old "
+                "file, or start a new run from the checkpoint's weights"
+            )
+        if state["seed"] != self._seed:
+            raise ValueError(
+                f"run.seed was {state['seed']} when the checkpoint was written and is {self._seed} now, which is "
+                "another order of questions; set it back, or start a new run from the checkpoint's weights"
+            )
+        self._epoch = state["epoch"]
+        self._position = state["position"]
+        self._order = self._order_of(self._epoch)
+
+    def _order_of(self, epoch: int) -> list[str]:
+        """Question ids sorted by a keyed hash: a shuffle that no library version can change."""
+        key = f"{self._seed}/{epoch}".encode()
+        return sorted(self._questions, key=lambda id: hashlib.blake2b(id.encode(), key=key, digest_size=8).digest())
+
+
+def _fingerprint(questions: Sequence[Question]) -> str:
+    """Digest of what is asked, whatever its order; where the files lie does not count."""
+    digests = sorted(
+        hashlib.blake2b(repr((q.id, q.text, q.choices, q.ground_truth)).encode(), digest_size=16).digest()
+        for q in questions
+    )
+    return hashlib.blake2b(b"".join(digests), digest_size=8).hexdigest()

@@ -1,0 +1,1 @@
+"""From chains of thought to a student that can start GRPO."""

@@ -1,0 +1,141 @@
+"""A supervised start on chains of thought, in one process: enough for models that fit on one device.
+
+It trains the very `Policy` that the learner trains, on the same micro-batches, with
+the mean of -log-prob over response tokens as its loss.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
+from ssr1_rl.export import write_model_folder
+from ssr1_rl.trainer.batching import MicroBatch, Row, collate
+from ssr1_rl.trainer.learner import ClipFeatures
+from ssr1_rl.trainer.parameters import named_weights
+from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.types import Prompt
+
+
+@dataclass(frozen=True)
+class SftExample:
+    """A prompt and the response to learn (token ids, the end-of-sequence token included)."""
+
+    prompt: Prompt
+    response: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SftSettings:
+    """AdamW with linear warm-up and linear decay towards `decay_steps`."""
+
+    num_steps: int
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    decay_steps: int = 800
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of the 0-based step."""
+        return (
+            self.learning_rate
+            * min(1.0, (step + 1) / max(1, self.warmup_steps))
+            * max(0.0, 1 - step / self.decay_steps)
+        )
+
+
+class Sft:
+    """One supervised training of the model in `model_path`, its audio tower included."""
+
+    def __init__(self, model_path: Path, settings: SftSettings) -> None:
+        torch.manual_seed(settings.seed)
+        self._settings = settings
+        self._model_path = str(model_path)
+        self._policy = Policy(load_model(self._model_path, torch.float32, "sdpa"), 1.0, train_audio_tower=True)
+        self._clips = ClipFeatures(self._model_path, _waveform_of)
+        self._parameters = [p for p in self._policy.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+
+    def train(self, examples: Sequence[SftExample], on_step: Callable[[int, float], bool]) -> None:
+        """Trains for `num_steps`, or until `on_step` (1-based step, loss) says True."""
+        choose = random.Random(self._settings.seed)
+        rows = [self._row(example) for example in examples]
+        for step in range(self._settings.num_steps):
+            loss = self._step(self._collate(choose.sample(rows, min(len(rows), self._settings.batch_size))), step)
+            if on_step(step + 1, loss):
+                return
+
+    def _step(self, batch: MicroBatch, step: int) -> float:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate_at(step)
+        logprobs_T, _ = self._policy(batch)
+        loss = -logprobs_T.mean()
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
+        self._optimizer.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def greedy_responses(self, examples: Sequence[SftExample], max_tokens: int, eos_id: int) -> list[tuple[int, ...]]:
+        """The likeliest tokens after each prompt, up to the end of sequence (left out) or `max_tokens`."""
+        responses: list[tuple[int, ...]] = [()] * len(examples)
+        rows = [replace(self._row(example), response=(), old_logprobs=()) for example in examples]
+        by_length: dict[int, list[int]] = defaultdict(list)
+        for index, row in enumerate(rows):
+            by_length[row.num_tokens].append(index)
+        for indices in by_length.values():
+            embeds = self._policy.embed(self._collate([rows[index] for index in indices]))
+            tokens = self._decode(embeds, max_tokens)
+            for index, row in zip(indices, tokens.tolist(), strict=True):
+                responses[index] = tuple(row[: row.index(eos_id)] if eos_id in row else row)
+        return responses
+
+    def _decode(self, embeds: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        chosen, cache = [], None
+        for _ in range(num_tokens):
+            output = self._policy.backbone(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            chosen.append(self._policy.model.lm_head(output.last_hidden_state[:, -1]).argmax(-1))
+            embeds = self._policy.model.get_input_embeddings()(chosen[-1])[:, None]
+        return torch.stack(chosen, dim=1)
+
+    def save(self, output: Path) -> None:
+        """Writes the trained model as a folder."""
+        write_model_folder(self._model_path, named_weights(self._policy.model).items(), output, torch.float32)
+
+    def _collate(self, rows: Sequence[Row]) -> MicroBatch:
+        config = self._policy.model.config
+        return collate(rows, config.audio_token_id, self._clips, config.audio_config.num_mel_bins)
+
+    def _row(self, example: SftExample) -> Row:
+        handles = tuple(_Clip(waveform) for waveform in example.prompt.waveforms)
+        lengths = [num_audio_tokens(self._clips(handle)[2]) for handle in handles]
+        placeholder_id = self._policy.model.config.audio_token_id
+        prompt = tuple(expand_audio_placeholders(example.prompt.token_ids, placeholder_id, lengths))
+        return Row(prompt, handles, example.response, (0.0,) * len(example.response), 1.0, comparable=False)
+
+
+class _Clip:
+    """A waveform that `ClipFeatures` can keep: it has a key."""
+
+    def __init__(self, waveform: np.ndarray) -> None:
+        self.waveform = waveform
+
+    def hex(self) -> str:
+        return str(id(self.waveform))
+
+
+def _waveform_of(clip: Any) -> np.ndarray:
+    return clip.waveform

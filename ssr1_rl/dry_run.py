@@ -1,0 +1,109 @@
+"""What a run would do, without starting anything: settings, placement, and an estimate of memory."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from ssr1_rl.cluster import make_plan
+from ssr1_rl.config import Config
+from ssr1_rl.config_loading import config_to_yaml
+from ssr1_rl.telemetry.progress import summary_table
+
+GIB = 2**30
+BYTES = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes per process. Activations are those of one micro-batch, roughly; see `estimate_memory`."""
+
+    num_parameters: int
+    num_trained: int
+    learner_weights: int
+    learner_gradients: int
+    learner_optimizer: int
+    learner_reference: int
+    learner_activations: int
+    engine_weights: int
+
+
+def estimate_memory(config: Config) -> MemoryEstimate:
+    """Static memory by ZeRO's own arithmetic (arXiv 1910.02054, section 3), plus a rough figure for activations.
+
+    ZeRO-1 shares the optimizer's 12 bytes per trained parameter (float32 copy and two moments)
+    among ranks, ZeRO-2 the gradients too, ZeRO-3 the weights too. Float32 training needs no
+    separate copy. Activations: 34 bytes x tokens x hidden size x layers in bfloat16 without
+    recomputation (arXiv 2205.05198, eq. 1 without attention scores), one layer's worth and each
+    layer's input with it; and the logits of all response tokens.
+    """
+    model, learner = config.model, config.learner
+    hf_config, num_parameters, num_trained = _count_parameters(config)
+    text = hf_config.get_text_config()
+    width = BYTES[model.dtype]
+    ranks = learner.num_workers
+    share_optimizer = ranks if learner.zero_stage >= 1 else 1
+    share_gradients = ranks if learner.zero_stage >= 2 else 1
+    share_weights = ranks if learner.zero_stage >= 3 else 1
+    tokens = learner.max_tokens_per_micro_batch
+    per_layer = 17 * width * tokens * text.hidden_size
+    layers = text.num_hidden_layers
+    activations = (
+        per_layer + width * tokens * text.hidden_size * layers if model.gradient_checkpointing else per_layer * layers
+    )
+    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    response_tokens = tokens * config.rollout.max_response_tokens // longest
+    return MemoryEstimate(
+        num_parameters=num_parameters,
+        num_trained=num_trained,
+        learner_weights=width * num_parameters // share_weights,
+        learner_gradients=width * num_trained // share_gradients,
+        learner_optimizer=(12 if model.dtype == "bfloat16" else 8) * num_trained // share_optimizer,
+        learner_reference=width * num_parameters // share_weights if config.grpo.kl_coefficient else 0,
+        learner_activations=activations + 3 * 4 * response_tokens * text.vocab_size,
+        engine_weights=width * num_parameters // config.rollout.tensor_parallel_size,
+    )
+
+
+def _count_parameters(config: Config) -> tuple[Any, int, int]:
+    """The model's configuration and its parameter counts, from shapes alone."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, Qwen2AudioForConditionalGeneration
+
+    from ssr1_rl.run_grpo import check_model_folder
+    from ssr1_rl.trainer.parameters import trainable_parameters
+    from ssr1_rl.trainer.policy import AUDIO_MODEL_TYPES, Policy
+
+    check_model_folder(config.model.path)
+    hf_config = AutoConfig.from_pretrained(config.model.path)
+    with torch.device("meta"):
+        has_audio = hf_config.model_type in AUDIO_MODEL_TYPES
+        make: Any = Qwen2AudioForConditionalGeneration if has_audio else AutoModelForCausalLM.from_config
+        model = make(hf_config)
+    policy = Policy(model, config.rollout.temperature, config.model.train_audio_tower)
+    return (
+        hf_config,
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() for p in trainable_parameters(policy.model).values()),
+    )
+
+
+def print_dry_run(config: Config) -> None:
+    """Prints resolved settings, placement and the memory estimate."""
+    Console().print(config_to_yaml(config), markup=False, highlight=False)
+    plan = make_plan(config)
+    summary_table("placement", [{"who": who, "number": count, "each": each} for who, count, each in plan.rows()])
+    estimate = estimate_memory(config)
+    learner = [
+        ("weights", estimate.learner_weights),
+        ("gradients", estimate.learner_gradients),
+        ("optimizer", estimate.learner_optimizer),
+        ("reference model", estimate.learner_reference),
+        ("activations and logits, roughly", estimate.learner_activations),
+    ]
+    rows = [{"process": "learner rank", "what": what, "GiB": f"{size / GIB:.2f}"} for what, size in learner]
+    rows.append({"process": "learner rank", "what": "together", "GiB": f"{sum(s for _, s in learner) / GIB:.2f}"})
+    rows.append({"process": "engine, each device", "what": "weights", "GiB": f"{estimate.engine_weights / GIB:.2f}"})
+    title = f"memory estimate: {estimate.num_parameters:,} parameters, {estimate.num_trained:,} trained"
+    summary_table(title, rows)
+    print("nothing was started")

@@ -1,0 +1,105 @@
+"""Greedy answers to a split's questions, scored by the run's reward functions."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ssr1_rl.rewards.budget import FailedGroup, RewardFailure
+from ssr1_rl.rewards.pool import RewardPool
+from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.rollout.pool import RolloutPool
+from ssr1_rl.rollout.prepare import UNUSABLE, Preparer, SkipList
+from ssr1_rl.types import GroupId, Question, ScoredGroup
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Means over a split's questions, one greedy response each.
+
+    Attributes:
+        score: mean of the `accuracy` reward where the run has one, else of the summed reward.
+        rewards: mean of each reward function, by name.
+        score_by_kind: `score` for each kind of question.
+        num_questions: questions answered and scored.
+        mean_response_tokens: mean length of the responses, in tokens.
+        truncated_share: share of responses cut at the token limit.
+    """
+
+    score: float
+    rewards: Mapping[str, float]
+    score_by_kind: Mapping[str, float]
+    num_questions: int
+    mean_response_tokens: float
+    truncated_share: float
+
+
+async def evaluate(
+    questions: Sequence[Question],
+    preparer: Preparer,
+    pool: RolloutPool,
+    rewards: RewardPool,
+    max_response_tokens: int,
+    skips: SkipList,
+    max_in_flight: int = 512,
+    on_progress: Callable[[int], None] = lambda num_done: None,
+) -> Evaluation:
+    """Answers every question once, greedily.
+
+    Raises:
+        RewardFailure: a reward function failed on a question: a score over the rest would be another split's.
+        TooManyUnusable: too many questions cannot be used.
+    """
+    sampling = Sampling(1, temperature=0.0, max_response_tokens=max_response_tokens)
+    gate = asyncio.Semaphore(max_in_flight)
+    results: list[ScoredGroup] = []
+
+    async def answer(question: Question) -> None:
+        async with gate:
+            try:
+                prepared = await preparer.prepare(question)
+            except UNUSABLE as error:
+                skips.skipped(question, error)
+                return
+            skips.used(question)
+            scored = await rewards.score(await pool.generate(GroupId(-1, question.id), prepared, sampling))
+        if isinstance(scored, FailedGroup):
+            raise RewardFailure(
+                f"reward {scored.reward_name} failed on validation question {scored.question_id} ({scored.source}) "
+                f"{scored.attempts} times: {scored.error}"
+            )
+        results.append(scored)
+        on_progress(len(results))
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for question in questions:
+                tasks.create_task(answer(question))
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None  # the first one stopped the others
+    return _summarise(results)
+
+
+def _summarise(results: Sequence[ScoredGroup]) -> Evaluation:
+    if not results:
+        raise ValueError("no question of the validation split can be used; see skipped.jsonl in run.dir")
+    by_kind: dict[str, list[float]] = defaultdict(list)
+    for result in results:
+        by_kind[result.group.question.kind].append(_score(result))
+    completions = [result.group.completions[0] for result in results]
+    return Evaluation(
+        score=_mean([_score(result) for result in results]),
+        rewards={name: _mean([r.breakdown[name][0] for r in results]) for name in results[0].breakdown},
+        score_by_kind={kind: _mean(scores) for kind, scores in sorted(by_kind.items())},
+        num_questions=len(results),
+        mean_response_tokens=_mean([len(c.token_ids) for c in completions]),
+        truncated_share=_mean([c.finish_reason == "length" for c in completions]),
+    )
+
+
+def _score(result: ScoredGroup) -> float:
+    return result.breakdown["accuracy"][0] if "accuracy" in result.breakdown else result.rewards_G[0]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

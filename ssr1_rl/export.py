@@ -1,0 +1,126 @@
+"""Policy -> a standard Hugging Face folder that transformers and vLLM both load."""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ssr1_rl.config import CheckpointConfig
+from ssr1_rl.trainer.checkpoint import Checkpoint, CheckpointStore
+from ssr1_rl.trainer.learner_state import saved_weights
+
+SHARD_BYTES = 4 * 2**30
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".gguf", ".msgpack", ".h5")
+
+
+def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dtype: str) -> None:
+    """Writes the policy of a checkpoint as a model folder.
+
+    Args:
+        base_model: the folder (or hub name) that the run started from; its configuration,
+            tokenizer and processor are taken over.
+        dtype: of the written weights, "bfloat16" or "float32".
+
+    Raises:
+        DamagedCheckpoint: the checkpoint is not what was written.
+        ValueError: `output` exists and is not empty.
+    """
+    checkpoint.verify()
+    write_model_folder(base_model, saved_weights(checkpoint.learner), output, getattr(torch, dtype))
+
+
+def write_model_folder(
+    base_model: str, weights: Iterable[tuple[str, Tensor]], output: Path, dtype: torch.dtype
+) -> None:
+    """Writes `weights` (by checkpoint name) beside everything else that `base_model` holds.
+
+    transformers' `save_pretrained` writes names for Qwen2-Audio that vLLM cannot read
+    (as of 5.19); published names can be read by both.
+
+    Raises:
+        ValueError: `output` exists and is not empty.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty; remove it, or export to another folder")
+    base = _local_folder(base_model)
+    output.mkdir(parents=True, exist_ok=True)
+    for path in base.iterdir():
+        if path.is_file() and not path.name.endswith(WEIGHT_FILES):
+            shutil.copy(path, output / path.name)
+    _set_dtype(output / "config.json", str(dtype).removeprefix("torch."))
+    _write_shards(output, weights, dtype)
+
+
+def _local_folder(model: str) -> Path:
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(model, ignore_patterns=[f"*{suffix}" for suffix in WEIGHT_FILES]))
+
+
+def _set_dtype(config_path: Path, dtype: str) -> None:
+    config: dict[str, Any] = json.loads(config_path.read_text())
+    for section in (config, config.get("text_config", {}), config.get("audio_config", {})):
+        for key in ("dtype", "torch_dtype"):
+            if key in section:
+                section[key] = dtype
+    config_path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _write_shards(folder: Path, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> None:
+    """Shards of at most `SHARD_BYTES`, under the names that transformers expects, and their index."""
+    shards: list[list[str]] = []
+    pending: dict[str, Tensor] = {}
+    size = total = 0
+
+    def flush() -> None:
+        nonlocal pending, size
+        save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
+        shards.append(list(pending))
+        pending, size = {}, 0
+
+    for name, tensor in weights:
+        tensor = tensor.detach().to("cpu", dtype).contiguous()
+        if pending and size + tensor.nbytes > SHARD_BYTES:
+            flush()
+        pending[name] = tensor
+        size += tensor.nbytes
+        total += tensor.nbytes
+    flush()
+    if len(shards) == 1:
+        (folder / "shard-0").rename(folder / "model.safetensors")
+        return
+    index = {}
+    for number, names in enumerate(shards):
+        file_name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
+        (folder / f"shard-{number}").rename(folder / file_name)
+        index |= dict.fromkeys(names, file_name)
+    content = {"metadata": {"total_size": total}, "weight_map": index}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def choose_checkpoint(run_dir: Path, config: CheckpointConfig, which: str) -> Checkpoint:
+    """The run's checkpoint that `which` names: "last", "best" or a step number.
+
+    Raises:
+        ValueError: there is none such; the message lists those there are.
+    """
+    store = CheckpointStore(run_dir, config)
+    there = store.all()
+    if not there:
+        raise ValueError(f"{run_dir} holds no checkpoint yet")
+    if which == "last":
+        return there[-1]
+    if which == "best":
+        return store.best() or there[-1]
+    for checkpoint in there:
+        if str(checkpoint.step) == which:
+            return checkpoint
+    steps = ", ".join(str(checkpoint.step) for checkpoint in there)
+    raise ValueError(f"{run_dir} has no checkpoint of step {which}; there are: last, best, {steps}")

@@ -1,0 +1,189 @@
+"""The GRPO loop.
+
+    stream -> feed (prompt, rollouts, rewards) -> advantages -> learners -> weight sync -> next step
+
+Generation may run `grpo.max_staleness` policy versions ahead of training; the feed
+alone decides how much is in flight, so one loop serves both ways.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ssr1_rl.config import Config
+from ssr1_rl.data.prompt import PromptBuilder
+from ssr1_rl.data.stream import QuestionStream
+from ssr1_rl.evaluate import Evaluation, evaluate
+from ssr1_rl.guards import check_update
+from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.rollout.feed import GroupFeed
+from ssr1_rl.rollout.pool import PreparedQuestion
+from ssr1_rl.rollout.prepare import Preparer, SkipList
+from ssr1_rl.step_metrics import StepClock, step_metrics
+from ssr1_rl.system import System
+from ssr1_rl.telemetry.metrics import MetricsWriter
+from ssr1_rl.telemetry.progress import Progress
+from ssr1_rl.telemetry.samples import SampleWriter
+from ssr1_rl.trainer.advantage import group_advantages
+from ssr1_rl.trainer.checkpoint import Checkpoint, CheckpointStore
+from ssr1_rl.types import Question, ScoredGroup, TrainGroup
+
+
+class Grpo:
+    """One run's controller.
+
+    Attributes:
+        step: steps done so far; equals the policy version.
+        scores: newest validation result of each split.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        system: System,
+        train: Sequence[Question],
+        validation: Mapping[str, Sequence[Question]],
+        progress: Progress,
+        resume_from: Checkpoint | None,
+    ) -> None:
+        self._config, self._system, self._progress = config, system, progress
+        self._validation = validation
+        run_dir = Path(config.run.dir)
+        self._resume_from = resume_from
+        self.step = resume_from.step if resume_from else 0
+        self._preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
+        self._skips = SkipList(run_dir / "skipped.jsonl", config.data.max_skipped_share, len(train))
+        sampling = Sampling(config.grpo.group_size, config.rollout.temperature, config.rollout.max_response_tokens)
+        stream = QuestionStream(train, config.run.seed)
+        self._feed = GroupFeed(stream, self._preparer, system.pool, system.rewards, sampling, config.grpo, self._skips)
+        self._metrics = MetricsWriter(run_dir, config.telemetry.tensorboard, self.step)
+        self._samples = SampleWriter(run_dir)
+        self._samples.drop_after(self.step)
+        self._store = CheckpointStore(run_dir, config.checkpoint)
+        self._store.drop_after(self.step)
+        self._weights_checked = not config.guard.check_weights
+        self.scores: dict[str, Evaluation] = {}
+        self._beat: Callable[[], None] = lambda: None
+
+    async def run(self) -> None:
+        """Trains until `grpo.num_steps`; see the module."""
+        grpo = self._config.grpo
+        if self._resume_from:
+            await self._resume(self._resume_from)
+        elif grpo.validate_first:
+            await self._validate()
+        while self.step < grpo.num_steps:
+            await self._train_one_step()
+            last = self.step == grpo.num_steps
+            score = None
+            if grpo.validate_every and (last or self.step % grpo.validate_every == 0):
+                score = await self._validate()
+            if last or self.step % self._config.checkpoint.every == 0 or self._is_best(score):
+                await self._save(score)
+
+    async def _train_one_step(self) -> None:
+        clock = StepClock(self._system.pool)
+        self._progress.phase("rollouts")
+        taken = await self._feed.take(self._config.grpo.questions_per_step)
+        clock.lap("rollout_wait_s")
+        self._progress.phase("update")
+        advantages = [group_advantages(s.rewards_G, self._config.grpo.advantage_epsilon) for s, _ in taken]
+        batch = [train_group(s, p, a) for (s, p), a in zip(taken, advantages, strict=True)]
+        learner_metrics = await self._system.learners.update(batch)
+        clock.lap("update_s")
+        check_update(learner_metrics, self._config.guard, self.step + 1)
+        self._progress.phase("weight sync")
+        await self._sync(self.step + 1)
+        clock.lap("sync_s")
+        self._feed.trained()
+        self.step += 1
+        self._record([scored for scored, _ in taken], advantages, learner_metrics, clock)
+
+    async def _sync(self, policy_version: int) -> None:
+        await self._system.sync_weights(policy_version, audit=not self._weights_checked)
+        self._weights_checked = True
+
+    def _record(
+        self,
+        scored: Sequence[ScoredGroup],
+        advantages: Sequence[Sequence[float]],
+        learner_metrics: Mapping[str, float],
+        clock: StepClock,
+    ) -> None:
+        metrics = step_metrics(scored, learner_metrics, clock, self.step)
+        metrics["data/skipped_questions"] = float(self._skips.num_skipped)
+        metrics["reward/failed_groups"] = float(self._feed.num_failed)
+        self._metrics.write(self.step, metrics)
+        if self._config.telemetry.samples:
+            self._samples.write(self.step, self.step - 1, scored, advantages)
+        self._progress.step(self.step, metrics)
+        self._beat()
+
+    async def _validate(self) -> float | None:
+        """Scores every validation split; returns the first one's score, None without splits."""
+        for name, questions in self._validation.items():
+            self._progress.phase(f"validating {name}")
+            result = await evaluate(
+                questions,
+                self._preparer,
+                self._system.pool,
+                self._system.rewards,
+                self._config.rollout.max_response_tokens,
+                self._skips,
+                on_progress=partial(self._answered, name, len(questions)),
+            )
+            self.scores[name] = result
+            figures = {f"validation/{name}/score": result.score} | {
+                f"validation/{name}/{reward}": value for reward, value in result.rewards.items()
+            }
+            self._metrics.write(self.step, figures)
+            self._progress.validation(name, result.score, result.num_questions)
+        return next(iter(self.scores.values())).score if self.scores else None
+
+    def _answered(self, split: str, num_questions: int, num_done: int) -> None:
+        self._progress.phase(f"validating {split} {num_done}/{num_questions}")
+        self._beat()
+
+    def on_progress(self, beat: Callable[[], None]) -> None:
+        """Has `beat` called whenever a group comes back, a question is answered, or a step is done."""
+        self._beat = beat
+        self._feed.on_group = beat
+
+    def _is_best(self, score: float | None) -> bool:
+        if score is None or not self._config.checkpoint.keep_best:
+            return False
+        best = self._store.best()
+        return best is None or best.score is None or score > best.score
+
+    async def _save(self, score: float | None) -> None:
+        self._progress.phase("checkpoint")
+        state = {"step": self.step, "feed": self._feed.state_dict()}
+        await self._store.save(self.step, state, score, self._system.learners.save)
+
+    async def _resume(self, checkpoint: Checkpoint) -> None:
+        self._progress.phase(f"resuming from {checkpoint.path}")
+        self._feed.load_state_dict(checkpoint.controller_state()["feed"])
+        version = await self._system.learners.load(checkpoint.learner.absolute())
+        assert version == self.step, "a step is one policy version"
+        await self._sync(version)
+
+    def close(self) -> None:
+        """Ends what is in flight and flushes the metrics."""
+        self._feed.close()
+        self._metrics.close()
+
+
+def train_group(scored: ScoredGroup, prepared: PreparedQuestion, advantages_G: Sequence[float]) -> TrainGroup:
+    """What the learners need of a scored group."""
+    completions: Any = scored.group.completions
+    return TrainGroup(
+        id=scored.group.id,
+        prompt_token_ids=prepared.token_ids,
+        waveforms=prepared.waveforms,
+        responses=tuple(c.token_ids for c in completions),
+        rollout_logprobs=tuple(c.logprobs for c in completions),
+        advantages_G=tuple(advantages_G),
+        versions=tuple(c.versions for c in completions),
+        submitted_version=scored.group.submitted_version,
+    )

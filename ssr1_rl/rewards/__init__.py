@@ -1,0 +1,1 @@
+"""Reward functions, and the actor groups that run them: RolloutGroup -> ScoredGroup."""

@@ -1,0 +1,42 @@
+"""The format reward: is the response <think> … </think> <answer> … </answer>?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from ssr1_rl.types import Completion, Question
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_RESPONSE = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
+
+
+class Format:
+    """1.0 for a well-formed response: <think>…</think><answer>…</answer>.
+
+    Well-formed means each tag exactly once and in this order, neither part empty, and
+    nothing but white space around and between the two. Anything else is 0.0, or with
+    `partial_credit` a quarter for each tag that appears exactly once, at most 0.75:
+    all four tags in a malformed response are worth no more than three.
+    """
+
+    def __init__(self, partial_credit: bool = False) -> None:
+        if not isinstance(partial_credit, bool):
+            raise ValueError(f"partial_credit must be true or false, got {partial_credit!r}")
+        self._partial_credit = partial_credit
+
+    def __call__(self, question: Question, completions: Sequence[Completion]) -> list[float]:
+        """Between 0.0 and 1.0 for each completion."""
+        return [self._score(completion.text) for completion in completions]
+
+    def _score(self, text: str) -> float:
+        num_single_tags = sum(text.count(tag) == 1 for tag in _TAGS)
+        if num_single_tags == len(_TAGS) and _is_ordered(text):
+            return 1.0
+        return min(0.75, 0.25 * num_single_tags) if self._partial_credit else 0.0
+
+
+def _is_ordered(text: str) -> bool:
+    """Whether a text that holds each tag once holds them as it should."""
+    response = _RESPONSE.fullmatch(text)
+    return response is not None and all(part.strip() for part in response.groups())

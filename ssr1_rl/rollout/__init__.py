@@ -1,0 +1,1 @@
+"""Generates groups of responses with vLLM, and keeps the engines' weights current."""

@@ -1,0 +1,206 @@
+"""One vLLM engine as a rollout worker uses it: groups in, completions out, weights in between. No Ray.
+
+Every sampling field is set here, because vLLM otherwise takes defaults from the
+model's `generation_config.json` (Qwen2-Audio ships a repetition penalty).
+Log-probs are those of the distribution that was sampled from
+(`logprobs_mode="processed_logprobs"`).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ssr1_rl.config import RolloutConfig
+from ssr1_rl.types import SAMPLE_RATE, Completion, VersionSpan
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the responses of one group are sampled. A temperature of 0 is greedy."""
+
+    num_completions: int
+    temperature: float
+    max_response_tokens: int
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What every engine of a run has in common.
+
+    `max_clips` is the most audio clips in one prompt; 0 for a text-only model.
+    """
+
+    model_path: str
+    dtype: str
+    device: str
+    max_model_len: int
+    max_clips: int
+    seed: int
+
+
+class RolloutEngine:
+    """Wraps vLLM's `AsyncLLM`. Make it with `await RolloutEngine.start(...)`."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+        self._tokenizer = llm.get_tokenizer()
+        self._policy_version = 0
+
+    @classmethod
+    async def start(cls, spec: EngineSpec, config: RolloutConfig) -> "RolloutEngine":
+        """Loads the model; 20 s and more. Policy version 0 is what `spec.model_path` holds."""
+        _set_environment(spec.device, config)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_args(spec, config)))
+        await llm.update_weight_version("0")
+        return cls(llm)
+
+    async def generate(
+        self, request_id: str, token_ids: Sequence[int], waveforms: Sequence[np.ndarray], sampling: Sampling
+    ) -> tuple[tuple[Completion, ...], int]:
+        """Samples one group; returns its completions and the policy version at submission.
+
+        Args:
+            request_id: unique among the requests in flight.
+            token_ids: the prompt, with one audio placeholder per clip.
+            waveforms: float32 [num_samples] at `SAMPLE_RATE`, one per clip.
+            sampling: how many responses, and how.
+        """
+        submitted_version = self._policy_version
+        prompt: dict[str, Any] = {"prompt_token_ids": list(token_ids), "cache_salt": f"policy-{submitted_version}"}
+        if waveforms:
+            prompt["multi_modal_data"] = {"audio": [(waveform, SAMPLE_RATE) for waveform in waveforms]}
+            prompt["multi_modal_uuids"] = {"audio": self._clip_ids(request_id, len(waveforms))}
+        final = None
+        async for output in self._llm.generate(prompt, sampling_params(sampling), request_id=request_id):
+            final = output
+        assert final is not None and final.finished, "vLLM ends every request with its final output"
+        return tuple(self._completion(output) for output in final.outputs), submitted_version
+
+    def _clip_ids(self, request_id: str, num_clips: int) -> list[str]:
+        # vLLM keeps a clip's projected features by its content, and would use those of the old
+        # weights after a sync (the projector is always trained). An id per policy version retires
+        # them without a cache reset, which would desynchronise requests in flight.
+        return [f"policy-{self._policy_version}-{request_id}-{clip}" for clip in range(num_clips)]
+
+    def _completion(self, output: Any) -> Completion:
+        token_ids = tuple(output.token_ids)
+        logprobs = tuple(output.logprobs.logprobs)
+        assert len(logprobs) == len(token_ids), "logprobs=0 asks for the sampled token's log-prob alone"
+        return Completion(
+            token_ids=token_ids,
+            logprobs=logprobs,
+            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            finish_reason=output.finish_reason,
+            versions=tuple(VersionSpan(int(s.version), s.start, s.end) for s in output.weight_versions or ()),
+        )
+
+    async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
+        """Joins the transfer group of the learners."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(init_info)))
+
+    async def apply_weights(self, update_info: Any, policy_version: int) -> None:
+        """Receives and loads one sync. Requests in flight are kept and go on with the new weights."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        # New requests get another cache salt, so prefixes of the old weights are never reused.
+        self._policy_version = policy_version
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info))
+        await self._llm.finish_weight_update(weight_version=str(policy_version))
+        await self._llm.resume_generation()
+
+    async def start_weight_audit(self) -> None:
+        """See `WeightAudit`."""
+        await self._llm.collective_rpc("start_weight_audit")
+
+    async def finish_weight_audit(self) -> list[dict[str, Any]]:
+        """One report per tensor-parallel worker; see `WeightAudit`."""
+        return await self._llm.collective_rpc("finish_weight_audit")
+
+    def shutdown(self) -> None:
+        """Ends the engine's processes."""
+        self._llm.shutdown(timeout=5)
+
+
+def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
+    """vLLM's engine arguments for this run; `rollout.engine_args` lies over them."""
+    args: dict[str, Any] = {
+        "model": spec.model_path,
+        "dtype": spec.dtype,
+        "seed": spec.seed,
+        "max_model_len": spec.max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "tensor_parallel_size": config.tensor_parallel_size,
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",
+        "weight_transfer_config": {"backend": transfer_backend(spec.device, config)},
+        "worker_extension_cls": "ssr1_rl.rollout.weight_audit.WeightAudit",
+        "disable_log_stats": True,
+    }
+    if spec.max_clips:
+        args["limit_mm_per_prompt"] = {"audio": spec.max_clips}
+    if spec.device == "cpu":
+        args |= {
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(8192, spec.max_model_len),
+        }
+        if config.tensor_parallel_size == 1:
+            args["distributed_executor_backend"] = "uni"
+    else:
+        args["gpu_memory_utilization"] = config.gpu_memory_utilization
+    return args | config.engine_args
+
+
+def transfer_backend(device: str, config: RolloutConfig) -> str:
+    """The weight-transfer backend that `rollout.weight_transfer` means on this device."""
+    if config.weight_transfer != "auto":
+        return config.weight_transfer
+    return "gloo" if device == "cpu" else "nccl"
+
+
+def _set_environment(device: str, config: RolloutConfig) -> None:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if device == "cpu":
+        num_threads = config.num_threads or max(1, round(config.num_cpus))
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        # Keeps the model in the engine's own process: with "1" vLLM's CPU platform puts it into
+        # one more, and rollouts of a small model took 1.7 times as long.
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if config.tensor_parallel_size == 1 else "1"
+        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
+
+
+def sampling_params(sampling: Sampling) -> Any:
+    """vLLM's sampling parameters, with every field that could take a model's default set."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=sampling.num_completions,
+        temperature=sampling.temperature,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        max_tokens=sampling.max_response_tokens,
+        min_tokens=0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        repetition_penalty=1.0,
+        stop=None,
+        stop_token_ids=None,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,130 @@
+"""Admits questions, and hands out scored groups in the order of admission.
+
+A group is issued -> generated -> scored. At most (max_staleness + 1) x questions_per_step
+groups are admitted and not yet trained on. Because groups are taken in the order in which
+they were admitted, no group is more than `max_staleness` policy versions old when it is
+trained on, and a slow group delays its own step but never falls out of it.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ssr1_rl.config import GrpoConfig
+from ssr1_rl.data.stream import QuestionStream
+from ssr1_rl.rewards.budget import FailedGroup, FailureBudget
+from ssr1_rl.rewards.pool import RewardPool
+from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.rollout.pool import PreparedQuestion, RolloutPool
+from ssr1_rl.rollout.prepare import UNUSABLE, Preparer, SkipList
+from ssr1_rl.types import GroupId, Question, ScoredGroup
+
+
+class GroupFeed:
+    """Drives questions through preparation, rollout and rewards.
+
+    Attributes:
+        num_failed: groups set aside so far because a reward function failed.
+        on_group: called whenever a group comes back.
+    """
+
+    def __init__(
+        self,
+        stream: QuestionStream,
+        preparer: Preparer,
+        pool: RolloutPool,
+        rewards: RewardPool,
+        sampling: Sampling,
+        grpo: GrpoConfig,
+        skips: SkipList,
+    ) -> None:
+        self._stream, self._preparer, self._pool, self._rewards = stream, preparer, pool, rewards
+        self._sampling, self._skips = sampling, skips
+        self._limit = (grpo.max_staleness + 1) * grpo.questions_per_step
+        self._budget = FailureBudget(grpo.max_failed_share, grpo.questions_per_step)
+        self._admitted: deque[tuple[GroupId, asyncio.Task[Any]]] = deque()
+        self._reissue: deque[GroupId] = deque()
+        self._taken: list[tuple[ScoredGroup, PreparedQuestion]] = []
+        self.num_failed = 0
+        self.on_group: Callable[[], None] = lambda: None
+
+    async def take(self, num_groups: int) -> list[tuple[ScoredGroup, PreparedQuestion]]:
+        """The next groups to train on; waits for them. What failed is replaced by later groups.
+
+        Raises:
+            RewardFailure: too many groups failed in their rewards.
+            TooManyUnusable: too many questions cannot be used.
+        """
+        self._admit()
+        while len(self._taken) < num_groups:
+            result = await self._head()
+            self._admitted.popleft()
+            if isinstance(result, tuple):
+                self._taken.append(result)
+            self._admit()
+        return self._taken
+
+    async def _head(self) -> Any:
+        """The oldest group's result; an error in any other group is raised as soon as it happens."""
+        while True:
+            done = [task for _, task in self._admitted if task.done()]
+            for task in done:
+                task.result()
+            head = self._admitted[0][1]
+            if head.done():
+                return head.result()
+            waiting = [task for _, task in self._admitted if not task.done()]
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+
+    def trained(self) -> None:
+        """The groups taken have been trained on, and the engines have the new weights."""
+        self._taken = []
+
+    def _admit(self) -> None:
+        while len(self._admitted) + len(self._taken) < self._limit:
+            group_id, question = self._next()
+            self._admitted.append((group_id, asyncio.create_task(self._follow(group_id, question))))
+
+    def _next(self) -> tuple[GroupId, Question]:
+        if self._reissue:
+            group_id = self._reissue.popleft()
+            return group_id, self._stream.question(group_id.question_id)
+        return next(self._stream)
+
+    async def _follow(self, group_id: GroupId, question: Question) -> tuple[ScoredGroup, PreparedQuestion] | None:
+        """One group all the way; None when it cannot be used or was set aside (both counted)."""
+        try:
+            prepared = await self._preparer.prepare(question)
+        except UNUSABLE as error:
+            self._skips.skipped(question, error)
+            return None
+        self._skips.used(question)
+        result = await self._rewards.score(await self._pool.generate(group_id, prepared, self._sampling))
+        self.on_group()
+        self._budget.record(result)
+        if isinstance(result, FailedGroup):
+            self.num_failed += 1
+            return None
+        return result, prepared
+
+    def state_dict(self) -> dict[str, Any]:
+        """The cursor, and the groups admitted but not trained on: these are issued again after a resume."""
+        pending = [scored.group.id for scored, _ in self._taken]
+        pending += [group_id for group_id, _ in self._admitted] + list(self._reissue)
+        return {
+            "stream": self._stream.state_dict(),
+            "pending": [[g.epoch, g.question_id, g.attempt + 1] for g in pending],
+            "num_failed": self.num_failed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken; see `QuestionStream.load_state_dict`."""
+        self._stream.load_state_dict(state["stream"])
+        self._reissue = deque(GroupId(*pending) for pending in state["pending"])
+        self.num_failed = state["num_failed"]
+
+    def close(self) -> None:
+        """Gives up on everything in flight."""
+        for _, task in self._admitted:
+            task.cancel()

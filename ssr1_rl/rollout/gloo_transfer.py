@@ -1,0 +1,229 @@
+"""A `gloo` backend for vLLM's weight-transfer protocol, so that CPUs run the path that `nccl` runs on GPUs.
+
+Rank 0 of the transfer group is the learners' rank 0; the engines' workers follow.
+Tensors travel in buckets: consecutive parameters of one dtype, flattened into one
+broadcast. Both sides cut the buckets from the same metadata, so nothing but the
+bytes and one control message crosses.
+
+vLLM finds this module through the `vllm.general_plugins` entry point `ssr1_rl`,
+because its engines run in processes of their own.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Self
+
+import torch
+from torch.distributed import ProcessGroup
+from torch.distributed.distributed_c10d import BroadcastOptions
+from vllm.distributed.utils import stateless_init_torch_distributed_process_group
+from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    VLLMWeightSyncClient,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+
+BUCKET_BYTES = 64 * 2**20
+"""Bytes of one broadcast. A single larger tensor travels alone."""
+
+
+def register() -> None:
+    """Makes `gloo` known to vLLM's factories; safe to call again in the same process."""
+    if "gloo" not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine("gloo", GlooWeightTransferEngine)
+    if "gloo" not in WeightTransferTrainerFactory._registry:
+        WeightTransferTrainerFactory.register_engine("gloo", GlooTrainerWeightTransferEngine)
+
+
+@dataclass
+class GlooInitInfo(WeightTransferInitInfo):
+    """How an engine's worker joins the transfer group."""
+
+    master_address: str
+    master_port: int
+    rank_offset: int
+    world_size: int
+    timeout_s: float
+
+
+@dataclass
+class GlooUpdateInfo(WeightTransferUpdateInfo):
+    """What one sync will carry, in order."""
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+
+
+@dataclass
+class GlooTrainerInitInfo(TrainerInitInfo):
+    """How the learners join the transfer group; only rank 0 does."""
+
+    backend: ClassVar[str] = "gloo"
+
+    master_address: str
+    master_port: int
+    world_size: int
+    timeout_s: float = 300.0
+
+
+def cut_buckets(metadata: Sequence[ParamMeta], bucket_bytes: int = BUCKET_BYTES) -> Iterator[list[ParamMeta]]:
+    """Cuts consecutive parameters of one dtype into buckets of at most `bucket_bytes` (one tensor at least)."""
+    bucket: list[ParamMeta] = []
+    size = 0
+    for meta in metadata:
+        num_bytes = torch.Size(meta.shape).numel() * meta.dtype.itemsize
+        if bucket and (size + num_bytes > bucket_bytes or meta.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(meta)
+        size += num_bytes
+    if bucket:
+        yield bucket
+
+
+def _broadcast(group: ProcessGroup | None, tensor: torch.Tensor) -> None:
+    assert group is not None, "the transfer group is formed before anything is sent"
+    options = BroadcastOptions()
+    options.rootRank = 0
+    options.rootTensor = 0
+    work = group.broadcast([tensor], options)
+    assert work is not None, "gloo broadcasts always return a work handle"
+    work.wait()
+
+
+def _join(address: str, port: int, rank: int, world_size: int, timeout_s: float) -> ProcessGroup:
+    group = stateless_init_torch_distributed_process_group(
+        address, port, rank, world_size, "gloo", timeout=timedelta(seconds=timeout_s)
+    )
+    assert isinstance(group, ProcessGroup)
+    return group
+
+
+class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+    """The engine's side: receives buckets and loads them by vLLM's layerwise reload."""
+
+    init_info_cls = GlooInitInfo
+    update_info_cls = GlooUpdateInfo
+    _group: ProcessGroup | None = None
+
+    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
+        """Joins the transfer group; the learners' rank 0 joins at the same time."""
+        parallel = self.parallel_config
+        rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
+        self._group = _join(
+            init_info.master_address, init_info.master_port, rank, init_info.world_size, init_info.timeout_s
+        )
+
+    def start_weight_update(self) -> None:
+        """Prepares the layerwise reload."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def finish_weight_update(self) -> None:
+        """Ends the layerwise reload."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """As vLLM's, without the accelerator synchronisation, which fails where there is none."""
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+        """Receives every bucket in order and hands its tensors to the model."""
+        metadata = [
+            ParamMeta(name, getattr(torch, dtype), tuple(shape))
+            for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
+        ]
+        for bucket in cut_buckets(metadata):
+            sizes = [torch.Size(m.shape).numel() for m in bucket]
+            flat = torch.empty(sum(sizes), dtype=bucket[0].dtype)
+            _broadcast(self._group, flat)
+            parts = zip(bucket, flat.split(sizes), strict=True)
+            load_weights: Any = self.model.load_weights
+            load_weights([(m.name, part.view(m.shape).to(self.device)) for m, part in parts])
+
+    def shutdown(self) -> None:
+        """Leaves the transfer group, so that a new one can be formed."""
+        self._group = None
+
+
+class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
+    """The learners' side. Every rank iterates the source (a collective); rank 0 alone sends."""
+
+    init_info_cls = GlooTrainerInitInfo
+    _group: ProcessGroup | None = None
+
+    @classmethod
+    def trainer_init(
+        cls, init_info: GlooTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None
+    ) -> Self:
+        """Forms the transfer group; see `TrainerWeightTransferEngine.trainer_init`."""
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if init_info.is_sender:
+            worker_info = GlooInitInfo(
+                master_address=init_info.master_address,
+                master_port=init_info.master_port,
+                rank_offset=1,
+                world_size=init_info.world_size,
+                timeout_s=init_info.timeout_s,
+            )
+            # The engines block until rank 0 has joined as well: both at once.
+            with ThreadPoolExecutor(max_workers=1) as executor:
+                joining = executor.submit(client.init_weight_transfer_engine, asdict(worker_info))
+                engine._group = _join(
+                    init_info.master_address, init_info.master_port, 0, init_info.world_size, init_info.timeout_s
+                )
+                joining.result()
+        return engine
+
+    def send_weights(self) -> None:
+        """Sends every tensor of the source to every engine, in one round."""
+        assert self.source is not None, "the gloo backend sends the whole source each round"
+        metadata = self.source.metadata()
+        if not self.is_sender:
+            for _ in self.source:
+                pass
+            return
+        info = GlooUpdateInfo(
+            names=[m.name for m in metadata],
+            dtype_names=[str(m.dtype).removeprefix("torch.") for m in metadata],
+            shapes=[list(m.shape) for m in metadata],
+        )
+        self.client.start_weight_update()
+        executor = ThreadPoolExecutor(max_workers=1)
+        try:
+            receiving = executor.submit(self.client.update_weights, asdict(info))
+            self._send(metadata, self.source)
+            receiving.result()
+        finally:
+            # After a failed broadcast the receiving call may never return: do not wait for it.
+            executor.shutdown(wait=False)
+        self.client.finish_weight_update()
+
+    def _send(self, metadata: Sequence[ParamMeta], source: Iterable[tuple[str, torch.Tensor]]) -> None:
+        tensors = iter(source)
+        for bucket in cut_buckets(metadata):
+            parts = []
+            for meta in bucket:
+                name, tensor = next(tensors)
+                if (name, tensor.dtype, tuple(tensor.shape)) != (meta.name, meta.dtype, meta.shape):
+                    raise ValueError(f"weight source yields {name} {tensor.dtype} {tuple(tensor.shape)} for {meta}")
+                parts.append(tensor.detach().reshape(-1).cpu())
+            _broadcast(self._group, torch.cat(parts))
+        # The last tensors' gather is a collective too: run the source to its end.
+        assert next(tensors, None) is None, "weight source yields more than its metadata says"
+
+    def shutdown(self) -> None:
+        """Leaves the transfer group, so that a new one can be formed."""
+        self._group = None

@@ -1,0 +1,130 @@
+"""Question -> prompt and clips ready for the engines. A clip is decoded once and put into the object store once."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from ssr1_rl.config import DataConfig
+from ssr1_rl.data.audio import AudioError, load_waveform
+from ssr1_rl.data.prompt import PromptBuilder, PromptTooLong
+from ssr1_rl.rollout.pool import PreparedQuestion
+from ssr1_rl.types import AudioRef, Question
+
+UNUSABLE = (AudioError, PromptTooLong)
+"""What makes a question unusable, once its row has been read."""
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A decoded clip in the object store."""
+
+    handle: ray.ObjectRef
+    num_samples: int
+    num_bytes: int
+
+
+class Preparer:
+    """Keeps decoded clips up to `data.audio_cache_mib`; the least recently used go first."""
+
+    def __init__(self, builder: PromptBuilder, config: DataConfig) -> None:
+        self._builder = builder
+        self._config = config
+        self._clips: OrderedDict[AudioRef, asyncio.Task[_Clip]] = OrderedDict()
+        self._num_bytes = 0
+
+    async def prepare(self, question: Question) -> PreparedQuestion:
+        """Decodes (in a thread) what is not kept, and tokenizes.
+
+        Raises:
+            AudioError, PromptTooLong: the question cannot be used; the message says why.
+        """
+        clips = [await self._clip(ref) for ref in question.audio]
+        token_ids = self._builder.token_ids(question, [clip.num_samples for clip in clips])
+        return PreparedQuestion(question, token_ids, tuple(clip.handle for clip in clips))
+
+    async def _clip(self, ref: AudioRef) -> _Clip:
+        if ref not in self._clips:
+            # The task is kept, not its result: questions that ask for a clip at once share one decoding.
+            self._clips[ref] = asyncio.create_task(self._decode(ref))
+        self._clips.move_to_end(ref)
+        return await asyncio.shield(self._clips[ref])
+
+    async def _decode(self, ref: AudioRef) -> _Clip:
+        config = self._config
+        waveform = await asyncio.to_thread(
+            load_waveform, ref, max_audio_s=config.max_audio_s, long_audio=config.long_audio
+        )
+        clip = _Clip(ray.put(waveform), len(waveform), waveform.nbytes)
+        self._num_bytes += clip.num_bytes
+        self._drop_oldest()
+        return clip
+
+    def _drop_oldest(self) -> None:
+        for ref, task in list(self._clips.items()):
+            if self._num_bytes <= self._config.audio_cache_mib * 2**20:
+                return
+            if task.done() and not task.cancelled() and task.exception() is None:
+                self._num_bytes -= task.result().num_bytes
+                del self._clips[ref]
+
+
+class TooManyUnusable(ValueError):
+    """More questions than `data.max_skipped_share` cannot be used."""
+
+
+class SkipList:
+    """Counts questions that could not be used, writes each to `skipped.jsonl`, and stops the run above the share.
+
+    The share is that of the different questions tried; fewer than `MIN_TRIED` of them stop
+    nothing but a data set that is smaller.
+    """
+
+    MIN_TRIED = 100
+
+    def __init__(self, path: Path, max_skipped_share: float, num_questions: int) -> None:
+        self._path = path
+        self._max_share = max_skipped_share
+        self._min_tried = min(self.MIN_TRIED, num_questions)
+        self._tried: set[tuple[str, str]] = set()
+        self._reasons: dict[tuple[str, str], str] = {}
+
+    @property
+    def num_skipped(self) -> int:
+        """Different questions that could not be used."""
+        return len(self._reasons)
+
+    def used(self, question: Question) -> None:
+        """Counts a usable question.
+
+        Raises:
+            TooManyUnusable: above the share.
+        """
+        self._tried.add((question.source, question.id))
+        self._check()
+
+    def skipped(self, question: Question, error: Exception) -> None:
+        """Lists an unusable question; one that comes again is neither listed nor counted again.
+
+        Raises:
+            TooManyUnusable: above the share.
+        """
+        key = (question.source, question.id)
+        if key not in self._reasons:
+            self._tried.add(key)
+            self._reasons[key] = str(error)
+            row = {"question_id": question.id, "source": question.source, "reason": str(error)}
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        self._check()
+
+    def _check(self) -> None:
+        if len(self._tried) >= self._min_tried and self.num_skipped > self._max_share * len(self._tried):
+            raise TooManyUnusable(
+                f"{self.num_skipped} of the first {len(self._tried)} questions cannot be used, more than "
+                f"data.max_skipped_share={self._max_share:g}; the last one: {list(self._reasons.values())[-1]}. "
+                f"All are listed in {self._path}"
+            )

@@ -1,0 +1,72 @@
+"""The Ray boundary of a rollout engine: one actor, one vLLM engine."""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from ssr1_rl.config import RolloutConfig
+from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling
+from ssr1_rl.types import Completion
+
+
+class EngineStartError(RuntimeError):
+    """A vLLM engine did not come up; the message ends with what it wrote last."""
+
+
+class RolloutWorker:
+    """Serves groups to the pool and takes weights from the learners. Async: groups overlap in the engine."""
+
+    async def start(self, spec: EngineSpec, config: RolloutConfig) -> None:
+        """Loads the engine."""
+        try:
+            self._engine = await RolloutEngine.start(spec, config)
+        except Exception as error:
+            # vLLM's engine fails in a process of its own and reports only that it did.
+            raise EngineStartError(f"vLLM could not start with {spec.model_path}: {error}\n{_own_log_tail()}") from None
+
+    async def generate(
+        self, request_id: str, token_ids: Sequence[int], sampling: Sampling, *waveforms: np.ndarray
+    ) -> tuple[tuple[Completion, ...], int]:
+        """See `RolloutEngine.generate`. Waveforms are arguments of their own so that Ray passes them by reference."""
+        return await self._engine.generate(request_id, token_ids, waveforms, sampling)
+
+    async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
+        """See `RolloutEngine.init_weight_transfer`."""
+        await self._engine.init_weight_transfer(init_info)
+
+    async def apply_weights(self, update_info: Any, policy_version: int) -> None:
+        """See `RolloutEngine.apply_weights`."""
+        await self._engine.apply_weights(update_info, policy_version)
+
+    async def start_weight_audit(self) -> None:
+        """See `WeightAudit`."""
+        await self._engine.start_weight_audit()
+
+    async def finish_weight_audit(self) -> list[dict[str, Any]]:
+        """See `WeightAudit`."""
+        return await self._engine.finish_weight_audit()
+
+    async def shutdown(self) -> None:
+        """Ends the engine's processes."""
+        if hasattr(self, "_engine"):
+            self._engine.shutdown()
+
+
+def _own_log_tail(num_lines: int = 40) -> str:
+    """The end of this process's error log. Ray points file descriptor 2 at it, and the engine's process shares it."""
+    with contextlib.suppress(OSError):
+        path = Path(os.readlink("/proc/self/fd/2"))
+        lines = path.read_text(errors="replace").splitlines()[-num_lines:]
+        return f"--- last lines of {path} ---\n" + "\n".join(lines)
+    return "(this actor's error log could not be read)"
+
+
+RolloutWorkerActor: Any = ray.remote(RolloutWorker)
+
+MAX_CONCURRENCY = 4096
+"""Calls that one worker holds at once: groups in the engine, and the weight sync among them."""

@@ -1,0 +1,68 @@
+"""The figures of one step, from its groups, the learners' metrics and the clock."""
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+from ssr1_rl.rollout.pool import RolloutPool
+from ssr1_rl.trainer.advantage import has_no_variance
+from ssr1_rl.types import ScoredGroup
+
+
+class StepClock:
+    """Seconds of a step's parts, and how long each rollout worker was busy meanwhile."""
+
+    def __init__(self, pool: RolloutPool) -> None:
+        self._pool = pool
+        self._busy_before = pool.busy_s()
+        self._started = self._last = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Ends the part `name`."""
+        now = time.monotonic()
+        self.laps[name] = now - self._last
+        self._last = now
+
+    @property
+    def step_s(self) -> float:
+        """Seconds from the start of the step to its last lap."""
+        return self._last - self._started
+
+    def worker_busy_s(self) -> list[float]:
+        """Seconds each rollout worker had work during the step."""
+        return [after - before for after, before in zip(self._pool.busy_s(), self._busy_before, strict=True)]
+
+
+def step_metrics(
+    scored: Sequence[ScoredGroup], learner: Mapping[str, float], clock: StepClock, step: int
+) -> dict[str, float]:
+    """Every figure of a step, by the name it has in `metrics.jsonl`."""
+    completions = [c for s in scored for c in s.group.completions]
+    rewards = [r for s in scored for r in s.rewards_G]
+    lengths = [len(c.token_ids) for c in completions]
+    busy_s = clock.worker_busy_s()
+    rollout_s = max(busy_s)
+    update_s = learner["update_s"]
+    stale_tokens = sum((step - 1 - s.policy_version) * (s.end - s.start) for c in completions for s in c.versions)
+    metrics = {
+        "reward/mean": statistics.fmean(rewards),
+        "reward/std": statistics.pstdev(rewards),
+        "reward/zero_variance_share": statistics.fmean(has_no_variance(s.rewards_G) for s in scored),
+        "rollout/response_tokens_mean": statistics.fmean(lengths),
+        "rollout/response_tokens_max": float(max(lengths)),
+        "rollout/truncated_share": statistics.fmean(c.finish_reason == "length" for c in completions),
+        "rollout/tokens": float(sum(lengths)),
+        "rollout/tokens_per_s": sum(lengths) / rollout_s if rollout_s else 0.0,
+        "rollout/staleness_mean": stale_tokens / max(1, sum(lengths)),
+        "learner/tokens_per_s": learner["row_tokens"] / update_s,
+        "learner/idle_share": 1.0 - min(1.0, update_s / clock.step_s),
+        "time/step_s": clock.step_s,
+        "samples_per_s": len(completions) / clock.step_s,
+    }
+    for name in scored[0].breakdown:
+        metrics[f"reward/{name}"] = statistics.fmean(r for s in scored for r in s.breakdown[name])
+    for index, seconds in enumerate(busy_s):
+        metrics[f"rollout/idle_share_{index}"] = 1.0 - min(1.0, seconds / clock.step_s)
+    metrics |= {f"time/{name}": seconds for name, seconds in clock.laps.items()}
+    return metrics | {f"train/{name}": value for name, value in learner.items()}

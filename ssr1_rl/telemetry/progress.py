@@ -1,0 +1,225 @@
+"""The live display of a run in a terminal, and plain lines where there is none.
+
+All text that comes in here may have been written by a model or stand in a data file. It is
+shown as it is: never read as rich markup, and control characters are spelt out, so that no
+text can move the cursor or change colours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+FIGURES: Mapping[str, str] = {
+    "reward/mean": "reward {:.2f}",
+    "reward/accuracy": "accuracy {:.2f}",
+    "rollout/tokens_per_s": "rollout {:,.0f} tokens/s",
+    "learner/tokens_per_s": "learner {:,.0f} tokens/s",
+    "time/step_s": "{:.1f} s",
+}
+"""The metrics shown of each step, in this order; one that a step lacks is left out."""
+
+PHASES_OF_A_STEP = frozenset({"rollouts", "update", "weight sync"})
+"""Phases that every step has; without a terminal they get no line, the step's own line is enough."""
+
+REFRESHES_PER_S = 4
+MAX_WAITING_LINES = 6
+MAX_STEPS_OF_ETA = 50
+"""The time left is judged by the newest so many steps."""
+WIDTH_WITHOUT_TERMINAL = 160
+
+
+class Progress:
+    """Shows how far a run is, its newest figures, and what it waits for.
+
+    A context manager. In a terminal: a bar over the steps with figures below it, redrawn by a
+    thread. Elsewhere: one line per step and per phase outside the steps, flushed at once.
+
+    Args:
+        num_steps: steps of the whole run.
+        console: where to; stdout unless given.
+        clock: monotonic seconds.
+
+    Attributes:
+        describe_waiting: one sentence for each thing awaited now; set it once there is something to
+            wait for. Called on the event loop that `phase` is called from, never in the drawing
+            thread: that loop changes what the sentences are made of.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._num_steps = num_steps
+        self.describe_waiting: Callable[[], list[str]] = list
+        self._console = console or _default_console()
+        self._clock = clock
+        self._step = 0
+        self._figures = ""
+        self._validation = ""
+        self._phase = ""
+        self._started_s = self._phase_started_s = clock()
+        self._step_ends_s: deque[float] = deque(maxlen=MAX_STEPS_OF_ETA)
+        self._waiting: list[str] = []
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        self._started_s = self._phase_started_s = self._clock()
+        if self._console.is_interactive:
+            self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=REFRESHES_PER_S)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+        if self._live is not None:
+            # The last picture stays in the terminal; nothing is awaited any more.
+            self._phase, self._waiting = "", []
+            self._live.stop()
+            self._live = None
+
+    def phase(self, text: str) -> None:
+        """Says what the run does now: "starting engines", "validating test 120/400", "rollouts".
+
+        A text that differs from the last one in its numbers only is the same phase, further on.
+        """
+        is_new = _without_numbers(text) != _without_numbers(self._phase)
+        self._phase = text
+        if is_new:
+            self._phase_started_s = self._clock()
+            if self._live is None and text not in PHASES_OF_A_STEP:
+                self.note(text)
+        if self._live is not None and self._poll_timer is None:
+            with suppress(RuntimeError):  # no event loop runs yet
+                self._poll(asyncio.get_running_loop())
+
+    def resume_at(self, step: int) -> None:
+        """Says that the steps up to `step` were done by an earlier process."""
+        self._step = step
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Marks a step as done and shows its `FIGURES`."""
+        self._step = step
+        self._step_ends_s.append(self._clock())
+        self._figures = "  ".join(text.format(metrics[name]) for name, text in FIGURES.items() if name in metrics)
+        if self._live is None:
+            self.note(f"step {step}/{self._num_steps}  {self._figures}".rstrip())
+
+    def validation(self, name: str, accuracy: float, num_questions: int) -> None:
+        """Shows the result of a validation of the policy after the newest step."""
+        self._validation = f"{name} {accuracy:.3f}"
+        self.note(f"validation {name}  accuracy {accuracy:.3f} of {num_questions:,} questions  step {self._step}")
+
+    def note(self, text: str) -> None:
+        """Prints lines of text, above the live area where there is one."""
+        line = Text(_printable(text, self._console))
+        self._console.print(line, no_wrap=True, overflow="ignore", crop=False)
+
+    def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._waiting = self.describe_waiting()
+        self._poll_timer = loop.call_later(1 / REFRESHES_PER_S, self._poll, loop)
+
+    def _render(self) -> RenderableType:
+        """The live area; called by rich's drawing thread."""
+        lines = []
+        if self._phase:
+            lines.append(self._line(f"{self._phase} for {_duration(self._clock() - self._phase_started_s)}", "cyan"))
+        waiting = self._waiting
+        lines += [self._line(f"  {sentence}", "dim") for sentence in waiting[:MAX_WAITING_LINES]]
+        if len(waiting) > MAX_WAITING_LINES:
+            lines.append(self._line(f"  and {len(waiting) - MAX_WAITING_LINES} more", "dim"))
+        # Figures may take two lines of a narrow terminal; of the rest, the beginning is enough.
+        figures = "  ".join(part for part in (self._figures, self._validation) if part)
+        return Group(self._bar(), *([Text(_printable(figures, self._console))] if figures else []), *lines)
+
+    def _line(self, text: str, style: str = "") -> Text:
+        """One line of the live area, cut at the terminal's width."""
+        one_line = " ".join(text.splitlines())
+        return Text(_printable(one_line, self._console), style=style, no_wrap=True, overflow="ellipsis")
+
+    def _bar(self) -> Table:
+        bar = Table.grid(padding=(0, 2), expand=True)
+        for _ in range(4):
+            bar.add_column(no_wrap=True)
+        bar.columns[1].ratio = 1
+        elapsed_s, left_s = self._clock() - self._started_s, self._left_s()
+        bar.add_row(
+            Text(f"step {self._step}/{self._num_steps}", style="bold"),
+            ProgressBar(self._num_steps, self._step),
+            Text(f"elapsed {_duration(elapsed_s)}"),
+            Text("left " + ("-:--:--" if left_s is None else _duration(left_s))),
+        )
+        return bar
+
+    def _left_s(self) -> float | None:
+        """Seconds to go by the mean of the newest steps, what lies between them included; None: not known yet."""
+        if self._step >= self._num_steps:
+            return 0.0
+        if len(self._step_ends_s) < 2:
+            return None
+        ends_s = list(self._step_ends_s)
+        mean_s = (ends_s[-1] - ends_s[0]) / (len(ends_s) - 1)
+        return max(0.0, (self._num_steps - self._step) * mean_s - (self._clock() - ends_s[-1]))
+
+
+def summary_table(title: str, rows: Sequence[Mapping[str, object]], console: Console | None = None) -> None:
+    """Prints a table, in a terminal or a log.
+
+    Args:
+        title: heading of the table.
+        rows: each row's cells by their column; columns appear in the order they are first met.
+            A float is shown with 4 significant digits; a number stands at the right.
+        console: where to; stdout unless given.
+    """
+    console = console or _default_console()
+    table = Table(title=Text(_printable(title, console)), title_justify="left")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    for name in columns:
+        is_number = all(isinstance(row.get(name, 0), int | float) for row in rows)
+        table.add_column(Text(_printable(name, console)), justify="right" if is_number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_printable(_cell(row.get(name, "")), console)) for name in columns))
+    console.print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _default_console() -> Console:
+    console = Console()
+    # Away from a terminal rich takes 80 columns and would fold the lines of a log there.
+    return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+", "", text)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def _printable(text: str, console: Console) -> str:
+    """The text with control characters, and what the console cannot encode, spelt out."""
+    text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
+    return text.encode(console.encoding, "backslashreplace").decode(console.encoding)

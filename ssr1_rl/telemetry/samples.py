@@ -1,0 +1,156 @@
+"""Every completion a run trained on, one Parquet file per step.
+
+`run_dir/samples/step_000012.parquet` has one row per completion. A file appears by rename,
+whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ssr1_rl.types import Completion, ScoredGroup
+
+SAMPLES_FOLDER = "samples"
+REWARD_PREFIX = "reward/"
+
+# The reward functions' own columns, reward/<name>, come behind "reward".
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("policy_version", pa.int64()),
+        ("epoch", pa.int64()),
+        ("question_id", pa.string()),
+        ("attempt", pa.int64()),
+        ("kind", pa.string()),
+        ("question", pa.string()),
+        ("choices", pa.list_(pa.string())),
+        ("ground_truth", pa.string()),
+        ("audio", pa.list_(pa.string())),
+        ("completion_index", pa.int64()),
+        ("completion", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("num_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("reward", pa.float64()),
+        ("advantage", pa.float64()),
+        ("oldest_policy_version", pa.int64()),
+        ("newest_policy_version", pa.int64()),
+    ]
+)
+
+
+class SampleWriter:
+    """Writes the samples of each step.
+
+    Args:
+        run_dir: folder of the run.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._folder = run_dir / SAMPLES_FOLDER
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def write(
+        self, step: int, policy_version: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]]
+    ) -> None:
+        """Writes one step's file; a file of the same step is replaced.
+
+        Args:
+            step: the step that trained on these groups.
+            policy_version: the version that the step started from.
+            groups: the step's groups.
+            advantages: one per completion, for each group.
+        """
+        names = sorted({name for scored in groups for name in scored.breakdown})
+        rows = [
+            {"step": step, "policy_version": policy_version, **row}
+            for scored, advantages_G in zip(groups, advantages, strict=True)
+            for row in _group_rows(scored, advantages_G)
+        ]
+        path = _path(self._folder, step)
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            pq.write_table(pa.Table.from_pylist(rows, _schema(names)), file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def drop_after(self, step: int) -> None:
+        """Removes the files of steps after `step` (they are done again) and what a killed run left half written."""
+        for path in self._folder.glob("step_*"):
+            match = re.fullmatch(r"step_(\d+)\.(parquet|tmp)", path.name)
+            if match and (int(match[1]) > step or match[2] == "tmp"):
+                path.unlink()
+
+
+def read_samples(run_dir: Path, step: int) -> pa.Table:
+    """The samples of one step.
+
+    Raises:
+        FileNotFoundError: the step has no samples.
+    """
+    return pq.ParquetFile(_path(run_dir / SAMPLES_FOLDER, step)).read()
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step_{step:06d}.parquet"
+
+
+def _schema(reward_names: Sequence[str]) -> pa.Schema:
+    fields = list(SCHEMA)
+    at = SCHEMA.get_field_index("reward") + 1
+    fields[at:at] = [pa.field(REWARD_PREFIX + name, pa.float64()) for name in reward_names]
+    return pa.schema(fields)
+
+
+def _group_rows(scored: ScoredGroup, advantages_G: Sequence[float]) -> list[dict[str, Any]]:
+    """One row per completion, `step` and `policy_version` left to the caller."""
+    group, question = scored.group, scored.group.question
+    shared = {
+        "epoch": group.id.epoch,
+        "question_id": _utf8(group.id.question_id),
+        "attempt": group.id.attempt,
+        "kind": _utf8(question.kind),
+        "question": _utf8(question.text),
+        "choices": [_utf8(choice) for choice in question.choices],
+        "ground_truth": _utf8(question.ground_truth),
+        "audio": [_utf8(audio.path) for audio in question.audio],
+    }
+    return [
+        {
+            **shared,
+            "completion_index": index,
+            **_completion_fields(completion, group.submitted_version),
+            "reward": reward,
+            **{REWARD_PREFIX + name: rewards_G[index] for name, rewards_G in scored.breakdown.items()},
+            "advantage": advantage,
+        }
+        for index, (completion, reward, advantage) in enumerate(
+            zip(group.completions, scored.rewards_G, advantages_G, strict=True)
+        )
+    ]
+
+
+def _completion_fields(completion: Completion, submitted_version: int) -> dict[str, Any]:
+    # A completion without tokens has no spans; the version it was submitted to stands for it.
+    versions = [span.policy_version for span in completion.versions] or [submitted_version]
+    return {
+        "completion": _utf8(completion.text),
+        "token_ids": completion.token_ids,
+        "num_tokens": len(completion.token_ids),
+        "finish_reason": completion.finish_reason,
+        "oldest_policy_version": min(versions),
+        "newest_policy_version": max(versions),
+    }
+
+
+def _utf8(text: str) -> str:
+    r"""A JSON file may hold half a surrogate pair, which Parquet cannot; it is kept as \udXXX."""
+    return text.encode("utf-8", "backslashreplace").decode()

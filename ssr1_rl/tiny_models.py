@@ -1,0 +1,237 @@
+"""Small models of the real architectures, with random weights and a vocabulary made for given texts.
+
+They let the whole system (vLLM, DeepSpeed, weight sync) run for real on a laptop:
+in the demo, the benchmarks and the tests. Folders are laid out as published ones,
+so that nothing else knows that a model is tiny.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+    WhisperFeatureExtractor,
+)
+from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+from transformers.models.whisper.modeling_whisper import sinusoids
+
+TEXT_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+AUDIO_SPECIAL_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+
+_TURN = "<|im_start|>{{ message['role'] }}\n"
+_DEFAULT_SYSTEM = (
+    "{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+)
+_GENERATION_PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+TEXT_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    + _DEFAULT_SYSTEM
+    + _TURN
+    + "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    + _GENERATION_PROMPT
+)
+"""The template of Qwen2's chat models."""
+
+AUDIO_CHAT_TEMPLATE = (
+    "{% set audio_count = namespace(value=0) %}{% for message in messages %}"
+    + _DEFAULT_SYSTEM
+    + _TURN
+    + "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if 'audio' in content or 'audio_url' in content or message['type'] == 'audio' or content['type'] == 'audio' %}"
+    "{% set audio_count.value = audio_count.value + 1 %}"
+    "Audio {{ audio_count.value }}: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+    + _GENERATION_PROMPT
+)
+"""The template of Qwen2-Audio-7B-Instruct."""
+
+_TEMPLATE_TEXT = "system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"
+
+_PIECES = r"\n\([A-Z]\)| ?</?[a-z]+>| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
+"""What one token can hold: a choice's letter with its line break, a tag, a word, a digit, a mark."""
+
+_MAX_TEXT_VOCABULARY = 2000
+"""Entries of the text-only model's vocabulary, at most; few texts give fewer."""
+
+
+def build_tiny_qwen2_audio(
+    folder: str | Path,
+    texts: Iterable[str],
+    seed: int = 0,
+    *,
+    hidden_size: int = 128,
+    num_layers: int = 3,
+    tower_size: int = 96,
+    num_tower_layers: int = 2,
+) -> Path:
+    """Write a Qwen2-Audio model of random weights (0.9 M parameters) that transformers and vLLM load.
+
+    Args:
+        folder: where the model goes (made if need be).
+        texts: what it is to read and write; each word in them becomes one token.
+        hidden_size: of the language model, a multiple of 32 (heads of 32, the smallest vLLM runs on a CPU).
+        tower_size: of the audio tower, a multiple of 32.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    tokenizer = _build_word_tokenizer(texts)
+    settings: dict[str, Any] = {
+        "audio_config": {
+            "num_mel_bins": 128,
+            "d_model": tower_size,
+            "encoder_layers": num_tower_layers,
+            "encoder_attention_heads": tower_size // 32,
+            "encoder_ffn_dim": tower_size * 8 // 3,
+            # vLLM insists on the whole 30 s window, however short the clips are.
+            "max_source_positions": 1500,
+        },
+        "text_config": {"model_type": "qwen2"} | _language_model(tokenizer, hidden_size, 2 * hidden_size, num_layers),
+        "audio_token_index": tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+        "tie_word_embeddings": False,
+    }
+    config = Qwen2AudioConfig(**settings)
+    torch.manual_seed(seed)
+    model = Qwen2AudioForConditionalGeneration(config)
+    # The tower's positions are frozen sinusoids, as in Whisper. A fresh model has noise there instead, from which
+    # it learns the order of sounds late, and how late depends on the seed.
+    positions = model.model.audio_tower.embed_positions.weight
+    positions.data.copy_(sinusoids(*positions.shape))
+    state = {_published_name(name): value.contiguous() for name, value in model.state_dict().items()}
+    _write_model(folder, config, "Qwen2AudioForConditionalGeneration", state)
+    extractor = WhisperFeatureExtractor(feature_size=128)
+    processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=AUDIO_CHAT_TEMPLATE)
+    processor.save_pretrained(folder)
+    # Published folders have the extractor's settings in a file of their own, which AutoFeatureExtractor reads.
+    extractor.save_pretrained(folder)
+    return folder
+
+
+def build_tiny_qwen2_text(
+    folder: str | Path,
+    texts: Iterable[str],
+    seed: int = 0,
+    *,
+    hidden_size: int = 256,
+    intermediate_size: int = 1024,
+    num_layers: int = 6,
+) -> Path:
+    """Write a text-only Qwen2 model of random weights (6 M parameters); arguments as for the audio model."""
+    folder = Path(folder)
+    tokenizer = _build_qwen2_tokenizer(texts)
+    config = Qwen2Config(**_language_model(tokenizer, hidden_size, intermediate_size, num_layers))
+    torch.manual_seed(seed)
+    model = Qwen2ForCausalLM(config)
+    _write_model(folder, config, "Qwen2ForCausalLM", dict(model.state_dict()))
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _language_model(
+    tokenizer: PreTrainedTokenizerFast | Qwen2Tokenizer, hidden_size: int, intermediate_size: int, num_layers: int
+) -> dict[str, Any]:
+    """Settings of the Qwen2 language model."""
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": hidden_size // 32,
+        "num_key_value_heads": 2,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 2048,
+        "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        "pad_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+        # Said wherever it can be said: left at transformers' default True anywhere, vLLM drops lm_head.
+        "tie_word_embeddings": False,
+    }
+
+
+def _published_name(name: str) -> str:
+    """transformers' name of a Qwen2-Audio parameter -> the published one, which vLLM and transformers both load."""
+    for ours, published in (
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+        ("model.", ""),
+    ):
+        if name.startswith(ours):
+            return published + name.removeprefix(ours)
+    raise AssertionError(f"unexpected parameter {name}")
+
+
+def _write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architecture: str, state: dict) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    config.architectures = [architecture]
+    config.dtype = "float32"
+    config.save_pretrained(folder)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _build_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE without merges: a known word is one token, an unknown one is spelt in bytes.
+
+    No text is lost (decoding gives it back exactly), prompts stay short, and the
+    vocabulary holds none of the fragments that learnt merges leave behind.
+    """
+    split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    pieces = {piece for text in (_TEMPLATE_TEXT, *texts) for piece, _ in pre_tokenizer.pre_tokenize_str(text)}
+    special = (*TEXT_SPECIAL_TOKENS, *AUDIO_SPECIAL_TOKENS)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = sorted(piece for piece in pieces if len(piece) > 1)
+    vocabulary = {token: index for index, token in enumerate((*special, *alphabet, *words))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", *AUDIO_SPECIAL_TOKENS],
+    )
+
+
+def _build_qwen2_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
+    """Qwen2's own tokenizer with merges learnt from `texts`.
+
+    transformers rebuilds a `Qwen2Tokenizer` for every model of type qwen2, whatever its
+    tokenizer.json says, so the scheme above would not survive in a text-only folder.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    trainer = trainers.BpeTrainer(
+        vocab_size=_MAX_TEXT_VOCABULARY,
+        special_tokens=list(TEXT_SPECIAL_TOKENS),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((_TEMPLATE_TEXT, *texts), trainer)
+    learnt = json.loads(tokenizer.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in learnt["merges"]]
+    return Qwen2Tokenizer(
+        vocab=learnt["vocab"],
+        merges=merges,
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+        chat_template=TEXT_CHAT_TEMPLATE,
+    )

@@ -1,0 +1,411 @@
+"""One learner rank: a DeepSpeed engine around the policy, updated from groups. No Ray.
+
+All ranks run the same calls in the same order; each one is given its own share of
+the groups. Denominators are those of the global batch, so no result depends on
+micro-batching, on the number of ranks or on the ZeRO stage.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
+from ssr1_rl.data.prompt import MelExtractor, expand_audio_placeholders, num_audio_tokens, num_mel_frames
+from ssr1_rl.trainer.batching import MicroBatch, Row, collate, cut_micro_batches, rows_to_train
+from ssr1_rl.trainer.loss import grpo_loss
+from ssr1_rl.trainer.parameters import trainable_parameters
+from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.types import TrainGroup
+
+MEL_CACHE_BYTES = 512 * 2**20
+"""Log-mel features kept per rank; a 10 s clip takes 0.5 MB."""
+
+
+@dataclass(frozen=True)
+class RankSpec:
+    """Where a rank stands among its peers. `device` is "cpu" or "cuda"."""
+
+    rank: int
+    world_size: int
+    master_address: str
+    master_port: int
+    device: str
+
+
+class Learner:
+    """See the module. `fetch_waveform` turns a clip's handle into its float32 waveform [num_samples]."""
+
+    def __init__(
+        self,
+        spec: RankSpec,
+        model: ModelConfig,
+        grpo: GrpoConfig,
+        learner: LearnerConfig,
+        temperature: float,
+        seed: int,
+        fetch_waveform: Callable[[Any], np.ndarray] = lambda handle: handle,
+    ) -> None:
+        self._grpo, self._config = grpo, learner
+        self._device = torch.device(spec.device)
+        self.rank = spec.rank
+        _join_peers(spec, learner)
+        torch.manual_seed(seed)
+        hf_model = _load_for_zero(model, learner, spec.world_size)
+        if model.gradient_checkpointing:
+            _checkpoint_layers(hf_model)
+        self.policy = Policy(hf_model, temperature, model.train_audio_tower)
+        self._clips = ClipFeatures(model.path, fetch_waveform) if self.policy.has_audio else None
+        self.engine = _start_deepspeed(self.policy, model, learner)
+        self._reference = _load_reference(model, learner, temperature) if grpo.kl_coefficient else None
+        self.num_updates = 0
+        self.policy_version = 0
+
+    @property
+    def model(self) -> Any:
+        """The transformers model; its parameters may be ZeRO shards."""
+        return self.policy.model
+
+    def update(self, minibatches: Sequence[Sequence[TrainGroup]]) -> dict[str, float]:
+        """Trains on this rank's share of each mini-batch; afterwards the policy version is one higher.
+
+        Returns:
+            Metrics over all ranks (the same on each): see `_summarise`.
+        """
+        totals = Totals()
+        for epoch in range(self._grpo.num_epochs):
+            for index, minibatch in enumerate(minibatches):
+                # After the first update the policy is no longer the one that the engines sampled from.
+                self._update_once(minibatch, totals, on_policy=epoch == index == 0)
+        self.policy_version += 1
+        return _summarise(totals.over_ranks(self._device))
+
+    def compute_gradient(self, groups: Sequence[TrainGroup], on_policy: bool = True) -> "Totals":
+        """Forward and backward over all micro-batches; the gradient is complete and reduced afterwards.
+
+        `on_policy`: tokens sampled at `policy_version` were sampled by these very weights.
+        """
+        totals = Totals()
+        rows = [row for group in groups for row in self._rows(group, on_policy)]
+        num_loss_tokens = int(self._sum_over_ranks(sum(len(row.response) for row in rows)))
+        micro_batches = self._micro_batches(rows)
+        for index, batch in enumerate(micro_batches):
+            self.engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
+            self._accumulate(batch.to(self._device), max(1, num_loss_tokens), totals)
+        return totals
+
+    def _update_once(self, groups: Sequence[TrainGroup], totals: "Totals", on_policy: bool) -> None:
+        totals.add(self.compute_gradient(groups, on_policy))
+        self._set_learning_rate()
+        grad_norm = self._step()
+        self.num_updates += 1
+        totals.add_sums(updates=1.0, grad_norm=grad_norm, learning_rate=self._learning_rate())
+
+    def _accumulate(self, batch: MicroBatch, num_loss_tokens: int, totals: "Totals") -> None:
+        logprobs_T, entropy_T = self.engine(batch)
+        ref_logprobs_T = None
+        if self._reference is not None:
+            with torch.no_grad():
+                ref_logprobs_T, _ = self._reference(batch)
+        terms = grpo_loss(
+            logprobs_T,
+            batch.old_logprobs_T,
+            batch.advantages_T,
+            num_loss_tokens,
+            self._grpo.clip_low,
+            self._grpo.clip_high,
+            ref_logprobs_T,
+            self._grpo.kl_coefficient,
+        )
+        # DeepSpeed averages gradients over ranks; ours are terms of one global sum.
+        self.engine.backward(terms.loss * (batch.weight * dist.get_world_size()))
+        totals.add_micro_batch(batch, logprobs_T.detach(), entropy_T, terms)
+
+    def _step(self) -> float:
+        """One optimizer step; returns the gradient's global norm before clipping."""
+        grad_norm = self.engine.get_global_grad_norm()
+        if self._config.zero_stage == 0:
+            # Plain data parallelism keeps whole, reduced gradients, and DeepSpeed reports no norm.
+            grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
+            grad_norm = torch.nn.utils.get_total_norm(grads)
+        self.engine.step()
+        if self._config.zero_stage:
+            grad_norm = self.engine.get_global_grad_norm()
+        assert grad_norm is not None, "DeepSpeed knows the gradient's norm after a step"
+        return float(grad_norm)
+
+    def _set_learning_rate(self) -> None:
+        warmup = min(1.0, (self.num_updates + 1) / self._config.warmup_steps) if self._config.warmup_steps else 1.0
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = self._config.learning_rate * warmup
+
+    def _learning_rate(self) -> float:
+        return self.engine.optimizer.param_groups[0]["lr"]
+
+    def _rows(self, group: TrainGroup, on_policy: bool) -> list[Row]:
+        prompt = group.prompt_token_ids
+        if self._clips is not None:
+            lengths = [num_audio_tokens(self._clips(handle)[2]) for handle in group.waveforms]
+            prompt = tuple(expand_audio_placeholders(prompt, self._placeholder_id, lengths))
+        comparable = on_policy and group.submitted_version == self.policy_version
+        return [
+            Row(prompt, group.waveforms, response, logprobs, advantage, comparable)
+            for response, logprobs, advantage in zip(
+                group.responses, group.rollout_logprobs, group.advantages_G, strict=True
+            )
+        ]
+
+    @property
+    def _placeholder_id(self) -> int:
+        return self.model.config.audio_token_id if self.policy.has_audio else -1
+
+    def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
+        """This rank's micro-batches, filled up to the number of the rank that has most.
+
+        ZeRO-3 gathers parameters within every pass, so ranks must run equally many.
+        """
+        kept = rows_to_train(rows, keep_all=bool(self._grpo.kl_coefficient))
+        assert kept, "every rank holds at least one response with a token"
+        num_mel_bins = self.model.config.audio_config.num_mel_bins if self.policy.has_audio else 0
+        batches = [
+            collate(part, self._placeholder_id, self._clip_features, num_mel_bins)
+            for part in cut_micro_batches(kept, self._config.max_tokens_per_micro_batch)
+        ]
+        most = int(self._max_over_ranks(len(batches)))
+        return batches + [batches[-1].as_filler()] * (most - len(batches))
+
+    def _clip_features(self, handle: Any) -> tuple[Any, Tensor, int]:
+        assert self._clips is not None, "only audio models meet clips"
+        return self._clips(handle)
+
+    def _sum_over_ranks(self, value: float) -> float:
+        return _reduce(value, dist.ReduceOp.SUM, self._device)
+
+    def _max_over_ranks(self, value: float) -> float:
+        return _reduce(value, dist.ReduceOp.MAX, self._device)
+
+
+class ClipFeatures:
+    """Log-mel features by clip, computed once and kept within `MEL_CACHE_BYTES` (least recently used go first)."""
+
+    def __init__(self, model_path: str, fetch_waveform: Callable[[Any], np.ndarray]) -> None:
+        self._extract = MelExtractor(model_path)
+        self._fetch = fetch_waveform
+        self._kept: OrderedDict[Any, tuple[Any, Tensor, int]] = OrderedDict()
+        self._num_bytes = 0
+
+    def __call__(self, handle: Any) -> tuple[Any, Tensor, int]:
+        """A key of the clip, its log-mel [num_mel_bins, frames + margin], and its number of frames."""
+        # An object reference's hex, not the reference itself: a kept reference would pin the waveform.
+        key = handle.hex() if hasattr(handle, "hex") else id(handle)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        waveform = self._fetch(handle)
+        mel = torch.from_numpy(self._extract(waveform))
+        entry = (key, mel, num_mel_frames(len(waveform)))
+        if hasattr(handle, "hex"):
+            self._keep(key, entry)
+        return entry
+
+    def _keep(self, key: Any, entry: tuple[Any, Tensor, int]) -> None:
+        self._kept[key] = entry
+        self._num_bytes += entry[1].nbytes
+        while self._num_bytes > MEL_CACHE_BYTES:
+            _, (_, mel, _) = self._kept.popitem(last=False)
+            self._num_bytes -= mel.nbytes
+
+
+class Totals:
+    """Sums and maxima over micro-batches, later over ranks."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.maxima: dict[str, float] = {}
+
+    def add(self, other: "Totals") -> None:
+        """Adds another's sums and maxima."""
+        self.add_sums(**other.sums)
+        self.add_maxima(**other.maxima)
+
+    def add_sums(self, **values: float) -> None:
+        """Adds to sums."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def add_maxima(self, **values: float) -> None:
+        """Raises maxima."""
+        for name, value in values.items():
+            # Written so that NaN stays: it must reach the guard.
+            if not value <= self.maxima.get(name, 0.0):
+                self.maxima[name] = value
+            self.maxima.setdefault(name, 0.0)
+
+    def add_micro_batch(self, batch: MicroBatch, logprobs_T: Tensor, entropy_T: Tensor, terms: Any) -> None:
+        """Counts one micro-batch; a filler counts as computed tokens alone."""
+        self.add_sums(
+            padded_tokens=float(batch.num_padded_tokens), row_tokens=float(batch.num_row_tokens) * batch.weight
+        )
+        if not batch.weight:
+            return
+        gap_T = (logprobs_T - batch.old_logprobs_T).abs() * batch.comparable_T
+        self.add_sums(
+            tokens=float(len(logprobs_T)),
+            comparable_tokens=float(batch.comparable_T.sum()),
+            loss=float(terms.loss.detach()),
+            entropy=float(entropy_T.sum()),
+            clipped_low=float(terms.clipped_low),
+            clipped_high=float(terms.clipped_high),
+            kl=float(terms.kl),
+            kl_rollout=float((batch.old_logprobs_T - logprobs_T).sum()),
+            logprob_abs_diff=float(gap_T.sum()),
+        )
+        self.add_maxima(logprob_abs_diff=float(gap_T.max()))
+
+    def over_ranks(self, device: torch.device) -> "Totals":
+        """The sums and maxima over all ranks (a collective)."""
+        total = Totals()
+        for values, target, op in (
+            (self.sums, total.sums, dist.ReduceOp.SUM),
+            (self.maxima, total.maxima, dist.ReduceOp.MAX),
+        ):
+            vector = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
+            dist.all_reduce(vector, op)
+            target.update(zip(sorted(values), vector.tolist(), strict=True))
+        total.sums["ranks"] = float(dist.get_world_size())
+        return total
+
+
+def _summarise(totals: Totals) -> dict[str, float]:
+    """Means over trained tokens, and per update what is one figure per update."""
+    sums, tokens = totals.sums, max(1.0, totals.sums["tokens"])
+    updates = sums["updates"]
+    return {
+        "loss": sums["loss"] / (updates / sums["ranks"]),
+        "grad_norm": sums["grad_norm"] / updates,
+        "learning_rate": sums["learning_rate"] / updates,
+        "entropy": sums["entropy"] / tokens,
+        "clipped_low_share": sums["clipped_low"] / tokens,
+        "clipped_high_share": sums["clipped_high"] / tokens,
+        "kl_to_reference": sums["kl"] / tokens,
+        "kl_to_rollout": sums["kl_rollout"] / tokens,
+        "logprob_abs_diff_mean": sums["logprob_abs_diff"] / max(1.0, sums["comparable_tokens"]),
+        "logprob_abs_diff_max": totals.maxima["logprob_abs_diff"],
+        "comparable_tokens": sums["comparable_tokens"],
+        "trained_tokens": sums["tokens"],
+        "row_tokens": sums["row_tokens"],
+        "padded_tokens": sums["padded_tokens"],
+    }
+
+
+def _reduce(value: float, op: Any, device: torch.device) -> float:
+    tensor = torch.tensor(float(value), dtype=torch.float64, device=device)
+    dist.all_reduce(tensor, op)
+    return float(tensor)
+
+
+def _join_peers(spec: RankSpec, config: LearnerConfig) -> None:
+    """Forms the learners' process group. Sets what DeepSpeed reads from the environment first."""
+    os.environ.update(
+        RANK=str(spec.rank),
+        WORLD_SIZE=str(spec.world_size),
+        LOCAL_RANK="0",
+        MASTER_ADDR=spec.master_address,
+        MASTER_PORT=str(spec.master_port),
+    )
+    if spec.device == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(config.num_threads or max(1, round(config.num_cpus)))
+    import deepspeed
+
+    if spec.device == "cpu":
+        # DeepSpeed would compile a shared-memory all-reduce (30 s, needs a C++ compiler); gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "gloo" if spec.device == "cpu" else "nccl"
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _checkpoint_layers(hf_model: Any) -> None:
+    """Turns on gradient checkpointing, which transformers does in layers that are in training mode.
+
+    Only the layers themselves are set to it: nothing below them, so that no dropout comes alive.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    hf_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in hf_model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def _torch_dtype(model: ModelConfig) -> torch.dtype:
+    return getattr(torch, model.dtype)
+
+
+def _load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int) -> Any:
+    """Loads the policy; under ZeRO-3 every rank keeps only its shard while loading."""
+    if learner.zero_stage < 3:
+        return load_model(model.path, _torch_dtype(model), model.attn_implementation)
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    # transformers shards while it loads as long as this object lives.
+    sharding = HfDeepSpeedConfig(deepspeed_settings(model, learner) | {"train_batch_size": world_size})
+    loaded = load_model(model.path, _torch_dtype(model), model.attn_implementation)
+    del sharding
+    return loaded
+
+
+def _start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) -> Any:
+    import deepspeed
+
+    parameters = trainable_parameters(policy.model).values()
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=learner.learning_rate,
+        betas=learner.adam_betas,
+        eps=learner.adam_epsilon,
+        weight_decay=learner.weight_decay,
+    )
+    engine, *_ = deepspeed.initialize(
+        model=policy, optimizer=optimizer, config=deepspeed_settings(model, learner), dist_init_required=False
+    )
+    return engine
+
+
+def _load_reference(model: ModelConfig, learner: LearnerConfig, temperature: float) -> Any:
+    """The frozen starting policy of the KL term; sharded like the policy under ZeRO-3."""
+    reference = Policy(_load_for_zero(model, learner, dist.get_world_size()), temperature, train_audio_tower=False)
+    reference.requires_grad_(False)
+    reference.eval()
+    if learner.zero_stage < 3:
+        return reference.to("cpu" if os.environ.get("DS_ACCELERATOR") == "cpu" else "cuda")
+    import deepspeed
+
+    engine, *_ = deepspeed.initialize(
+        model=reference, config=deepspeed_settings(model, learner), dist_init_required=False
+    )
+    return engine
+
+
+def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, Any]:
+    """DeepSpeed's configuration; `learner.deepspeed` adds to it and cannot contradict it (checked on loading)."""
+    settings: dict[str, Any] = {
+        # Micro-batches and their scaling are the learner's own: to DeepSpeed each is one sample.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": learner.max_grad_norm,
+        "zero_optimization": {"stage": learner.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": model.dtype == "bfloat16"},
+        "steps_per_print": 2**31,
+    }
+    for name, value in learner.deepspeed.items():
+        ours = settings.get(name)
+        settings[name] = ours | value if isinstance(ours, dict) and isinstance(value, dict) else value
+    return settings

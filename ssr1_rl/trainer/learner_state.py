@@ -1,0 +1,198 @@
+"""The learner's part of a checkpoint: whole float32 tensors in safetensors, whatever the ZeRO stage.
+
+Weights and Adam's moments are gathered one layer group at a time and written by rank 0
+under the names of published checkpoints. So a checkpoint can be resumed with another
+number of ranks or another ZeRO stage, can be exported without a GPU, and holds no pickle.
+
+    weights-00000.safetensors …     every parameter, float32 where it is trained
+    exp_avg-00000.safetensors …     Adam's first moments of the trained ones
+    exp_avg_sq-00000.safetensors …  and the second
+    learner.json                    update count, policy version, torch's RNG state
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ssr1_rl.trainer.parameters import gathered, named_weights, trainable_parameters
+
+if TYPE_CHECKING:
+    from ssr1_rl.trainer.learner import Learner
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+SHARD_BYTES = 2 * 2**30
+
+
+def save_learner(learner: "Learner", folder: Path) -> None:
+    """Writes weights, optimizer and counters. A collective: every rank gathers, rank 0 writes."""
+    from ssr1_rl.trainer.weight_source import ZeroWeightSource
+
+    writer = _ShardWriter(folder) if learner.rank == 0 else None
+    trained = trainable_parameters(learner.model)
+    for name, tensor in ZeroWeightSource(learner.model):
+        master = _master(learner, trained[name]) if name in trained else tensor
+        if writer:
+            writer.add("weights", name, master)
+    for moment in MOMENTS if learner.num_updates else ():
+        for name, parameter in trained.items():
+            value = _moment(learner, parameter, moment)
+            if writer:
+                writer.add(moment, name, value)
+    if writer:
+        writer.flush()
+        state = {
+            "num_updates": learner.num_updates,
+            "policy_version": learner.policy_version,
+            "torch_rng": torch.get_rng_state().tolist(),
+        }
+        (folder / "learner.json").write_text(json.dumps(state))
+    dist.barrier()
+
+
+def load_learner(learner: "Learner", folder: Path) -> None:
+    """Takes a saved state; see `save_learner`. A collective.
+
+    Raises:
+        ValueError: the checkpoint is of a model with other parameters.
+    """
+    state = json.loads((folder / "learner.json").read_text())
+    weights, trained = named_weights(learner.model), trainable_parameters(learner.model)
+    stored = dict(_tensors_of(folder, "weights"))
+    _check_same_parameters(folder, {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in weights.items()}, stored)
+    learner.num_updates, learner.policy_version = state["num_updates"], state["policy_version"]
+    torch.set_rng_state(torch.tensor(state["torch_rng"], dtype=torch.uint8))
+    for name, parameter in weights.items():
+        value = _read(stored[name], name).to(learner.engine.device)
+        with gathered([parameter], write=True), torch.no_grad():
+            parameter.copy_(value)
+        if name in trained:
+            _set_master(learner, parameter, value)
+    if learner.num_updates:
+        _create_moments(learner)
+        for moment in MOMENTS:
+            files = dict(_tensors_of(folder, moment))
+            for name, parameter in trained.items():
+                _set_moment(learner, parameter, moment, _read(files[name], name).to(learner.engine.device))
+    dist.barrier()
+
+
+def _master(learner: "Learner", parameter: torch.nn.Parameter) -> Tensor:
+    """The whole float32 value that the optimizer holds."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if not _has_zero_optimizer(learner):
+        return parameter.detach().float()
+    value = safe_get_full_fp32_param(parameter)
+    assert value is not None, "ZeRO holds a float32 copy of every trained parameter"
+    return value
+
+
+def _set_master(learner: "Learner", parameter: torch.nn.Parameter, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_fp32_param
+
+    if _has_zero_optimizer(learner):
+        safe_set_full_fp32_param(parameter, value.float())
+
+
+def _moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str) -> Tensor:
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    if not _has_zero_optimizer(learner):
+        return learner.engine.optimizer.state[parameter][moment]
+    value = safe_get_full_optimizer_state(parameter, moment)
+    assert value is not None, "ZeRO holds the moments of every trained parameter after an update"
+    return value
+
+
+def _set_moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    if _has_zero_optimizer(learner):
+        safe_set_full_optimizer_state(parameter, value, moment)
+    else:
+        learner.engine.optimizer.state[parameter][moment].copy_(value)
+
+
+def _has_zero_optimizer(learner: "Learner") -> bool:
+    return hasattr(learner.engine.optimizer, "optimizer")
+
+
+def _create_moments(learner: "Learner") -> None:
+    """Gives AdamW its state, which torch and DeepSpeed otherwise create in the first step."""
+    outer = learner.engine.optimizer
+    inner = outer.optimizer if _has_zero_optimizer(learner) else outer
+    if hasattr(outer, "fp32_partitioned_groups_flat"):  # ZeRO-3 lends the inner optimizer one subgroup at a time
+        flat = list(outer.fp32_partitioned_groups_flat)
+    else:
+        flat = [parameter for group in inner.param_groups for parameter in group["params"]]
+    for parameter in flat:
+        inner.state[parameter] = {
+            "step": torch.tensor(float(learner.num_updates)),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    if hasattr(outer, "_lazy_init_hp_params_optimizer_state"):  # ZeRO-1 and 2 link each parameter to its fragment
+        outer._lazy_init_hp_params_optimizer_state()
+
+
+class _ShardWriter:
+    """Collects tensors into safetensors files of at most `SHARD_BYTES`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._kind, self._index, self._bytes = "", 0, 0
+        self._tensors: dict[str, Tensor] = {}
+
+    def add(self, kind: str, name: str, tensor: Tensor) -> None:
+        if kind != self._kind:
+            self.flush()
+            self._kind, self._index = kind, 0
+        elif self._bytes + tensor.nbytes > SHARD_BYTES and self._tensors:
+            self.flush()
+        self._tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        self._bytes += tensor.nbytes
+
+    def flush(self) -> None:
+        if self._tensors:
+            save_file(
+                self._tensors, self._folder / f"{self._kind}-{self._index:05d}.safetensors", metadata={"format": "pt"}
+            )
+        self._tensors, self._bytes, self._index = {}, 0, self._index + 1
+
+
+def _tensors_of(folder: Path, kind: str) -> Iterator[tuple[str, Path]]:
+    for path in sorted(folder.glob(f"{kind}-*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            yield from ((name, path) for name in file.keys())  # noqa: SIM118 (safe_open is no mapping)
+
+
+def _read(path: Path, name: str) -> Tensor:
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name)
+
+
+def saved_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every weight of a saved learner state, by checkpoint name."""
+    for name, path in _tensors_of(folder, "weights"):
+        yield name, _read(path, name)
+
+
+def _check_same_parameters(folder: Path, expected: dict[str, tuple[int, ...]], stored: dict[str, Any]) -> None:
+    strange = sorted(expected.keys() ^ stored.keys())
+    if strange:
+        raise ValueError(
+            f"checkpoint {folder} does not belong to this model: {len(strange)} parameters differ, "
+            f"{strange[0]} for one; set model.path to the model that the run started from, or another run.dir"
+        )
+    for name, shape in expected.items():
+        with safe_open(stored[name], framework="pt") as file:
+            found = tuple(file.get_slice(name).get_shape())
+        if found != shape:
+            raise ValueError(f"checkpoint {folder} does not fit this model: {name} is {found} there and {shape} here")

@@ -1,0 +1,51 @@
+"""The policy's parameters: their published names, which are trained, and whole tensors of ZeRO-3 shards.
+
+transformers names parameters in memory unlike the checkpoints it reads; vLLM wants
+the checkpoints' names, and so do exports and our own checkpoints.
+"""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+_QWEN2_AUDIO_PREFIXES = (
+    ("model.language_model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+    ("model.audio_tower.", "audio_tower."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+)
+
+
+def checkpoint_name(name: str, model_type: str) -> str:
+    """The published checkpoint's name of the in-memory parameter `name`."""
+    if model_type != "qwen2_audio":
+        return name
+    for prefix, published in _QWEN2_AUDIO_PREFIXES:
+        if name.startswith(prefix):
+            return published + name.removeprefix(prefix)
+    raise AssertionError(f"Qwen2-Audio has no parameter {name}")
+
+
+def named_weights(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Every parameter under its checkpoint name; tied ones once, under their first name."""
+    return {checkpoint_name(name, model.config.model_type): p for name, p in model.named_parameters()}
+
+
+def trainable_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """The parameters that get a gradient, under their checkpoint names."""
+    return {name: p for name, p in named_weights(model).items() if p.requires_grad}
+
+
+def is_partitioned(parameter: torch.nn.Parameter) -> bool:
+    """Whether ZeRO-3 holds only a shard of this parameter here."""
+    return hasattr(parameter, "ds_id")
+
+
+def gathered(parameters: list[torch.nn.Parameter], write: bool = False) -> Any:
+    """A context in which the parameters are whole on every rank. `write`: rank 0's changes are kept."""
+    if not any(map(is_partitioned, parameters)):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0 if write else None)

@@ -1,0 +1,160 @@
+"""The nouns of the system, in the order in which one question meets them.
+
+Question -> Prompt -> Completion -> RolloutGroup -> ScoredGroup -> TrainGroup.
+Nothing here imports torch, Ray or vLLM, so every stage (and a user's reward
+function) can use these types without their weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+SAMPLE_RATE = 16_000
+"""Samples per second of every waveform inside the system (mono, float32)."""
+
+
+@dataclass(frozen=True)
+class AudioRef:
+    """Where one clip lies; it is decoded once, by `ssr1_rl.data.audio.load_waveform`."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """One row of a data set, whatever its format.
+
+    `choices` is empty for an open question. `ground_truth` is the answer's text,
+    never its letter or index. `source` says which file and row it came from, for
+    error messages.
+    """
+
+    id: str
+    text: str
+    ground_truth: str
+    choices: tuple[str, ...] = ()
+    audio: tuple[AudioRef, ...] = ()
+    kind: str = ""
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question as the model reads it.
+
+    Attributes:
+        token_ids: with exactly one audio placeholder per clip. vLLM expands each
+            placeholder itself; the learner expands it in `ssr1_rl.data.prompt`.
+        waveforms: one float32 array [num_samples] at `SAMPLE_RATE` per clip.
+    """
+
+    token_ids: tuple[int, ...]
+    waveforms: tuple[np.ndarray, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupId:
+    """Names one group of responses for the whole life of a run.
+
+    `attempt` rises when the same question has to be generated again in the same
+    epoch (its worker died, its rewards failed).
+    """
+
+    epoch: int
+    question_id: str
+    attempt: int = 0
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch} question {self.question_id} attempt {self.attempt}"
+
+
+@dataclass(frozen=True)
+class VersionSpan:
+    """Output tokens [start, end) of a completion were sampled by `policy_version`."""
+
+    policy_version: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled response.
+
+    Attributes:
+        token_ids: the sampled tokens, the end-of-sequence token included when it was sampled.
+        logprobs: natural log-probability of each token under the distribution it
+            was sampled from (after temperature and truncation), same length.
+        text: the decoded response, special tokens left out.
+        finish_reason: "stop" (end of sequence) or "length" (cut at the token limit).
+        versions: which policy version sampled which tokens; covers all tokens.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    finish_reason: str
+    versions: tuple[VersionSpan, ...] = ()
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """The G completions of one question.
+
+    `submitted_version` is the policy version when the engine took the group in. Where
+    it is older than the tokens' own version, part of the attention cache may still
+    come from older weights.
+    """
+
+    id: GroupId
+    question: Question
+    completions: tuple[Completion, ...]
+    submitted_version: int = 0
+
+    @property
+    def oldest_policy_version(self) -> int:
+        """The oldest policy version that wrote any token of this group."""
+        return min(span.policy_version for c in self.completions for span in c.versions)
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A group with its rewards.
+
+    Attributes:
+        rewards_G: the weighted sum over the reward functions, one per completion.
+        breakdown: for each reward function's name its unweighted rewards, one per completion.
+    """
+
+    group: RolloutGroup
+    rewards_G: tuple[float, ...]
+    breakdown: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class TrainGroup:
+    """What a learner needs of one group.
+
+    Attributes:
+        prompt_token_ids: with one audio placeholder per clip.
+        waveforms: object references (or arrays, without Ray) of the clips' waveforms.
+        responses: sampled token ids of each response.
+        rollout_logprobs: their log-probabilities as the rollout engine reported them.
+        advantages_G: one advantage per response (the same for all of its tokens).
+        versions: policy-version spans of each response.
+        submitted_version: as in `RolloutGroup`.
+    """
+
+    id: GroupId
+    prompt_token_ids: tuple[int, ...]
+    waveforms: tuple[Any, ...]
+    responses: tuple[tuple[int, ...], ...]
+    rollout_logprobs: tuple[tuple[float, ...], ...]
+    advantages_G: tuple[float, ...]
+    versions: tuple[tuple[VersionSpan, ...], ...]
+    submitted_version: int

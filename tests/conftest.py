@@ -1,0 +1,39 @@
+"""What tests share: one Ray cluster, one small world, tiny models. Built once per test session."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray with more logical CPUs than cores, so that every test's actors fit."""
+    import ray
+
+    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def soundworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with world/ (small) and sft/ (a tiny model after a few SFT steps)."""
+    from ssr1_rl.data.soundworld import WorldSettings
+    from ssr1_rl.demo import make_soundworld
+
+    folder = tmp_path_factory.mktemp("soundworld")
+    settings = WorldSettings(num_train=320, num_test=24, num_unseen_scenes=8, num_unseen_questions=8)
+    make_soundworld(folder, seed=0, settings=settings, sft_steps=30)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_audio_model(soundworld: Path) -> Path:
+    """A tiny Qwen2-Audio folder."""
+    return soundworld / "sft"

@@ -1,0 +1,64 @@
+"""The benchmark programs start, and give the figures they promise. Nothing is timed here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+PROGRAMS = ("end_to_end", "rollout_overhead", "trl_step")
+CIRCUMSTANCES = {"program", "machine", "versions", "date", "command"}
+FIGURES = {
+    "samples_per_s",
+    "rollout_tokens_per_s",
+    "learner_tokens_per_s",
+    "weight_sync_s",
+    "idle_share",
+}
+
+
+def run(program: str, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / f"{program}.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def run_tiny(program: str, results: Path, *arguments: str) -> dict:
+    """The JSON of the last line, which has to be the kept one too."""
+    printed = json.loads(run(program, "--tiny", "--results", str(results), *arguments).splitlines()[-1])
+    assert printed == json.loads((results / f"{program}.json").read_text())
+    assert printed.keys() >= CIRCUMSTANCES
+    assert printed["program"] == program
+    assert printed["versions"].keys() == {"python", "torch", "vllm", "ray", "deepspeed", "transformers"}
+    return printed
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_has_help(program):
+    assert "--seed" in run(program, "--help")
+
+
+def test_end_to_end_gives_its_figures(tmp_path):
+    result = run_tiny("end_to_end", tmp_path, "--models", "text", "--steps", "1")
+    text = result["text"]
+    assert text.keys() >= FIGURES
+    assert text["idle_share"].keys() == {"rollout_0", "learner"}
+    assert text["response_tokens_mean"] == 8, "the end-of-sequence token is never sampled"
+    assert text["prompt_tokens"] == 40
+    assert text["logprob_abs_diff_max"] < 1e-4, "engine and learner agree"
+    assert "ratio_vs_trl" not in result, "no peer was asked for"
+
+
+def test_rollout_overhead_gives_its_ratio(tmp_path):
+    result = run_tiny("rollout_overhead", tmp_path, "--rounds", "1")
+    assert result["ratio_vs_bare"] == result["pool_tokens_per_s"] / result["bare_tokens_per_s"]
+
+
+def test_the_peer_gets_the_text_model_or_a_clear_refusal():
+    command = [sys.executable, str(BENCHMARKS / "end_to_end.py"), "--peer", "trl", "--models", "lalm"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "add text to --models" in done.stderr

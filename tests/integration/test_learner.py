@@ -1,0 +1,129 @@
+"""No result of the learner depends on how the work is cut: real DeepSpeed over gloo, float32."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.integration.ranks import random_groups, run_ranks
+
+CUTS = [(stage, budget) for stage in (0, 1, 2, 3) for budget in (100, 100_000)]
+
+
+def make_learner(rank: int, world_size: int, port: int, model: str, stage: int, budget: int, kl: float = 0.05) -> Any:
+    from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
+    from ssr1_rl.trainer.learner import Learner, RankSpec
+
+    return Learner(
+        RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
+        ModelConfig(path=model, dtype="float32", train_audio_tower=True),
+        GrpoConfig(kl_coefficient=kl),
+        LearnerConfig(
+            zero_stage=stage,
+            num_workers=world_size,
+            max_tokens_per_micro_batch=budget,
+            num_threads=1,
+            learning_rate=1e-3,
+        ),
+        temperature=1.0,
+        seed=0,
+    )
+
+
+def groups_of(learner: Any) -> Any:
+    placeholder = learner.model.config.audio_token_id
+    vocabulary = range(10, learner.model.config.text_config.vocab_size)
+    return random_groups(4, vocabulary, placeholder)
+
+
+def gradients(rank: int, world_size: int, port: int, model: str) -> dict[tuple[int, int], dict[str, np.ndarray]]:
+    """The whole gradient for every ZeRO stage and micro-batch budget, by parameter."""
+    from deepspeed.utils import safe_get_full_grad
+
+    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.parameters import trainable_parameters
+
+    found = {}
+    for stage, budget in CUTS:
+        learner = make_learner(rank, world_size, port, model, stage, budget)
+        totals = learner.compute_gradient(share_groups(groups_of(learner), world_size)[rank])
+        grads = {n: safe_get_full_grad(p) for n, p in trainable_parameters(learner.model).items()}
+        found[stage, budget] = {n: g.detach().float().numpy().copy() for n, g in grads.items()} | {
+            "loss": np.array(totals.over_ranks(learner.engine.device).sums["loss"])
+        }
+    return found
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_audio_model: Path) -> dict[str, np.ndarray]:
+    found = run_ranks(gradients, 1, str(tiny_audio_model))
+    check_all_equal(found, found[0, 100_000])
+    return found[0, 100_000]
+
+
+def check_all_equal(found: dict[Any, dict[str, np.ndarray]], reference: dict[str, np.ndarray]) -> None:
+    norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in reference.values()))
+    assert norm > 1e-3, "a gradient of zero would equal anything"
+    for cut, grads in found.items():
+        assert grads.keys() == reference.keys()
+        difference = np.sqrt(sum(((grads[n].astype(np.float64) - reference[n]) ** 2).sum() for n in reference))
+        assert difference / norm <= 1e-5, f"ZeRO stage and budget {cut}: relative difference {difference / norm:.1e}"
+        assert grads["loss"] == pytest.approx(reference["loss"], rel=1e-5)
+
+
+def test_gradient_does_not_depend_on_stage_or_micro_batches(reference: dict[str, np.ndarray]) -> None:
+    assert "audio_tower.embed_positions.weight" not in reference
+    assert any(name.startswith("audio_tower.") for name in reference)
+
+
+def test_gradient_does_not_depend_on_ranks(reference: dict[str, np.ndarray], tiny_audio_model: Path) -> None:
+    check_all_equal(run_ranks(gradients, 2, str(tiny_audio_model)), reference)
+
+
+def train_and_save(rank: int, world_size: int, port: int, model: str, stage: int, folder: Path) -> dict[str, float]:
+    """Two updates, a checkpoint, then two more: the metrics of the last one."""
+    import torch
+
+    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.learner_state import save_learner
+
+    learner = make_learner(rank, world_size, port, model, stage, 100)
+    share = share_groups(groups_of(learner), world_size)[rank]
+    learner.update([share])
+    learner.update([share])
+    folder.mkdir(exist_ok=True)
+    torch.distributed.barrier()
+    save_learner(learner, folder)
+    learner.update([share])
+    return learner.update([share])
+
+
+def load_and_train(
+    rank: int, world_size: int, port: int, model: str, stages: tuple[int, ...], folder: Path
+) -> list[dict[str, float]]:
+    """For each ZeRO stage: the checkpoint, then two updates: the metrics of the last one."""
+    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.learner_state import load_learner
+
+    found = []
+    for stage in stages:
+        learner = make_learner(rank, world_size, port, model, stage, 100)
+        load_learner(learner, folder)
+        assert (learner.num_updates, learner.policy_version) == (2, 2)
+        share = share_groups(groups_of(learner), world_size)[rank]
+        learner.update([share])
+        found.append(learner.update([share]))
+    return found
+
+
+@pytest.mark.parametrize(("world_size", "stage"), [(1, 0), (2, 3)])
+def test_checkpoint_resumes_under_any_stage_and_rank_count(
+    tiny_audio_model: Path, tmp_path: Path, world_size: int, stage: int
+) -> None:
+    model, folder = str(tiny_audio_model), tmp_path / "learner"
+    expected = run_ranks(train_and_save, world_size, model, stage, folder)
+    other_world = 3 - world_size
+    for metrics in run_ranks(load_and_train, other_world, model, (0, 1, 2, 3), folder):
+        for name in ("loss", "grad_norm", "entropy", "kl_to_reference"):
+            assert metrics[name] == pytest.approx(expected[name], rel=2e-4), name

@@ -1,0 +1,294 @@
+"""The reward stage on a real Ray: what succeeds, what is retried, what fails, and what comes back."""
+
+import asyncio
+import os
+import time
+
+import pytest
+import ray
+
+from ssr1_rl.config import RewardConfig
+from ssr1_rl.rewards.budget import FailedGroup, FailureBudget, RewardFailure
+from ssr1_rl.rewards.pool import RewardPool
+from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup
+
+REWARDS_FILE = '''
+import asyncio
+import itertools
+import os
+import re
+import time
+from pathlib import Path
+
+def brevity(question, completions, per_char=1.0):
+    return [-per_char * len(c.text) for c in completions]
+
+async def pauses(question, completions):
+    await asyncio.sleep(0.5)
+    return [1.0 for _ in completions]
+
+def returns_awaitable(question, completions):
+    return pauses(question, completions)
+
+def tries(folder):
+    """Counts calls across processes."""
+    path = Path(folder) / "tries"
+    path.write_text(path.read_text() + "x" if path.exists() else "x")
+    return len(path.read_text())
+
+def raises_twice(question, completions, folder):
+    if tries(folder) <= 2:
+        raise ConnectionError("judge is busy")
+    return [1.0 for _ in completions]
+
+def dies_once(question, completions, folder):
+    if tries(folder) == 1:
+        os._exit(1)
+    return [os.getpid() for _ in completions]
+
+def misbehaves(question, completions):
+    """Does what the question says."""
+    good = [1.0 for _ in completions]
+    if question.text == "raise":
+        return [1 / 0]
+    if question.text == "stop":
+        return next(iter(()))
+    if question.text == "exit":
+        raise SystemExit(3)
+    if question.text == "die":
+        os._exit(1)
+    if question.text == "hang":
+        time.sleep(1000)
+    if question.text == "hold the GIL":
+        re.match("(a+)+$", "a" * 40 + "b")
+    if question.text == "pid":
+        return [os.getpid() for _ in completions]
+    return {"nan": [float("nan"), *good[1:]], "short": good[1:], "text": ["1.0", *good[1:]], "none": None}.get(
+        question.text, good
+    )
+
+async def misbehaves_async(question, completions):
+    if question.text == "hang":
+        await asyncio.sleep(1000)
+    if question.text == "block":
+        time.sleep(1000)
+    return [os.getpid() for _ in completions]
+
+class Counts:
+    """State stays in the actor."""
+    def __init__(self, start):
+        self.calls = itertools.count(start)
+    def __call__(self, question, completions):
+        return [next(self.calls)] * len(completions)
+
+class Unbuildable:
+    def __init__(self):
+        raise OSError("no model here")
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster():
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        ray.init(num_cpus=2, include_dashboard=False)
+    yield
+    if is_ours:
+        ray.shutdown()
+
+
+@pytest.fixture
+def user(tmp_path, monkeypatch):
+    """Makes settings of a function in the user's file."""
+    (tmp_path / "my_rewards.py").write_text(REWARDS_FILE)
+    monkeypatch.chdir(tmp_path)
+
+    def settings(function: str, **others) -> RewardConfig:
+        defaults = {"num_cpus": 0.01, "timeout_s": 20.0, "max_retries": 0}
+        return RewardConfig(path=f"my_rewards.py:{function}", **(defaults | others))
+
+    return settings
+
+
+@pytest.fixture
+def make_pool():
+    pools = []
+
+    def make(*configs: RewardConfig) -> RewardPool:
+        pools.append(RewardPool(configs))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.shutdown()
+
+
+def group(text: str = "", question_id: str = "q1") -> RolloutGroup:
+    responses = ("<think>x</think><answer>B</answer>", "<answer>dog</answer>", "B")
+    question = Question(question_id, text, ground_truth="dog", choices=("cat", "dog"), source="train.json row 7")
+    completions = tuple(Completion((1,), (-0.5,), response, "stop") for response in responses)
+    return RolloutGroup(GroupId(0, question_id), question, completions)
+
+
+def rewards_of(result: ScoredGroup | FailedGroup) -> tuple[float, ...]:
+    assert isinstance(result, ScoredGroup), result
+    return result.rewards_G
+
+
+def failure_of(result: ScoredGroup | FailedGroup) -> FailedGroup:
+    assert isinstance(result, FailedGroup), result
+    return result
+
+
+async def test_weights_breakdown_and_state(user, make_pool):
+    pool = make_pool(
+        RewardConfig(name="accuracy", num_cpus=0.01),
+        RewardConfig(name="format", weight=0.5, num_cpus=0.01, options={"partial_credit": True}),
+        user("Counts", name="calls", weight=-0.25, options={"start": 4}),
+    )
+    scored = await pool.score(group())
+    assert isinstance(scored, ScoredGroup)
+    assert scored.group == group()
+    assert scored.breakdown == {"accuracy": (1.0, 1.0, 0.0), "format": (1.0, 0.5, 0.0), "calls": (4.0, 4.0, 4.0)}
+    assert scored.rewards_G == (0.5, 0.25, -1.0)
+    second = await pool.score(group())
+    assert isinstance(second, ScoredGroup)
+    assert second.breakdown["calls"] == (5.0, 5.0, 5.0)
+    assert pool.names == ("accuracy", "format", "calls")
+
+
+async def test_file_need_not_exist_where_the_actor_runs(user, make_pool, tmp_path):
+    pool = make_pool(user("brevity", options={"per_char": 0.5}))
+    (tmp_path / "my_rewards.py").unlink()
+    assert rewards_of(await pool.score(group())) == (-17.0, -10.0, -0.5)
+
+
+async def test_async_function_scores_many_groups_at_once(user, make_pool):
+    pool = make_pool(user("pauses"))
+    await pool.ready()
+    start = time.monotonic()
+    results = await asyncio.gather(*(pool.score(group(question_id=f"q{i}")) for i in range(16)))
+    assert [rewards_of(result) for result in results] == [(1.0, 1.0, 1.0)] * 16
+    assert time.monotonic() - start < 4.0, "16 groups of 0.5 s one after another take 8 s"
+
+
+async def test_sync_function_runs_one_group_per_actor_and_may_return_an_awaitable(user, make_pool):
+    pool = make_pool(user("returns_awaitable", num_actors=2))
+    await pool.ready()
+    start = time.monotonic()
+    results = await asyncio.gather(*(pool.score(group(question_id=f"q{i}")) for i in range(4)))
+    assert [rewards_of(result) for result in results] == [(1.0, 1.0, 1.0)] * 4
+    assert 0.95 < time.monotonic() - start < 1.9, "4 groups of 0.5 s on 2 actors"
+
+
+async def test_what_raises_and_then_succeeds_is_retried(user, make_pool, tmp_path):
+    pool = make_pool(user("raises_twice", max_retries=2, options={"folder": str(tmp_path)}))
+    assert rewards_of(await pool.score(group())) == (1.0, 1.0, 1.0)
+    assert (tmp_path / "tries").read_text() == "xxx"
+
+
+async def test_dead_actor_is_replaced_and_the_group_tried_again(user, make_pool, tmp_path):
+    pool = make_pool(user("dies_once", max_retries=1, options={"folder": str(tmp_path)}))
+    pids = rewards_of(await pool.score(group()))
+    assert (tmp_path / "tries").read_text() == "xx"
+    assert pids[0] != os.getpid()
+
+
+async def test_what_always_fails_sets_the_group_aside_and_scoring_goes_on(user, make_pool):
+    pool = make_pool(RewardConfig(name="accuracy", num_cpus=0.01), user("misbehaves", max_retries=1))
+    (pid, *_) = rewards_of(await pool.score(group("pid")))
+    failed = failure_of(await pool.score(group("raise", "q7")))
+    assert (failed.group_id, failed.question_id) == (GroupId(0, "q7"), "q7")
+    assert (failed.reward_name, failed.source, failed.attempts) == ("misbehaves", "train.json row 7", 2)
+    assert failed.error.startswith("ZeroDivisionError: division by zero (my_rewards.py, line ")
+    assert failed.error.endswith("in misbehaves)")
+    for text, error in {
+        "nan": "reward 1 of 3 is nan",
+        "short": "2 rewards for 3 completions",
+        "text": "reward 1 of 3 is '1.0', which is not a number",
+        "none": "has to return a list of 3 floats, got None",
+        "stop": "StopIteration",
+        "exit": "SystemExit: 3",
+    }.items():
+        assert error in failure_of(await pool.score(group(text))).error
+    (pid_after, *_) = rewards_of(await pool.score(group("pid")))
+    assert pid_after == pid, "none of these costs the actor"
+
+
+@pytest.mark.parametrize("text", ["hang", "hold the GIL"])
+async def test_hung_actor_is_replaced_and_further_groups_are_scored(user, make_pool, text):
+    pool = make_pool(user("misbehaves", timeout_s=0.5, max_retries=1))
+    (pid, *_) = rewards_of(await pool.score(group("pid")))
+    scoring = asyncio.create_task(pool.score(group(text, "q7")))
+    await asyncio.sleep(0.2)
+    (sentence,) = pool.describe_waiting()
+    assert sentence.startswith(
+        "reward function 'misbehaves': question 'q7' (try 1 of 2) is being scored, time-out 0.5 s, since 0."
+    )
+    next_one = asyncio.create_task(pool.score(group("pid")))
+    failed = failure_of(await scoring)
+    assert (failed.error, failed.attempts) == ("it gave no rewards within timeout_s (0.5 s)", 2)
+    (pid_after, *_) = rewards_of(await next_one)
+    assert pid_after != pid
+    assert pool.describe_waiting() == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+async def test_hung_async_call_costs_only_its_own_group(user, make_pool):
+    pool = make_pool(user("misbehaves_async", timeout_s=0.5))
+    (pid, *_) = rewards_of(await pool.score(group()))
+    hung, fine = await asyncio.gather(pool.score(group("hang")), pool.score(group()))
+    assert failure_of(hung).error == "it gave no rewards within timeout_s (0.5 s)"
+    assert rewards_of(fine)[0] == pid
+    blocked = await pool.score(group("block"))
+    assert failure_of(blocked).error == "it gave no rewards within timeout_s (0.5 s)"
+    assert rewards_of(await pool.score(group()))[0] != pid, "a blocked event loop can only be killed"
+
+
+async def test_actor_that_always_dies_fails_the_group(user, make_pool):
+    pool = make_pool(user("misbehaves"))
+    failed = failure_of(await pool.score(group("die")))
+    assert failed.error.startswith("its actor was lost: ")
+    assert rewards_of(await pool.score(group())) == (1.0, 1.0, 1.0)
+
+
+async def test_cancelled_scoring_frees_its_actor(user, make_pool):
+    pool = make_pool(user("misbehaves"))
+    (pid, *_) = rewards_of(await pool.score(group("pid")))
+    scoring = asyncio.create_task(pool.score(group("hang")))
+    await asyncio.sleep(0.2)
+    scoring.cancel()
+    assert rewards_of(await pool.score(group("pid")))[0] != pid, "the cancelled call still runs in the old actor"
+
+
+async def test_too_many_failures_stop_the_run(user, make_pool):
+    pool = make_pool(user("misbehaves"))
+    budget = FailureBudget(max_failed_share=0.1, questions_per_step=4)
+    for _ in range(2):
+        budget.record(await pool.score(group("raise")))
+    budget.record(await pool.score(group()))
+    with pytest.raises(RewardFailure, match=r"'misbehaves' failed on question 'q7' \(train.json row 7\).*ZeroDivision"):
+        budget.record(await pool.score(group("raise", "q7")))
+    assert (budget.num_failed, budget.num_scored) == (3, 1)
+
+
+async def test_function_that_cannot_be_loaded_in_its_actor_stops_the_run_at_once(user, make_pool):
+    pool = make_pool(user("Unbuildable", max_retries=5))
+    message = r"'Unbuildable' could not be loaded in its actor: rewards\[0\].*OSError: no model here"
+    with pytest.raises(RewardFailure, match=message):
+        await pool.ready()
+    with pytest.raises(RewardFailure, match=message):
+        await pool.score(group())
+
+
+def test_same_name_twice_is_refused(user, make_pool):
+    with pytest.raises(ValueError, match=r"rewards\[1\]\.name 'brevity' is taken .* set rewards\[1\]\.name"):
+        make_pool(user("brevity"), user("brevity"))
+
+
+def test_mistakes_are_found_before_an_actor_starts(user, make_pool):
+    with pytest.raises(ValueError, match=r"rewards\[1\]\.path .* no 'brevty'; did you mean 'brevity'"):
+        make_pool(RewardConfig(name="accuracy"), user("brevty"))
+    with pytest.raises(ValueError, match="rewards is empty"):
+        make_pool()

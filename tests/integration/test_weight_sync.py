@@ -1,0 +1,137 @@
+"""Engines and learners of one system: log-probs agree before and after a sync, and requests in flight are kept."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import ray
+
+from ssr1_rl.config import Config
+from ssr1_rl.config_loading import load_config
+from ssr1_rl.data.prompt import PromptBuilder
+from ssr1_rl.data.read import read_questions
+from ssr1_rl.demo import demo_config
+from ssr1_rl.grpo import train_group
+from ssr1_rl.guards import GuardTripped, check_weights
+from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.rollout.pool import PreparedQuestion
+from ssr1_rl.rollout.prepare import Preparer
+from ssr1_rl.system import System, running_system
+from ssr1_rl.types import GroupId, RolloutGroup, ScoredGroup
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def config(soundworld: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    overrides = [
+        f"run.dir={tmp_path_factory.mktemp('sync')}",
+        "rollout.num_workers=2",
+        "rollout.num_threads=1",
+        "rollout.num_cpus=0.5",
+        "learner.num_workers=2",
+        "learner.zero_stage=3",
+        "learner.num_threads=1",
+        "learner.num_cpus=0.5",
+        "learner.learning_rate=0.01",
+        "grpo.questions_per_step=4",
+        "grpo.group_size=4",
+        "grpo.num_minibatches=1",
+    ]
+    return demo_config(soundworld, 0, overrides)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(config: Config, ray_cluster: None) -> AsyncIterator[System]:
+    async with running_system(config, max_clips=1, on_phase=lambda phase: None) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def prepared(config: Config, ray_cluster: None) -> list[PreparedQuestion]:
+    preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
+    questions = read_questions(config.data.train, 0.0).questions[:8]
+    return [await preparer.prepare(question) for question in questions]
+
+
+async def sample(system: System, prepared: list[PreparedQuestion], **changes: Any) -> list[RolloutGroup]:
+    sampling = Sampling(**({"num_completions": 4, "temperature": 1.0, "max_response_tokens": 24} | changes))
+    calls = [
+        system.pool.generate(GroupId(0, str(index)), question, sampling) for index, question in enumerate(prepared)
+    ]
+    return await asyncio.gather(*calls)
+
+
+async def train(system: System, prepared: list[PreparedQuestion], groups: list[RolloutGroup]) -> dict[str, float]:
+    """One update on made-up advantages; its metrics compare engine and learner before the update."""
+    batch = [
+        train_group(ScoredGroup(group, (0.0,) * 4, {}), question, (1.5, -0.5, -0.5, -0.5))
+        for group, question in zip(groups[:4], prepared[:4], strict=True)
+    ]
+    return await system.learners.update(batch)
+
+
+async def test_logprobs_agree_before_and_after_a_sync(system: System, prepared: list[PreparedQuestion]) -> None:
+    metrics = await train(system, prepared, await sample(system, prepared))
+    assert metrics["comparable_tokens"] > 50
+    assert metrics["logprob_abs_diff_max"] < 1e-4
+
+    # The policy has moved far (learning rate 0.01) and the engines have not: without a sync they disagree.
+    stale = [RolloutGroup(g.id, g.question, g.completions, submitted_version=1) for g in await sample(system, prepared)]
+    metrics = await train(system, prepared, stale)
+    assert metrics["logprob_abs_diff_max"] > 1e-2
+
+    await system.sync_weights(2, audit=True)
+    groups = await sample(system, prepared)
+    assert {span.policy_version for g in groups for c in g.completions for span in c.versions} == {2}
+    metrics = await train(system, prepared, groups)
+    assert metrics["comparable_tokens"] > 50
+    assert metrics["logprob_abs_diff_max"] < 1e-4
+
+
+async def test_requests_in_flight_are_kept(system: System, prepared: list[PreparedQuestion]) -> None:
+    # 8 groups of 32 long responses: the syncs come while they are being written.
+    flying = asyncio.create_task(sample(system, prepared, num_completions=32, max_response_tokens=150))
+    while system.pool.num_in_flight < len(prepared):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)
+    await system.sync_weights(3)
+    groups = await flying
+    completions = [completion for group in groups for completion in group.completions]
+    assert len(completions) == 8 * 32
+    for completion in completions:
+        assert completion.finish_reason in ("stop", "length")
+        assert completion.versions[0].start == 0
+        assert completion.versions[-1].end == len(completion.token_ids) == len(completion.logprobs)
+    versions = {span.policy_version for completion in completions for span in completion.versions}
+    assert 3 in versions, "the sync came before the responses were done"
+    assert 2 in versions, "the responses had begun before the sync"
+
+
+async def test_the_audit_finds_a_tensor_that_differs(system: System) -> None:
+    for worker in system.workers:
+        ray.get(worker.start_weight_audit.remote())
+    await system.learners.send_weights(4, 60)
+    reports = [report for worker in system.workers for report in ray.get(worker.finish_weight_audit.remote())]
+    held = await system.learners.weight_digests()
+    check_weights(held, reports)
+    name = sorted(held)[3]
+    with pytest.raises(GuardTripped, match=f"arrived changed, {name}"):
+        check_weights(held | {name: "0" * 16}, reports)
+
+
+async def test_work_goes_to_both_engines(system: System, prepared: list[PreparedQuestion]) -> None:
+    before = system.pool.busy_s()
+    await sample(system, prepared)
+    assert all(after > was for after, was in zip(system.pool.busy_s(), before, strict=True))
+
+
+async def test_settings_load_again(config: Config, tmp_path: Path) -> None:
+    from ssr1_rl.config_loading import config_to_yaml
+
+    path = tmp_path / "config.yaml"
+    path.write_text(config_to_yaml(config))
+    assert load_config(path) == config

@@ -1,0 +1,28 @@
+"""What unit tests share: one thread (tests run beside each other), and two tiny models of random weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def random_audio_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2-Audio of random weights: 2 layers, a tower of 2 layers."""
+    from ssr1_rl.tiny_models import build_tiny_qwen2_audio
+
+    folder = tmp_path_factory.mktemp("models") / "audio"
+    return build_tiny_qwen2_audio(folder, TEXTS, hidden_size=64, num_layers=2, tower_size=64)
+
+
+@pytest.fixture(scope="session")
+def random_text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 of random weights and 2 layers."""
+    from ssr1_rl.tiny_models import build_tiny_qwen2_text
+
+    folder = tmp_path_factory.mktemp("models") / "text"
+    return build_tiny_qwen2_text(folder, TEXTS, hidden_size=64, intermediate_size=128, num_layers=2)

@@ -1,0 +1,184 @@
+"""A checkpoint is there whole or not at all; damage is noticed; what must be kept is kept."""
+
+import json
+import shutil
+
+import pytest
+
+from ssr1_rl.config import CheckpointConfig
+from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint, open_checkpoint
+
+STATE = {"step": 1, "feed": {"pending": [[0, "q", 1]]}}
+
+
+async def write_learner(folder):
+    (folder / "weights-00000.safetensors").write_bytes(bytes(range(256)))
+    (folder / "learner.json").write_text("{}")
+
+
+async def save(store, *steps, score=None):
+    for step in steps:
+        saved = await store.save(step, STATE, score, write_learner)
+    return saved
+
+
+@pytest.fixture
+def make_store(tmp_path):
+    return lambda **settings: CheckpointStore(tmp_path, CheckpointConfig(**settings))
+
+
+def names(tmp_path):
+    return sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+
+
+async def test_saved_and_opened_again(make_store, tmp_path):
+    saved = await save(make_store(), 40, score=0.75)
+    assert names(tmp_path) == ["step_000040"]
+    opened = open_checkpoint(tmp_path / "checkpoints" / "step_000040")
+    assert opened == saved == make_store().latest() == make_store().best()
+    assert (opened.step, opened.score) == (40, 0.75)
+    assert opened.controller_state() == STATE
+    assert (opened.learner / "weights-00000.safetensors").read_bytes() == bytes(range(256))
+    opened.verify()
+
+
+async def test_the_learner_is_given_an_absolute_path(make_store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    from pathlib import Path
+
+    given = []
+
+    async def note(folder):
+        given.append(folder)
+
+    await CheckpointStore(Path("run"), CheckpointConfig()).save(1, STATE, None, note)
+    assert given[0].is_absolute(), "ranks have other working directories"
+
+
+async def test_a_save_that_fails_leaves_nothing_and_the_next_one_clears_up(make_store, tmp_path):
+    store = make_store()
+    await save(store, 1)
+
+    async def fail(folder):
+        (folder / "weights-00000.safetensors").write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        await store.save(2, STATE, None, fail)
+    assert [c.step for c in store.all()] == [1]
+    assert not (tmp_path / "checkpoints" / "step_000002").exists()
+    store.latest().verify()
+    await save(store, 3)
+    assert names(tmp_path) == ["step_000001", "step_000003"]
+
+
+async def test_the_same_step_can_be_saved_again(make_store):
+    store = make_store()
+    await save(store, 5, score=0.1)
+    await save(store, 5, score=0.2)
+    assert [(c.step, c.score) for c in store.all()] == [(5, 0.2)]
+    store.latest().verify()
+
+
+def truncate(folder):
+    (folder / "learner" / "weights-00000.safetensors").write_bytes(bytes(range(255)))
+
+
+def change_one_byte(folder):
+    (folder / "learner" / "weights-00000.safetensors").write_bytes(bytes(range(255)) + b"\x00")
+
+
+def remove(folder):
+    (folder / "learner" / "weights-00000.safetensors").unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, change_one_byte, remove])
+async def test_damage_is_noticed_and_the_file_named(make_store, damage):
+    saved = await save(make_store(), 1)
+    damage(saved.path)
+    with pytest.raises(DamagedCheckpoint, match=r"step_000001 is damaged: learner/weights-00000\.safetensors"):
+        saved.verify()
+
+
+async def test_a_changed_cursor_is_damage_too(make_store):
+    saved = await save(make_store(), 1)
+    (saved.path / "controller.json").write_text(json.dumps(STATE | {"step": 2}))
+    with pytest.raises(DamagedCheckpoint, match=r"controller\.json"):
+        saved.verify()
+
+
+def test_a_folder_without_checkpoint_is_refused(tmp_path):
+    with pytest.raises(DamagedCheckpoint, match=r"holds no checkpoint .*step_000040"):
+        open_checkpoint(tmp_path)
+
+
+async def test_a_manifest_that_is_no_json_is_damage(make_store):
+    saved = await save(make_store(), 1)
+    (saved.path / "manifest.json").write_text('{"step": 1')
+    with pytest.raises(DamagedCheckpoint, match=r"damaged: manifest\.json"):
+        open_checkpoint(saved.path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "scores", "kept"),
+    [
+        ({"keep_last": 2, "keep_best": True}, [0.5, 0.9, 0.7, 0.9, None], [2, 4, 5]),  # the older of equals is best
+        ({"keep_last": 2, "keep_best": False}, [0.5, 0.9, 0.7, 0.9, None], [4, 5]),
+        ({"keep_last": 1, "keep_best": True}, [None, None, None, None, None], [5]),
+        ({"keep_last": 9, "keep_best": True}, [0.1, 0.2, 0.3, 0.4, 0.5], [1, 2, 3, 4, 5]),
+    ],
+)
+async def test_the_newest_and_the_best_are_kept(make_store, tmp_path, settings, scores, kept):
+    store = make_store(**settings)
+    for step, score in enumerate(scores, start=1):
+        await save(store, step, score=score)
+    assert [c.step for c in store.all()] == kept
+    assert names(tmp_path) == [f"step_{step:06d}" for step in kept]
+
+
+def test_before_the_first_checkpoint(make_store):
+    assert (make_store().all(), make_store().latest(), make_store().best()) == ([], None, None)
+
+
+async def test_an_unscored_checkpoint_is_never_best(make_store):
+    store = make_store()
+    await save(store, 1)
+    assert store.best() is None
+
+
+async def test_going_on_from_an_older_checkpoint_keeps_what_is_saved(make_store):
+    store = make_store(keep_last=2)
+    await save(store, 60, 80)
+    saved = await save(store, 50)  # run.resume named step 40
+    assert saved.path.exists()
+    assert store.latest().step == 50, "auto must not go back to the abandoned branch"
+
+
+async def test_a_damaged_checkpoint_does_not_push_out_whole_ones(make_store):
+    store = make_store(keep_last=1)
+    damaged = await save(store, 80)
+    remove(damaged.path)  # so the run went on from step 60
+    saved = await save(store, 70)
+    saved.verify()
+    assert saved.path.is_dir()
+
+
+async def test_a_kill_while_a_step_is_saved_again_leaves_one(make_store, monkeypatch):
+    store = make_store()
+    await save(store, 5)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ssr1_rl.trainer.checkpoint.os.rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        await save(store, 5)
+    assert [c.step for c in store.all()] == [5]
+
+
+async def test_a_checkpoint_can_be_moved(make_store, tmp_path):
+    saved = await save(make_store(), 1, score=0.5)
+    moved = shutil.move(saved.path, tmp_path / "elsewhere")
+    opened = open_checkpoint(tmp_path / "elsewhere")
+    opened.verify()
+    assert (str(opened.path), opened.step, opened.score) == (str(moved), 1, 0.5)

@@ -1,0 +1,78 @@
+"""What a run asks of the cluster, and what is said when the cluster has less. No Ray runs here."""
+
+import pytest
+
+from ssr1_rl.cluster import ClusterTooSmall, check_fits, make_plan
+from ssr1_rl.config import Config, RewardConfig
+
+
+def config(device, **sections):
+    config = Config(rewards=[RewardConfig(name="accuracy", num_actors=4, num_cpus=0.5), RewardConfig(name="format")])
+    config.run.device = device
+    for section, values in sections.items():
+        for name, value in values.items():
+            setattr(getattr(config, section), name, value)
+    return config
+
+
+GPUS = {
+    "rollout": {"num_workers": 2, "tensor_parallel_size": 2, "num_cpus": 4.0},
+    "learner": {"num_workers": 3, "num_cpus": 2.0},
+}
+
+
+def test_a_gpu_run_asks_for_every_device():
+    plan = make_plan(config("cuda", **GPUS))
+    assert (plan.rollout_bundle, plan.num_rollout_workers) == ({"CPU": 4.0, "GPU": 2.0}, 2)
+    assert (plan.learner_bundle, plan.num_learners) == ({"CPU": 2.0, "GPU": 1.0}, 3)
+    assert plan.total == {"CPU": pytest.approx(4 * 0.5 + 0.1 + 2 * 4 + 3 * 2), "GPU": 7.0}
+    assert plan.rows() == [
+        ("rollout worker", 2, "2 GPUs and 4 CPUs"),
+        ("learner rank", 3, "1 GPU and 2 CPUs"),
+        ("reward actors", 1, "2.1 CPUs together"),
+    ]
+
+
+def test_a_cpu_run_asks_for_no_gpu():
+    plan = make_plan(config("cpu", rollout={"tensor_parallel_size": 2}))
+    assert "GPU" not in plan.total
+    assert plan.total["CPU"] == pytest.approx(4.1)
+
+
+def test_a_cluster_that_is_just_large_enough_will_do():
+    plan = make_plan(config("cuda", **GPUS))
+    check_fits(plan, {"CPU": 16.1, "GPU": 7.0, "memory": 1e9})
+    check_fits(make_plan(config("cpu")), {"CPU": 4.1})
+
+
+@pytest.mark.parametrize("there", [{"CPU": 64.0}, {"CPU": 64.0, "GPU": 0.0}])
+def test_without_any_gpu_the_cpu_recipe_is_named(there):
+    with pytest.raises(ClusterTooSmall, match=r"needs 7 GPUs and 16\.1 CPUs .*no GPU at all.*launch/local\.yaml"):
+        check_fits(make_plan(config("cuda", **GPUS)), there)
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "message"),
+    [
+        (
+            "cuda",
+            {"CPU": 64.0, "GPU": 4.0},
+            r"has 4 GPUs and 64 CPUs: lower rollout\.num_workers, .*learner\.num_workers$",
+        ),
+        (
+            "cuda",
+            {"CPU": 8.0, "GPU": 8.0},
+            r"has 8 GPUs and 8 CPUs: lower rollout\.num_cpus, .*reservations, not threads",
+        ),
+        ("cuda", {"CPU": 8.0, "GPU": 1.0}, r"lower rollout\.num_cpus.* and lower rollout\.num_workers"),
+        (
+            "cpu",
+            {"CPU": 2.0},
+            r"needs 16\.1 CPUs \(2 x rollout worker: 4 CPUs; 3 x learner rank: 2 CPUs; .*the cluster has 2 CPUs",
+        ),
+        ("cpu", {}, r"the cluster has nothing"),
+    ],
+)
+def test_what_is_lacking_is_named_with_the_settings_to_lower(device, there, message):
+    with pytest.raises(ClusterTooSmall, match=message):
+        check_fits(make_plan(config(device, **GPUS)), there)

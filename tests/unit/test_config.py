@@ -1,0 +1,177 @@
+"""A launch file is refused before anything starts, and the error says where and how to mend it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ssr1_rl.config import Config, ConfigError
+from ssr1_rl.config_loading import config_to_yaml, load_config
+
+ROOT = Path(__file__).parents[2]
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.yaml"))
+NEEDED = "run: {name: x, device: cpu}\nmodel: {path: m}\ndata: {train: {path: q.json}}\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load(text="", *overrides, start=NEEDED):
+        path = tmp_path / "launch.yaml"
+        path.write_text(start + text)
+        return load_config(path, overrides)
+
+    return load
+
+
+def test_defaults_fill_what_the_file_leaves_out(load):
+    config = load("grpo: {group_size: 16}\n", "grpo.num_steps=7", "rewards.0.weight=2.5", "run.name=a=b")
+    assert isinstance(config, Config)
+    assert (config.grpo.group_size, config.grpo.num_steps, config.grpo.questions_per_step) == (16, 7, 64)
+    assert config.rewards[0].weight == 2.5
+    assert (config.run.name, config.run.dir) == ("a=b", "runs/a=b")
+
+
+def test_written_settings_read_back_the_same(load, tmp_path):
+    config = load("data: {train: {path: q}, validation: {v: {path: w}}}\n", start="run: {name: x}\nmodel: {path: m}\n")
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "grpo:\n  num_steps: 3\n  group_sise: 8\n",
+            r"launch\.yaml:6: unknown setting grpo\.group_sise.*grpo\.group_size\?",
+        ),
+        ("grop: {group_size: 8}\n", r"launch\.yaml:4: unknown setting grop; did you mean grpo\?"),
+        ("rewards:\n  - {nmae: accuracy}\n", r"launch\.yaml:5: unknown setting rewards\.0\.nmae.*rewards\.0\.name\?"),
+        ("telemetry: {zzz: 1}\n", r"unknown setting telemetry\.zzz; known there: tensorboard, samples"),
+        ("grpo: {group_size: 1}\n", r"launch\.yaml:4: grpo\.group_size must be at least 2, got 1 \(group-relative"),
+        ("rollout: {temperature: 0}\n", r"rollout\.temperature must be greater than 0, got 0\.0 .*without variance"),
+        ("rollout: {gpu_memory_utilization: 1.5}\n", r"rollout\.gpu_memory_utilization must be at most 1, got 1\.5"),
+        ("rewards: [{name: format, num_actors: 0}]\n", r"rewards\.0\.num_actors must be at least 1, got 0"),
+        ("learner: {learning_rate: .nan}\n", r"learner\.learning_rate must be a finite number, got nan"),
+        ("rewards: [{name: accuracy, weight: .nan}]\n", r"rewards\.0\.weight must be .*number, got nan"),
+        ("rewards: [{name: accuracy, weight: .inf}]\n", r"rewards\.0\.weight must be a finite number, got inf"),
+        ("grpo: {group_size: many}\n", r"launch\.yaml:4: grpo\.group_size: .*'many'"),
+        ("grpo: {group_size: 8.5}\n", r"launch\.yaml:4: grpo\.group_size: .*'8\.5'"),
+        ("grpo: {validate_first: [1]}\n", r"launch\.yaml:4: grpo\.validate_first"),
+        ("learner: {adam_betas: [0.9]}\n", r"launch\.yaml:4: .*length"),
+        ("rollout: {weight_transfer: glo}\n", r"must be one of auto, nccl, gloo \(did you mean gloo\?\), got 'glo'"),
+        ("learner: {zero_stage: 4}\n", r"learner\.zero_stage must be one of 0, 1, 2, 3, got 4"),
+        ("rewards: []\n", r"rewards must name at least one reward function"),
+        ("rewards: [{weight: 1}]\n", r"rewards\.0\.name and rewards\.0\.path are both empty"),
+        ("rewards: [{name: format}, {name: accuracy}, {name: format}]\n", r"rewards\.2\.name 'format' is used twice"),
+        ("rewards: [{path: 'a.py:f'}, {path: 'a.py:f'}]\n", r"rewards\.1\.name 'a\.py:f' is used twice"),
+        (
+            "learner: {num_workers: 3}\ngrpo: {num_minibatches: 2}\n",
+            r"must be divisible by .*\(3 x 2 = 6\), got 64; the nearest that fits is 66",
+        ),
+        ("learner: {deepspeed: {zero_optimization: {stage: 3}}}\n", r"use learner\.zero_stage instead, got 3"),
+        ("learner: {deepspeed: {gradient_clipping: 0.5}}\n", r"use learner\.max_grad_norm instead, got 0\.5"),
+        ("checkpoint: {every: '${oc.env:SSR1_RL_NOT_SET}'}\n", r"checkpoint\.every: .*SSR1_RL_NOT_SET"),
+        ("run: {name: y}\n", r"not valid YAML.*duplicate key run"),
+        ("grpo: [\n", r"not valid YAML"),
+        ("grpo:\n", r"launch\.yaml:4: grpo: .*not Optional"),
+    ],
+)
+def test_a_wrong_file_is_refused(load, text, message):
+    with pytest.raises(ConfigError, match=rf"(?s){message}"):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("grpo.group_sise=3", r"override 'grpo\.group_sise=3': unknown setting .*did you mean grpo\.group_size\?"),
+        ("grop.group_size=3", r"unknown setting grop; did you mean grpo\?"),
+        ("grpo={num_steps: 3, group_sise: 3}", r"group_sise"),
+        ("grpo.group_size", r"must look like section\.setting=value"),
+        ("grpo.group_size=many", r"override .*grpo\.group_size: .*'many'"),
+        ("grpo.group_size=1", r"grpo\.group_size must be at least 2"),
+        ("rewards.3.weight=1", r"override 'rewards\.3\.weight=1'"),
+        ("learner.deepspeed.optimizer.type=Adam", r"use learner\.learning_rate and its neighbours instead"),
+        ("run.seed=null", r"override .*run\.seed"),
+    ],
+)
+def test_a_wrong_override_is_refused(load, override, message):
+    with pytest.raises(ConfigError, match=message):
+        load("", override)
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        pytest.param(
+            "run: {name: x, device: cpu}\n",
+            "run.name",
+        ),
+        ("model: {path: m}\n", "model.path"),
+        ("data: {train: {path: q.json}}\n", "data.train.path"),
+    ],
+)
+def test_a_missing_setting_is_named(load, key, path):
+    with pytest.raises(ConfigError, match=rf"launch\.yaml: {path} is required and not set"):
+        load(start=NEEDED.replace(key, ""))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"launch file .*nowhere\.yaml does not exist"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_a_file_without_sections_is_refused(load):
+    with pytest.raises(ConfigError, match="must hold sections"):
+        load(start="- a\n- b\n")
+
+
+def test_environment_variables_are_read(load, monkeypatch):
+    text = "checkpoint:\n  every: ${oc.env:SSR1_RL_TEST,7}\n"
+    monkeypatch.delenv("SSR1_RL_TEST", raising=False)
+    assert load(text).checkpoint.every == 7
+    monkeypatch.setenv("SSR1_RL_TEST", "9")
+    assert load(text).checkpoint.every == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        pytest.param("rewards: {name: accuracy}\n", (), "rewards", id="a mapping where a list belongs"),
+        pytest.param("learner: {learning_rate: .inf}\n", (), "learning_rate", id="infinite learning rate"),
+        pytest.param("learner: {adam_betas: [5, 7]}\n", (), "adam_betas", id="betas above 1"),
+        pytest.param("learner: {deepspeed: {bf16: null}}\n", (), "bf16", id="null over an owned setting"),
+        pytest.param(
+            "learner: {deepspeed: {zero_optimization: true}}\n", (), "zero_optimization", id="no ZeRO section"
+        ),
+        pytest.param(
+            "rollout: {engine_args: {tensor_parallel_size: 2}}\n", (), "tensor_parallel", id="owned by engine"
+        ),
+        pytest.param("rollout: {weight_transfer: nccl}\n", (), "weight_transfer", id="nccl on a CPU"),
+    ],
+)
+def test_what_contradicts_the_system_is_refused(load, text, overrides, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        load(text, *overrides)
+    assert "None;" not in str(caught.value)
+
+
+def test_an_override_can_add_a_validation_split(load):
+    assert load("", "data.validation.more.path=w.json").data.validation["more"].path == "w.json"
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_launch_files_parse_and_can_be_run(path, monkeypatch):
+    assert path.read_text().splitlines()[0] == "#!/usr/bin/env -S ssr1-rl grpo"
+    assert os.access(path, os.X_OK), "`ray job submit` runs the file itself"
+    for name in ("SSR1_RL_NUM_STEPS", "MODEL", "AVQA", "SSR1_RL_SOUNDWORLD"):
+        monkeypatch.delenv(name, raising=False)
+    config = load_config(path)
+    assert config.data.validation, "a recipe shows whether it learns"
+
+
+def test_the_demo_runs_the_local_launch_file():
+    assert {path.name for path in LAUNCH_FILES} >= {"grpo.yaml", "local.yaml"}
+    demo = ROOT / "ssr1_rl" / "demo.yaml"
+    assert demo.is_symlink()
+    assert demo.resolve() == (ROOT / "launch" / "local.yaml").resolve()

@@ -1,0 +1,90 @@
+"""The memory estimate, by hand for a tiny model; and a dry run that starts nothing."""
+
+import pytest
+import torch
+
+from ssr1_rl.config import Config
+from ssr1_rl.dry_run import estimate_memory, print_dry_run
+from ssr1_rl.trainer.policy import load_model
+
+
+@pytest.fixture
+def make_config(random_audio_model):
+    def make(
+        dtype="bfloat16", stage=1, ranks=1, kl=0.0, checkpointing=False, path=random_audio_model, tensor_parallel=1
+    ):
+        config = Config()
+        config.run.name, config.data.train.path = "x", "q.json"
+        config.model.path, config.model.dtype, config.model.gradient_checkpointing = str(path), dtype, checkpointing
+        config.learner.zero_stage, config.learner.num_workers = stage, ranks
+        config.learner.max_tokens_per_micro_batch = 1000
+        config.data.max_prompt_tokens, config.rollout.max_response_tokens = 300, 100
+        config.grpo.kl_coefficient, config.rollout.tensor_parallel_size = kl, tensor_parallel
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def counts(random_audio_model):
+    """(all parameters, those of the frozen tower, vocabulary), counted in the real model."""
+    model = load_model(str(random_audio_model), torch.float32, "sdpa")
+    tower = sum(p.numel() for p in model.model.audio_tower.parameters())
+    return sum(p.numel() for p in model.parameters()), tower, model.config.text_config.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights", "gradients", "optimizer"), [(0, 1, 1, 1), (1, 1, 1, 4), (2, 1, 4, 4), (3, 4, 4, 4)]
+)
+@pytest.mark.parametrize(("dtype", "width", "states"), [("bfloat16", 2, 12), ("float32", 4, 8)])
+def test_zero_shares(make_config, counts, stage, weights, gradients, optimizer, dtype, width, states):
+    total, tower, _ = counts
+    estimate = estimate_memory(make_config(dtype, stage, ranks=4, kl=0.1, tensor_parallel=2))
+    assert (estimate.num_parameters, estimate.num_trained) == (total, total - tower)
+    assert estimate.learner_weights == width * total // weights
+    assert estimate.learner_reference == width * total // weights
+    assert estimate.learner_gradients == width * (total - tower) // gradients
+    assert estimate.learner_optimizer == states * (total - tower) // optimizer
+    assert estimate.engine_weights == width * total // 2
+
+
+def test_activations_by_hand(make_config, counts):
+    logits = 3 * 4 * 250 * counts[2]  # of 1000 tokens 100 in 400 are of responses
+    # 2 layers of hidden size 64
+    assert estimate_memory(make_config()).learner_activations == 2 * 34 * 1000 * 64 + logits
+    checkpointed = estimate_memory(make_config(checkpointing=True)).learner_activations
+    assert checkpointed == 34 * 1000 * 64 + 2 * 2 * 1000 * 64 + logits
+
+
+def test_without_kl_there_is_no_reference_and_a_trained_tower_counts(make_config, counts):
+    config = make_config()
+    assert estimate_memory(config).learner_reference == 0
+    config.model.train_audio_tower = True
+    embed_positions = 1500 * 64
+    assert estimate_memory(config).num_trained == counts[0] - embed_positions
+
+
+def test_a_text_model(make_config, random_text_model):
+    estimate = estimate_memory(make_config(path=random_text_model))
+    assert estimate.num_trained == estimate.num_parameters > 0
+
+
+def test_a_wrong_folder_is_named(make_config, tmp_path):
+    with pytest.raises(ValueError, match=r"model\.path .* holds no config\.json"):
+        estimate_memory(make_config(path=tmp_path))
+    with pytest.raises(ValueError, match=r"model\.path .* does not exist"):
+        estimate_memory(make_config(path=tmp_path / "nowhere"))
+
+
+def test_a_dry_run_prints_and_starts_nothing(make_config, counts, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    import ray
+
+    # Whether this process has a cluster already depends on the tests before this one.
+    monkeypatch.setattr(ray, "init", lambda *_args, **_kwargs: pytest.fail("a dry run connected to Ray"))
+    print_dry_run(make_config())
+    text = capsys.readouterr().out
+    assert "group_size: 8" in text
+    assert "rollout worker" in text
+    assert f"{counts[0]:,} parameters, {counts[0] - counts[1]:,} trained" in text
+    assert "nothing was started" in text

@@ -1,0 +1,108 @@
+"""An exported folder is the base model's with other weights: transformers loads it, whole, in its dtype."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ssr1_rl import export
+from ssr1_rl.config import CheckpointConfig
+from ssr1_rl.export import choose_checkpoint, export_checkpoint, write_model_folder
+from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint
+from ssr1_rl.trainer.parameters import named_weights
+from ssr1_rl.trainer.policy import load_model
+
+
+@pytest.fixture(scope="module")
+def trained(random_audio_model):
+    """Weights by checkpoint name that are not the base model's."""
+    model = load_model(str(random_audio_model), torch.float32, "sdpa")
+    torch.manual_seed(1)
+    return {name: torch.randn_like(p) / 8 for name, p in named_weights(model).items()}
+
+
+def weights_of(folder):
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("shard_bytes", [2**40, 100_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_folder_that_transformers_loads(random_audio_model, trained, tmp_path, monkeypatch, shard_bytes, dtype):
+    monkeypatch.setattr(export, "SHARD_BYTES", shard_bytes)
+    output = tmp_path / "out"
+    write_model_folder(str(random_audio_model), trained.items(), output, dtype)
+    files = {path.name for path in output.iterdir()}
+    base = {path.name for path in random_audio_model.iterdir()} - {"model.safetensors"}
+    assert base <= files
+    if shard_bytes > 2**30:
+        assert files - base == {"model.safetensors"}
+    else:
+        index = json.loads((output / "model.safetensors.index.json").read_text())
+        shards = {name for name in files if name.endswith(".safetensors")}
+        assert set(index["weight_map"].values()) == shards
+        assert {name.split("-of-")[1] for name in shards} == {f"{len(shards):05d}.safetensors"}
+        assert index["metadata"]["total_size"] == sum(t.numel() * dtype.itemsize for t in trained.values())
+        for name, file in index["weight_map"].items():
+            assert name in load_file(output / file)
+        assert files - base == shards | {"model.safetensors.index.json"}
+    found = weights_of(output)
+    assert found.keys() == trained.keys()
+    assert all(torch.equal(found[name], trained[name].to(dtype)) for name in trained)
+    config = json.loads((output / "config.json").read_text())
+    assert config["dtype"] == str(dtype).removeprefix("torch.")
+
+    model = load_model(str(output), dtype, "sdpa")
+    assert all(torch.equal(p, trained[name].to(dtype)) for name, p in named_weights(model).items())
+
+
+def test_a_folder_with_something_in_it_is_refused(random_audio_model, trained, tmp_path):
+    (tmp_path / "kept.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty; remove it, or export to another folder"):
+        write_model_folder(str(random_audio_model), trained.items(), tmp_path, torch.float32)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+@pytest.fixture
+async def store(tmp_path, trained):
+    """Checkpoints of steps 10 to 30; the second is best."""
+
+    async def write(folder):
+        save_file(trained, folder / "weights-00000.safetensors")
+
+    store = CheckpointStore(tmp_path, CheckpointConfig(keep_last=5))
+    for step, score in ((10, 0.1), (20, 0.8), (30, None)):
+        await store.save(step, {}, score, write)
+    return store
+
+
+@pytest.mark.parametrize(("which", "step"), [("last", 30), ("best", 20), ("10", 10), ("20", 20)])
+async def test_a_checkpoint_is_chosen_by_name_or_step(store, tmp_path, which, step):
+    assert choose_checkpoint(tmp_path, CheckpointConfig(), which).step == step
+
+
+async def test_a_step_that_is_not_there_lists_those_that_are(store, tmp_path):
+    with pytest.raises(ValueError, match=r"no checkpoint of step 25; there are: last, best, 10, 20, 30"):
+        choose_checkpoint(tmp_path, CheckpointConfig(), "25")
+    with pytest.raises(ValueError, match="holds no checkpoint yet"):
+        choose_checkpoint(tmp_path / "other", CheckpointConfig(), "last")
+
+
+async def test_without_validation_best_is_last(tmp_path):
+    async def write(folder):
+        (folder / "w").write_text("w")
+
+    store = CheckpointStore(tmp_path, CheckpointConfig())
+    for step in (1, 2):
+        await store.save(step, {}, None, write)
+    assert choose_checkpoint(tmp_path, CheckpointConfig(), "best").step == 2
+
+
+async def test_a_checkpoint_is_verified_before_it_is_exported(store, random_audio_model, trained, tmp_path):
+    checkpoint = store.latest()
+    export_checkpoint(checkpoint, str(random_audio_model), tmp_path / "out", "float32")
+    assert weights_of(tmp_path / "out").keys() == trained.keys()
+    (checkpoint.learner / "weights-00000.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedCheckpoint):
+        export_checkpoint(checkpoint, str(random_audio_model), tmp_path / "out2", "float32")
+    assert not (tmp_path / "out2").exists()

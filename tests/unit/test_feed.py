@@ -1,0 +1,242 @@
+"""Questions in, scored groups out in the order of admission: never too many in flight, none lost, none twice."""
+
+import asyncio
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from ssr1_rl.config import DataConfig, GrpoConfig
+from ssr1_rl.data.audio import AudioError
+from ssr1_rl.data.stream import QuestionStream
+from ssr1_rl.evaluate import evaluate
+from ssr1_rl.rewards.budget import FailedGroup, RewardFailure
+from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.rollout.feed import GroupFeed
+from ssr1_rl.rollout.pool import PreparedQuestion
+from ssr1_rl.rollout.prepare import Preparer, SkipList, TooManyUnusable
+from ssr1_rl.types import AudioRef, Completion, Question, RolloutGroup, ScoredGroup, VersionSpan
+
+SAMPLING = Sampling(2, 1.0, 8)
+
+
+def questions(count):
+    return [Question(str(i), f"question {i}", "yes", source=f"file row {i}") for i in range(count)]
+
+
+class World:
+    """Doubles of preparer, pool and rewards. Groups come back out of order, some fail, some questions are unusable."""
+
+    def __init__(self, failing=(), unusable=(), seed=0):
+        self.failing, self.unusable = set(failing), set(unusable)
+        self.random = random.Random(seed)
+        self.version, self.in_flight, self.most_in_flight = 0, 0, 0
+        self.generated = []
+
+    async def prepare(self, question):
+        if question.id in self.unusable:
+            raise AudioError(f"no sound in {question.id}")
+        return PreparedQuestion(question, (1, 2))
+
+    async def generate(self, group_id, prepared, sampling):
+        self.generated.append(group_id)
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        version = self.version
+        for _ in range(self.random.randrange(8)):
+            await asyncio.sleep(0)
+        self.in_flight -= 1
+        completion = Completion((5,), (-1.0,), "yes", "stop", (VersionSpan(version, 0, 1),))
+        return RolloutGroup(group_id, prepared.question, (completion,) * sampling.num_completions, version)
+
+    async def score(self, group):
+        if group.id.question_id in self.failing:
+            return FailedGroup(group.id, "accuracy", group.id.question_id, "", "it raised", 3)
+        rewards = (1.0, 0.0)[: len(group.completions)]
+        return ScoredGroup(group, rewards, {"accuracy": rewards})
+
+
+@pytest.fixture
+def make_feed(tmp_path):
+    def make(world, num_questions=40, per_step=4, staleness=0, max_failed_share=0.5, max_skipped_share=0.5):
+        grpo = GrpoConfig(questions_per_step=per_step, max_staleness=staleness, max_failed_share=max_failed_share)
+        skips = SkipList(tmp_path / "skipped.jsonl", max_skipped_share, num_questions)
+        return GroupFeed(QuestionStream(questions(num_questions), 0), world, world, world, SAMPLING, grpo, skips)
+
+    return make
+
+
+async def run_steps(feed, world, num_steps, per_step=4):
+    steps = []
+    for _ in range(num_steps):
+        taken = await feed.take(per_step)
+        await asyncio.sleep(0)  # training takes its time
+        steps.append([(scored.group.id, scored.group.submitted_version, world.version) for scored, _ in taken])
+        world.version += 1
+        feed.trained()
+    return steps
+
+
+def stream_ids(count, num_questions=40):
+    stream = QuestionStream(questions(num_questions), 0)
+    return [next(stream)[0] for _ in range(count)]
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+async def test_order_of_admission_and_bound(make_feed, staleness):
+    world = World()
+    steps = await run_steps(make_feed(world, staleness=staleness), world, 25)
+    assert [group_id for step in steps for group_id, *_ in step] == stream_ids(100)
+    assert world.most_in_flight <= (staleness + 1) * 4
+    ages = [trained - submitted for step in steps for _, submitted, trained in step]
+    assert max(ages) == staleness
+    assert all(age == staleness for age in ages[staleness * 4 :]), "generation runs ahead as far as it may"
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+async def test_nothing_is_admitted_before_the_engines_have_the_new_weights(make_feed, staleness):
+    world = World()
+    feed = make_feed(world, staleness=staleness)
+    await feed.take(4)
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(world.generated) == (staleness + 1) * 4
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+async def test_failed_and_unusable_groups_are_replaced_by_later_ones(make_feed, staleness, tmp_path):
+    all_ids = stream_ids(40)
+    failing = {g.question_id for g in all_ids[1:30:5]}
+    unusable = {g.question_id for g in all_ids[3:30:10]}
+    world = World(failing, unusable)
+    feed = make_feed(world, staleness=staleness)
+    steps = await run_steps(feed, world, 5)
+    good = [g for g in all_ids if g.question_id not in failing | unusable]
+    assert [group_id for step in steps for group_id, *_ in step] == good[:20]
+    assert all(trained - submitted <= staleness for step in steps for _, submitted, trained in step)
+    assert world.most_in_flight <= (staleness + 1) * 4
+    assert feed.num_failed == sum(g.question_id in failing for g in world.generated)
+    assert '"reason": "no sound in' in (tmp_path / "skipped.jsonl").read_text()
+    feed.close()
+
+
+async def test_too_many_failures_stop_the_run(make_feed):
+    world = World(failing=map(str, range(40)))
+    feed = make_feed(world, max_failed_share=0.1)
+    with pytest.raises(RewardFailure, match="it raised"):
+        await feed.take(4)
+    feed.close()
+
+
+async def test_too_many_unusable_questions_stop_the_run(make_feed):
+    feed = make_feed(World(unusable=map(str, range(20))), max_skipped_share=0.1)
+    with pytest.raises(TooManyUnusable, match=r"of the first 4\d questions cannot be used.*no sound in"):
+        await run_steps(feed, World(), 10)
+    feed.close()
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+async def test_nothing_is_lost_or_trained_twice_across_a_resume(make_feed, staleness):
+    world = World()
+    feed = make_feed(world, staleness=staleness)
+    trained = [group_id for step in await run_steps(feed, world, 3) for group_id, *_ in step]
+    state = feed.state_dict()
+    feed.close()
+    assert [tuple(p) for p in state["pending"]] == [
+        (g.epoch, g.question_id, 1) for g in stream_ids(12 + staleness * 4)[12:]
+    ]
+
+    resumed_world = World(seed=1)
+    resumed = make_feed(resumed_world, staleness=staleness)
+    resumed.load_state_dict(state)
+    trained += [group_id for step in await run_steps(resumed, resumed_world, 20) for group_id, *_ in step]
+    assert [(g.epoch, g.question_id) for g in trained] == [(g.epoch, g.question_id) for g in stream_ids(92)]
+    assert [g.attempt for g in trained] == [0] * 12 + [1] * (staleness * 4) + [0] * (80 - staleness * 4)
+    assert set(Counter((g.epoch, g.question_id) for g in trained).values()) == {1}
+
+
+async def test_groups_taken_but_not_trained_on_are_pending(make_feed):
+    world = World()
+    feed = make_feed(world)
+    await feed.take(4)
+    assert [q for _, q, _ in feed.state_dict()["pending"]] == [g.question_id for g in stream_ids(4)]
+
+
+async def test_a_failure_is_raised_although_an_older_group_still_runs(make_feed):
+    world = World()
+    feed = make_feed(world)
+    first = stream_ids(1)[0]
+
+    async def generate(group_id, prepared, sampling):
+        if group_id == first:
+            await asyncio.sleep(10)
+        raise ConnectionError("worker died")
+
+    world.generate = generate
+    try:
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(feed.take(4), 0.2)
+    finally:
+        feed.close()
+
+
+class Builder:
+    def token_ids(self, question, num_samples):
+        return (len(question.text), *[7] * len(num_samples))
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Clips decoded, in order; each takes 1 MiB."""
+    clips = []
+    monkeypatch.setattr("ssr1_rl.rollout.prepare.ray.put", lambda waveform: f"ref-{len(clips)}")
+    monkeypatch.setattr(
+        "ssr1_rl.rollout.prepare.load_waveform",
+        lambda ref, **limits: clips.append(ref.path) or np.zeros(2**18, np.float32),
+    )
+    return clips
+
+
+def heard(id, clip, text="?"):
+    return Question(id, text, "yes", audio=(AudioRef(clip),))
+
+
+async def test_prepared_questions_are_kept_within_the_cache(decoded):
+    preparer = Preparer(Builder(), DataConfig(audio_cache_mib=2))
+    a, b, c = (heard(name, f"{name}.wav") for name in "abc")
+    for question in (a, b, a, c, a, b):
+        prepared = await preparer.prepare(question)
+        assert prepared.question == question
+    assert decoded == ["a.wav", "b.wav", "c.wav", "b.wav"], "b was used least recently when c came"
+
+
+async def test_questions_of_two_splits_may_share_an_id(decoded):
+    preparer = Preparer(Builder(), DataConfig())
+    train, validation = heard("1", "train.wav"), heard("1", "validation.wav", "another question")
+    await preparer.prepare(train)
+    assert (await preparer.prepare(validation)).question == validation
+
+
+async def test_a_clip_of_two_questions_is_decoded_once(decoded):
+    preparer = Preparer(Builder(), DataConfig())
+    first, second = [await preparer.prepare(heard(id, "same.wav")) for id in "ab"]
+    assert first.waveforms == second.waveforms
+    assert decoded == ["same.wav"]
+
+
+async def test_evaluation_is_the_mean_over_a_split(tmp_path):
+    world = World(unusable=["3"])
+    result = await evaluate(questions(5), world, world, world, 8, SkipList(tmp_path / "s", 1.0, 5), max_in_flight=2)
+    assert (result.score, result.num_questions, result.mean_response_tokens, result.truncated_share) == (1.0, 4, 1, 0)
+    assert world.most_in_flight <= 2
+    with pytest.raises(RewardFailure, match="failed on validation question 2"):
+        await evaluate(
+            questions(5), World(failing=["2"]), World(), World(failing=["2"]), 8, SkipList(tmp_path / "s", 1, 5)
+        )
+
+
+async def test_evaluation_without_a_usable_question_says_so(tmp_path):
+    world = World(unusable=map(str, range(5)))
+    with pytest.raises(ValueError):
+        await evaluate(questions(5), world, world, world, 8, SkipList(tmp_path / "s", 0.01, 1000))

@@ -1,0 +1,90 @@
+"""Numbers that stop a run: engine against learner, log-probs and weights."""
+
+import pytest
+
+from ssr1_rl.config import GuardConfig
+from ssr1_rl.guards import GuardTripped, check_update, check_weights
+
+LIMITS = GuardConfig(max_logprob_abs_diff_mean=0.05, max_logprob_abs_diff=0.5)
+NAN = float("nan")
+
+
+def metrics(mean=0.0, largest=0.0, comparable=100.0):
+    return {
+        "loss": 0.1,
+        "grad_norm": 1.0,
+        "logprob_abs_diff_mean": mean,
+        "logprob_abs_diff_max": largest,
+        "comparable_tokens": comparable,
+    }
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        (
+            metrics(mean=0.0501),
+            r"step 7: logprob_abs_diff_mean .* is 0\.0501 over 100 tokens.*guard\.max_logprob_abs_diff_mean=0\.05",
+        ),
+        (
+            metrics(mean=0.01, largest=0.51),
+            r"logprob_abs_diff_max .* is 0\.51 .*above guard\.max_logprob_abs_diff=0\.5",
+        ),
+        (metrics(mean=NAN), r"logprob_abs_diff_mean .* is nan"),
+        (metrics(largest=NAN), r"logprob_abs_diff_max .* is nan"),
+        (metrics(mean=float("inf"), largest=float("inf")), r"is inf"),
+    ],
+)
+def test_a_gap_above_the_limit_stops_the_run(figures, message):
+    with pytest.raises(GuardTripped, match=message):
+        check_update(figures, LIMITS, 7)
+
+
+@pytest.mark.parametrize(
+    "figures", [metrics(0.05, 0.5), metrics(), metrics(9.0, 9.0, comparable=0.0), metrics(NAN, NAN, comparable=0.0)]
+)
+def test_at_the_limit_or_without_comparable_tokens_it_goes_on(figures):
+    check_update(figures, LIMITS, 7)
+
+
+def test_the_default_leaves_the_largest_gap_free():
+    check_update(metrics(0.04, 30.0), GuardConfig(), 1)
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+def test_a_loss_or_gradient_that_is_no_number_stops_the_run(name):
+    with pytest.raises(GuardTripped, match=name):
+        check_update(metrics() | {name: NAN}, LIMITS, 7)
+
+
+def test_a_maximum_of_nan_is_nan():
+    from ssr1_rl.trainer.learner import Totals
+
+    totals = Totals()
+    totals.add_maxima(logprob_abs_diff=NAN)
+    assert totals.maxima["logprob_abs_diff"] != totals.maxima["logprob_abs_diff"]
+
+
+LEARNER = {"a": "01", "b": "02", "c": "03"}
+
+
+def report(untouched=(), **changed):
+    return {"digests": {k: v for k, v in (LEARNER | changed).items() if v}, "untouched": list(untouched)}
+
+
+def test_equal_weights_pass():
+    check_weights(LEARNER, [report(), report()])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (report(b=""), r"engine worker 1 .*of 3 tensors 1 never reached it, b for one"),
+        (report(z="09"), r"engine worker 1 .*1 reached it unasked, z for one"),
+        (report(a="ff", c="ff"), r"engine worker 1 .*2 arrived changed, a for one"),
+        (report(["model.norm"]), r"1 are its own parameters that no tensor was loaded into, model\.norm for one"),
+    ],
+)
+def test_each_finding_stops_the_run_and_names_the_worker(wrong, message):
+    with pytest.raises(GuardTripped, match=message):
+        check_weights(LEARNER, [report(), wrong])

@@ -1,0 +1,44 @@
+"""Settings, types and reward functions are light, and so is `ssr1-rl --help`: no torch, no Ray, no vLLM."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed"}
+LIGHT = [
+    "ssr1_rl.config",
+    "ssr1_rl.config_loading",
+    "ssr1_rl.types",
+    "ssr1_rl.rewards.base",
+    "ssr1_rl.rewards.accuracy",
+    "ssr1_rl.rewards.format",
+    "ssr1_rl.rewards.budget",
+    "ssr1_rl.data.stream",
+    "ssr1_rl.data.read",
+    "ssr1_rl.trainer.advantage",
+    "ssr1_rl.trainer.checkpoint",
+    "ssr1_rl.guards",
+    "ssr1_rl.run_folder",
+    "ssr1_rl.cli",
+]
+HELP = (
+    "import sys; sys.argv = ['ssr1-rl', '--help']; from ssr1_rl.cli import main\ntry: main()\nexcept SystemExit: pass"
+)
+SUB_HELP = HELP.replace("'--help'", "'grpo', '--help'")
+WRONG = HELP.replace("'--help'", "'grpo', 'no_such_file.yaml', '--dry-run'")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param("import " + ", ".join(LIGHT), id="modules"),
+        pytest.param(HELP, id="help"),
+        pytest.param(SUB_HELP, id="grpo help"),
+        pytest.param(WRONG, id="wrong file"),
+    ],
+)
+def test_nothing_heavy_is_imported(code):
+    code += f"\nimport sys; heavy = {HEAVY} & set(sys.modules); sys.exit(f'imported {{heavy}}' if heavy else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,129 @@
+"""Groups go to the worker with the least outstanding tokens; what is waited for can be told."""
+
+import asyncio
+
+import pytest
+
+from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.rollout.pool import PreparedQuestion, RolloutPool, RolloutTimeout
+from ssr1_rl.types import Completion, GroupId, Question
+
+SAMPLING = Sampling(num_completions=4, temperature=1.0, max_response_tokens=10)
+COMPLETION = Completion((1,), (-0.5,), "x", "stop")
+
+
+class Worker:
+    """A double of the worker's actor handle: calls wait until `finish`."""
+
+    def __init__(self):
+        self.calls = []
+        self.generate = self
+
+    def remote(self, request_id, token_ids, sampling, *waveforms):
+        self.calls.append((request_id, token_ids, sampling, waveforms))
+        self.answer = asyncio.get_running_loop().create_future()
+        return self.answer
+
+    def finish(self, result=((COMPLETION,) * 4, 3)):
+        self.answer.set_result(result)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("ssr1_rl.rollout.pool.time.monotonic", lambda: now[0])
+    return now
+
+
+def prepared(id="q", num_tokens=5):
+    return PreparedQuestion(Question(id, "?", "yes"), tuple(range(num_tokens)), ("clip",))
+
+
+async def submit(pool, id="q", num_tokens=5):
+    task = asyncio.create_task(pool.generate(GroupId(0, id), prepared(id, num_tokens), SAMPLING))
+    await asyncio.sleep(0)
+    return task
+
+
+async def settle(task):
+    result = await task
+    await asyncio.sleep(0)
+    return result
+
+
+async def test_a_group_comes_back_with_its_question_and_version():
+    worker = Worker()
+    pool = RolloutPool([worker], 60)
+    task = await submit(pool)
+    (request_id, token_ids, sampling, waveforms) = worker.calls[0]
+    assert (token_ids, sampling, waveforms) == (tuple(range(5)), SAMPLING, ("clip",))
+    worker.finish()
+    group = await settle(task)
+    assert (group.id, group.question.id, group.submitted_version) == (GroupId(0, "q"), "q", 3)
+    assert group.completions == (COMPLETION,) * 4
+    assert pool.num_in_flight == 0
+    await submit(pool)
+    assert worker.calls[1][0] != request_id, "request ids are unique, also for a question asked again"
+
+
+async def test_the_least_outstanding_tokens_win():
+    first, second = Worker(), Worker()
+    pool = RolloutPool([first, second], 60)
+    tasks = [await submit(pool, "long", 500), await submit(pool, "a", 5), await submit(pool, "b", 5)]
+    assert [len(w.calls) for w in (first, second)] == [1, 2], "540 tokens outweigh 45 + 45"
+    assert pool.num_in_flight == 3
+    first.finish()
+    await settle(tasks[0])
+    await submit(pool, "c", 5)
+    assert len(first.calls) == 2
+
+
+async def test_equally_loaded_workers_are_taken_in_order():
+    workers = [Worker() for _ in range(3)]
+    pool = RolloutPool(workers, 60)
+    for index in range(6):
+        await submit(pool, str(index))
+    assert [[call[0].split("-", 1)[1] for call in w.calls] for w in workers] == [["0", "3"], ["1", "4"], ["2", "5"]]
+
+
+async def test_busy_time_is_counted_once_however_many_groups(clock):
+    first, second = Worker(), Worker()
+    pool = RolloutPool([first, second], 60)
+    long = await submit(pool, "long", 500)
+    clock[0] += 2
+    other = await submit(pool, "a")
+    clock[0] += 3
+    assert pool.busy_s() == [5.0, 3.0]
+    second.finish()
+    await settle(other)
+    clock[0] += 4
+    assert pool.busy_s() == [9.0, 3.0], "idle time is not counted"
+    assert pool.describe_waiting() == [
+        "rollout worker 0: 1 groups, the oldest (epoch 0 question long attempt 0) for 9 s"
+    ]
+    first.finish()
+    await settle(long)
+    clock[0] += 10
+    assert pool.busy_s() == [9.0, 3.0]
+    assert pool.describe_waiting() == []
+
+
+async def test_a_timeout_names_worker_question_and_settings():
+    pool = RolloutPool([Worker()], 0.01)
+    with pytest.raises(
+        RolloutTimeout,
+        match=r"worker 0 gave no answer for epoch 0 question q attempt 0 within 0\.01 s; .*rollout\.generate_timeout_s",
+    ):
+        await pool.generate(GroupId(0, "q"), prepared(), SAMPLING)
+    assert pool.num_in_flight == 0
+    assert pool.describe_waiting() == []
+
+
+async def test_a_worker_s_error_is_passed_on_and_the_group_forgotten():
+    worker = Worker()
+    pool = RolloutPool([worker], 60)
+    task = await submit(pool)
+    worker.answer.set_exception(ConnectionError("died"))
+    with pytest.raises(ConnectionError, match="died"):
+        await task
+    assert pool.num_in_flight == 0
