@@ -171,12 +171,19 @@ class LearnerConfig:
     num_cpus: float = setting(1.0, "CPU cores reserved per rank", gt=0)
     num_threads: int = setting(0, "compute threads of a CPU rank; 0: one per reserved core", ge=0)
     learning_rate: float = setting(1e-6, "AdamW's learning rate", gt=0)
+    lr_schedule: str = setting(
+        "constant",
+        "what the learning rate does after the warm-up: stay, or fall to 0 over grpo.num_steps",
+        choices=("constant", "linear", "cosine"),
+    )
     warmup_steps: int = setting(0, "updates over which the learning rate rises linearly", ge=0)
     weight_decay: float = setting(0.0, "AdamW's decoupled weight decay", ge=0)
     adam_betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's betas")
     adam_epsilon: float = setting(1e-8, "AdamW's epsilon", gt=0)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this global norm", gt=0)
-    max_tokens_per_micro_batch: int = setting(16384, "padded tokens of one forward and backward pass", ge=1)
+    max_tokens_per_micro_batch: int = setting(
+        16384, "tokens of one forward and backward pass, a group's prompt counted once", ge=1
+    )
     port: int = setting(0, "TCP port of the learners' rendezvous; 0: any free one", ge=0, le=65535)
     start_timeout_s: float = setting(900.0, "longest wait for the learners to start, seconds", gt=0)
     update_timeout_s: float = setting(3600.0, "longest wait for one update, seconds", gt=0)

@@ -51,8 +51,8 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     activations = (
         per_layer + width * tokens * text.hidden_size * layers if model.gradient_checkpointing else per_layer * layers
     )
-    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    response_tokens = tokens * config.rollout.max_response_tokens // longest
+    group_responses = config.grpo.group_size * config.rollout.max_response_tokens
+    response_tokens = tokens * group_responses // (config.data.max_prompt_tokens + group_responses)
     return MemoryEstimate(
         num_parameters=num_parameters,
         num_trained=num_trained,

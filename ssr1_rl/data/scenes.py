@@ -143,7 +143,7 @@ def _count(canvas: _Canvas) -> Scene:
     pitch_hz = canvas.rng.uniform(400, 1000)
     for beep in range(number):
         canvas.add(canvas.tone(pitch_hz, style.beep_s), style.start_s / 2 + beep * style.beep_every_s)
-    return canvas.scene(NUMBERS, NUMBERS[number - 1], " ".join(["beep"] * number))
+    return canvas.scene(NUMBERS, NUMBERS[number - 1], " ".join(NUMBERS[:number]))
 
 
 def _direction(canvas: _Canvas) -> Scene:
@@ -184,13 +184,13 @@ def _two_sounds(canvas: _Canvas) -> tuple[str, str]:
 
 
 def _first(canvas: _Canvas) -> Scene:
-    first, second = _two_sounds(canvas)
-    return canvas.scene(TIMBRES, first, f"a {first} then a {second}")
+    first, _ = _two_sounds(canvas)
+    return canvas.scene(TIMBRES, first, f"first a {first}")
 
 
 def _last(canvas: _Canvas) -> Scene:
-    first, second = _two_sounds(canvas)
-    return canvas.scene(TIMBRES, second, f"a {first} then a {second}")
+    _, second = _two_sounds(canvas)
+    return canvas.scene(TIMBRES, second, f"last a {second}")
 
 
 def _pitch(canvas: _Canvas) -> Scene:

@@ -17,7 +17,7 @@ import torch
 from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
 from ssr1_rl.export import write_model_folder
 from ssr1_rl.trainer.batching import MicroBatch, Row, collate
-from ssr1_rl.trainer.learner import ClipFeatures
+from ssr1_rl.trainer.clip_features import ClipFeatures
 from ssr1_rl.trainer.parameters import named_weights
 from ssr1_rl.trainer.policy import Policy, load_model
 from ssr1_rl.types import Prompt
@@ -97,7 +97,7 @@ class Sft:
             by_length[row.num_tokens].append(index)
         for indices in by_length.values():
             embeds = self._policy.embed(self._collate([rows[index] for index in indices]))
-            tokens = self._decode(embeds, max_tokens)
+            tokens = self._decode(embeds.view(len(indices), -1, embeds.shape[-1]), max_tokens)
             for index, row in zip(indices, tokens.tolist(), strict=True):
                 responses[index] = tuple(row[: row.index(eos_id)] if eos_id in row else row)
         return responses

@@ -1,12 +1,12 @@
-"""Cuts groups into padded micro-batches within a token budget, and shares groups among ranks.
+"""Packs groups into micro-batches within a token budget, and shares groups among ranks.
 
-Shapes: _B rows (responses), L padded row length, _T response tokens of the
-micro-batch, flattened row by row.
+Shapes: L packed length, _T response tokens of the micro-batch, flattened row by row.
 
-Rows are padded on the right. Attention is causal, so no real token ever sees
-padding and no attention mask is needed.
+Rows of one prompt are packed behind it, so that prompt and audio are computed once for
+all of them; see `ssr1_rl.trainer.prefix_packing`.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout
 from ssr1_rl.types import TrainGroup
 
 
@@ -22,7 +23,8 @@ class Row:
     """One response to be trained on.
 
     Attributes:
-        prompt: expanded prompt tokens (one placeholder token per audio feature).
+        prompt: expanded prompt tokens (one placeholder token per audio feature). Rows that follow each
+            other with the very same object are packed behind one prompt.
         clips: handles of the prompt's clips, in order.
         comparable: whether every token was sampled by the learner's own policy version,
             so that engine and learner log-probs must agree.
@@ -43,25 +45,27 @@ class Row:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Padded tensors of one forward and backward pass.
+    """Tensors of one forward and backward pass: one packed row.
 
     Attributes:
-        input_ids: int64 [B, L].
+        input_ids, position_ids: int64 [1, L].
+        layout: where prompts and responses lie in it.
         mel: float32 [num_clips, num_mel_bins, frames], zero-padded; empty without audio.
         num_mel_frames: frames of each clip, without margin.
-        audio_rows, audio_columns, audio_clips, audio_positions: int64 [num_features]; where in
+        audio_columns, audio_clips, audio_positions: int64 [num_features]; where in
             `input_ids` each audio feature goes, and which clip and position it comes from.
-        hidden_index_T: int64, index into [B * L] of the hidden state that predicts each response token.
+        hidden_index_T: int64, index into [L] of the hidden state that predicts each response token.
         targets_T, old_logprobs_T, advantages_T: of each response token.
         comparable_T: bool, see `Row`.
-        num_row_tokens: tokens without padding.
+        num_row_tokens: tokens of all rows, the prompt counted for each of them.
         weight: 1, or 0 for a filler that keeps ranks in step.
     """
 
     input_ids: Tensor
+    position_ids: Tensor
+    layout: PackedLayout
     mel: Tensor
     num_mel_frames: tuple[int, ...]
-    audio_rows: Tensor
     audio_columns: Tensor
     audio_clips: Tensor
     audio_positions: Tensor
@@ -74,8 +78,8 @@ class MicroBatch:
     weight: float = 1.0
 
     @property
-    def num_padded_tokens(self) -> int:
-        """Tokens computed, padding included."""
+    def num_computed_tokens(self) -> int:
+        """L: what the pass computes."""
         return self.input_ids.numel()
 
     def as_filler(self) -> "MicroBatch":
@@ -99,55 +103,80 @@ def rows_to_train(rows: Sequence[Row], keep_all: bool) -> list[Row]:
 
 
 def cut_micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Rows in order of length, as many at a time as fit into `max_tokens` padded tokens (one at least)."""
+    """Whole prompts with their rows, as many as fit into `max_tokens` packed tokens, the largest first.
+
+    Only a prompt whose rows do not fit by themselves is cut: then it is computed once for each part.
+    """
+    pieces = [piece for part in _by_prompt(rows) for piece in _split(part, max_tokens)]
     batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: row.num_tokens, reverse=True):
-        # The first row is the longest: it sets the padded length of the batch.
-        if batch and (len(batch) + 1) * batch[0].num_tokens > max_tokens:
+    used = 0
+    for piece in sorted(pieces, key=_packed_tokens, reverse=True):
+        if batch and used + _packed_tokens(piece) > max_tokens:
             yield batch
-            batch = []
-        batch.append(row)
+            batch, used = [], 0
+        batch += piece
+        used += _packed_tokens(piece)
     if batch:
         yield batch
+
+
+def _by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
+    return [list(part) for _, part in itertools.groupby(rows, key=lambda row: id(row.prompt))]
+
+
+def _packed_tokens(rows: Sequence[Row]) -> int:
+    """Tokens of rows that share one prompt."""
+    return len(rows[0].prompt) + sum(len(row.response) for row in rows)
+
+
+def _split(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
+    """Rows of one prompt in parts within `max_tokens`, one row at least in each."""
+    part: list[Row] = []
+    for row in rows:
+        if part and _packed_tokens([*part, row]) > max_tokens:
+            yield part
+            part = []
+        part.append(row)
+    yield part
 
 
 def collate(
     rows: Sequence[Row], placeholder_id: int, mel_of: Callable[[Any], tuple[Any, Tensor, int]], num_mel_bins: int
 ) -> MicroBatch:
-    """Pads rows into tensors.
+    """Packs rows into tensors.
 
     Args:
         placeholder_id: the audio placeholder's token id (-1 for a text-only model).
         mel_of: gives for a clip's handle a key (the same for the same clip), its log-mel
             [num_mel_bins, frames + margin] and its number of frames.
     """
-    length = max(row.num_tokens for row in rows)
-    input_ids = torch.zeros(len(rows), length, dtype=torch.long)
+    parts = _by_prompt(rows)
+    layout = PackedLayout(
+        tuple(PackedGroup(len(part[0].prompt), tuple(len(r.response) for r in part if r.response)) for part in parts)
+    )
     clips: dict[Any, tuple[int, Tensor, int]] = {}
+    tokens: list[int] = []
     audio: list[Tensor] = []
-    hidden_index: list[Tensor] = []
-    for index, row in enumerate(rows):
-        tokens = torch.tensor(row.prompt + row.response)
-        input_ids[index, : len(tokens)] = tokens
-        start = index * length + len(row.prompt) - 1
-        hidden_index.append(torch.arange(start, start + len(row.response)))
-        audio.extend(_audio_index(index, row, placeholder_id, mel_of, clips))
+    for part in parts:
+        audio.extend(_audio_index(len(tokens), part[0], placeholder_id, mel_of, clips))
+        tokens += [token for piece in (part[0].prompt, *(row.response for row in part)) for token in piece]
     frames = [mel.shape[-1] for _, mel, _ in clips.values()]
     mel_batch = torch.zeros(len(clips), num_mel_bins, max(frames, default=0))
     for index, mel, _ in clips.values():
         mel_batch[index, :, : mel.shape[-1]] = mel
-    audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(4, 0, dtype=torch.long)
+    audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.tensor([len(row.response) for row in rows])
     return MicroBatch(
-        input_ids=input_ids,
+        input_ids=torch.tensor(tokens)[None],
+        position_ids=layout.position_ids()[None],
+        layout=layout,
         mel=mel_batch,
         num_mel_frames=tuple(num_frames for _, _, num_frames in clips.values()),
-        audio_rows=audio_index[0],
-        audio_columns=audio_index[1],
-        audio_clips=audio_index[2],
-        audio_positions=audio_index[3],
-        hidden_index_T=torch.cat(hidden_index),
-        targets_T=torch.tensor([token for row in rows for token in row.response]),
+        audio_columns=audio_index[0],
+        audio_clips=audio_index[1],
+        audio_positions=audio_index[2],
+        hidden_index_T=layout.predicting_index(),
+        targets_T=torch.tensor([token for row in rows for token in row.response], dtype=torch.long),
         old_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.old_logprobs]),
         advantages_T=torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths),
         comparable_T=torch.tensor([row.comparable for row in rows]).repeat_interleave(lengths),
@@ -156,13 +185,13 @@ def collate(
 
 
 def _audio_index(
-    index: int,
+    first_column: int,
     row: Row,
     placeholder_id: int,
     mel_of: Callable[[Any], tuple[Any, Tensor, int]],
     clips: dict[Any, tuple[int, Tensor, int]],
 ) -> Iterator[Tensor]:
-    """int64 [4, num_features] per clip of a row: row, column, clip, position.
+    """int64 [3, num_features] per clip of a prompt that starts at `first_column`: column, clip, position.
 
     Only the prompt's placeholders count: a response may sample the placeholder's id as well.
     """
@@ -178,7 +207,7 @@ def _audio_index(
         start += num_features
         positions = torch.arange(num_features)
         assert len(part) == num_features, "the prompt was expanded for this very clip"
-        yield torch.stack([torch.full_like(positions, index), part, torch.full_like(positions, clip), positions])
+        yield torch.stack([first_column + part, torch.full_like(positions, clip), positions])
     assert start == len(columns), "every placeholder of the prompt belongs to a clip"
 
 
@@ -209,5 +238,5 @@ def share_groups(groups: Sequence[TrainGroup], num_ranks: int) -> list[list[Trai
 
 
 def num_train_tokens(group: TrainGroup) -> int:
-    """Tokens of all rows of a group, the audio's not expanded."""
-    return len(group.responses) * len(group.prompt_token_ids) + sum(map(len, group.responses))
+    """Tokens of a group's prompt and of all its responses, the audio's not expanded."""
+    return len(group.prompt_token_ids) + sum(map(len, group.responses))

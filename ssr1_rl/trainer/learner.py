@@ -6,7 +6,6 @@ micro-batching, on the number of ranks or on the ZeRO stage.
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,15 +16,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
-from ssr1_rl.data.prompt import MelExtractor, expand_audio_placeholders, num_audio_tokens, num_mel_frames
+from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
 from ssr1_rl.trainer.batching import MicroBatch, Row, collate, cut_micro_batches, rows_to_train
+from ssr1_rl.trainer.clip_features import ClipFeatures
 from ssr1_rl.trainer.loss import grpo_loss
 from ssr1_rl.trainer.parameters import trainable_parameters
 from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.trainer.schedule import learning_rate_share
+from ssr1_rl.trainer.totals import Totals, summarise
 from ssr1_rl.types import TrainGroup
-
-MEL_CACHE_BYTES = 512 * 2**20
-"""Log-mel features kept per rank; a 10 s clip takes 0.5 MB."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Learner:
         """Trains on this rank's share of each mini-batch; afterwards the policy version is one higher.
 
         Returns:
-            Metrics over all ranks (the same on each): see `_summarise`.
+            Metrics over all ranks (the same on each): see `summarise`.
         """
         totals = Totals()
         for epoch in range(self._grpo.num_epochs):
@@ -84,9 +83,9 @@ class Learner:
                 # After the first update the policy is no longer the one that the engines sampled from.
                 self._update_once(minibatch, totals, on_policy=epoch == index == 0)
         self.policy_version += 1
-        return _summarise(totals.over_ranks(self._device))
+        return summarise(totals.over_ranks(self._device))
 
-    def compute_gradient(self, groups: Sequence[TrainGroup], on_policy: bool = True) -> "Totals":
+    def compute_gradient(self, groups: Sequence[TrainGroup], on_policy: bool = True) -> Totals:
         """Forward and backward over all micro-batches; the gradient is complete and reduced afterwards.
 
         `on_policy`: tokens sampled at `policy_version` were sampled by these very weights.
@@ -100,14 +99,14 @@ class Learner:
             self._accumulate(batch.to(self._device), max(1, num_loss_tokens), totals)
         return totals
 
-    def _update_once(self, groups: Sequence[TrainGroup], totals: "Totals", on_policy: bool) -> None:
+    def _update_once(self, groups: Sequence[TrainGroup], totals: Totals, on_policy: bool) -> None:
         totals.add(self.compute_gradient(groups, on_policy))
         self._set_learning_rate()
         grad_norm = self._step()
         self.num_updates += 1
         totals.add_sums(updates=1.0, grad_norm=grad_norm, learning_rate=self._learning_rate())
 
-    def _accumulate(self, batch: MicroBatch, num_loss_tokens: int, totals: "Totals") -> None:
+    def _accumulate(self, batch: MicroBatch, num_loss_tokens: int, totals: Totals) -> None:
         logprobs_T, entropy_T = self.engine(batch)
         ref_logprobs_T = None
         if self._reference is not None:
@@ -141,9 +140,12 @@ class Learner:
         return float(grad_norm)
 
     def _set_learning_rate(self) -> None:
-        warmup = min(1.0, (self.num_updates + 1) / self._config.warmup_steps) if self._config.warmup_steps else 1.0
+        grpo = self._grpo
+        share = learning_rate_share(
+            self._config, self.num_updates, grpo.num_steps * grpo.num_epochs * grpo.num_minibatches
+        )
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self._config.learning_rate * warmup
+            group["lr"] = self._config.learning_rate * share
 
     def _learning_rate(self) -> float:
         return self.engine.optimizer.param_groups[0]["lr"]
@@ -189,119 +191,6 @@ class Learner:
 
     def _max_over_ranks(self, value: float) -> float:
         return _reduce(value, dist.ReduceOp.MAX, self._device)
-
-
-class ClipFeatures:
-    """Log-mel features by clip, computed once and kept within `MEL_CACHE_BYTES` (least recently used go first)."""
-
-    def __init__(self, model_path: str, fetch_waveform: Callable[[Any], np.ndarray]) -> None:
-        self._extract = MelExtractor(model_path)
-        self._fetch = fetch_waveform
-        self._kept: OrderedDict[Any, tuple[Any, Tensor, int]] = OrderedDict()
-        self._num_bytes = 0
-
-    def __call__(self, handle: Any) -> tuple[Any, Tensor, int]:
-        """A key of the clip, its log-mel [num_mel_bins, frames + margin], and its number of frames."""
-        # An object reference's hex, not the reference itself: a kept reference would pin the waveform.
-        key = handle.hex() if hasattr(handle, "hex") else id(handle)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        waveform = self._fetch(handle)
-        mel = torch.from_numpy(self._extract(waveform))
-        entry = (key, mel, num_mel_frames(len(waveform)))
-        if hasattr(handle, "hex"):
-            self._keep(key, entry)
-        return entry
-
-    def _keep(self, key: Any, entry: tuple[Any, Tensor, int]) -> None:
-        self._kept[key] = entry
-        self._num_bytes += entry[1].nbytes
-        while self._num_bytes > MEL_CACHE_BYTES:
-            _, (_, mel, _) = self._kept.popitem(last=False)
-            self._num_bytes -= mel.nbytes
-
-
-class Totals:
-    """Sums and maxima over micro-batches, later over ranks."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.maxima: dict[str, float] = {}
-
-    def add(self, other: "Totals") -> None:
-        """Adds another's sums and maxima."""
-        self.add_sums(**other.sums)
-        self.add_maxima(**other.maxima)
-
-    def add_sums(self, **values: float) -> None:
-        """Adds to sums."""
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def add_maxima(self, **values: float) -> None:
-        """Raises maxima."""
-        for name, value in values.items():
-            # Written so that NaN stays: it must reach the guard.
-            if not value <= self.maxima.get(name, 0.0):
-                self.maxima[name] = value
-            self.maxima.setdefault(name, 0.0)
-
-    def add_micro_batch(self, batch: MicroBatch, logprobs_T: Tensor, entropy_T: Tensor, terms: Any) -> None:
-        """Counts one micro-batch; a filler counts as computed tokens alone."""
-        self.add_sums(
-            padded_tokens=float(batch.num_padded_tokens), row_tokens=float(batch.num_row_tokens) * batch.weight
-        )
-        if not batch.weight:
-            return
-        gap_T = (logprobs_T - batch.old_logprobs_T).abs() * batch.comparable_T
-        self.add_sums(
-            tokens=float(len(logprobs_T)),
-            comparable_tokens=float(batch.comparable_T.sum()),
-            loss=float(terms.loss.detach()),
-            entropy=float(entropy_T.sum()),
-            clipped_low=float(terms.clipped_low),
-            clipped_high=float(terms.clipped_high),
-            kl=float(terms.kl),
-            kl_rollout=float((batch.old_logprobs_T - logprobs_T).sum()),
-            logprob_abs_diff=float(gap_T.sum()),
-        )
-        self.add_maxima(logprob_abs_diff=float(gap_T.max()))
-
-    def over_ranks(self, device: torch.device) -> "Totals":
-        """The sums and maxima over all ranks (a collective)."""
-        total = Totals()
-        for values, target, op in (
-            (self.sums, total.sums, dist.ReduceOp.SUM),
-            (self.maxima, total.maxima, dist.ReduceOp.MAX),
-        ):
-            vector = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
-            dist.all_reduce(vector, op)
-            target.update(zip(sorted(values), vector.tolist(), strict=True))
-        total.sums["ranks"] = float(dist.get_world_size())
-        return total
-
-
-def _summarise(totals: Totals) -> dict[str, float]:
-    """Means over trained tokens, and per update what is one figure per update."""
-    sums, tokens = totals.sums, max(1.0, totals.sums["tokens"])
-    updates = sums["updates"]
-    return {
-        "loss": sums["loss"] / (updates / sums["ranks"]),
-        "grad_norm": sums["grad_norm"] / updates,
-        "learning_rate": sums["learning_rate"] / updates,
-        "entropy": sums["entropy"] / tokens,
-        "clipped_low_share": sums["clipped_low"] / tokens,
-        "clipped_high_share": sums["clipped_high"] / tokens,
-        "kl_to_reference": sums["kl"] / tokens,
-        "kl_to_rollout": sums["kl_rollout"] / tokens,
-        "logprob_abs_diff_mean": sums["logprob_abs_diff"] / max(1.0, sums["comparable_tokens"]),
-        "logprob_abs_diff_max": totals.maxima["logprob_abs_diff"],
-        "comparable_tokens": sums["comparable_tokens"],
-        "trained_tokens": sums["tokens"],
-        "row_tokens": sums["row_tokens"],
-        "padded_tokens": sums["padded_tokens"],
-    }
 
 
 def _reduce(value: float, op: Any, device: torch.device) -> float:

@@ -12,7 +12,7 @@ import ray
 
 from ssr1_rl.cluster import Placement
 from ssr1_rl.config import Config, GrpoConfig, LearnerConfig, ModelConfig
-from ssr1_rl.trainer.batching import share_groups
+from ssr1_rl.trainer.batching import share_minibatches
 from ssr1_rl.trainer.learner import Learner, RankSpec
 from ssr1_rl.types import TrainGroup
 
@@ -152,10 +152,8 @@ class LearnerGroup:
         Mini-batches are cut in the order of admission, then each is shared among the ranks, so
         that what an update trains on does not depend on the number of ranks.
         """
-        size = len(groups) // self._num_minibatches
-        parts = [groups[start : start + size] for start in range(0, len(groups), size)]
-        shares = zip(*(share_groups(part, len(self._ranks)) for part in parts), strict=True)
-        calls = [rank.update.remote(list(share)) for rank, share in zip(self._ranks, shares, strict=True)]
+        shares = share_minibatches(groups, self._num_minibatches, len(self._ranks))
+        calls = [rank.update.remote(share) for rank, share in zip(self._ranks, shares, strict=True)]
         return await self._call(
             "updating the policy", "learner.update_timeout_s", self._config.update_timeout_s, calls, first=True
         )

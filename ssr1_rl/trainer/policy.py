@@ -1,6 +1,6 @@
 """The policy as the learner runs it: audio features once per clip, log-probs of response tokens alone.
 
-Shapes: _B rows, L padded length, H hidden size, _T response tokens, V vocabulary.
+Shapes: L packed length, H hidden size, _T response tokens, V vocabulary.
 """
 
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch.nn.functional import gelu
 
 from ssr1_rl.data.prompt import num_audio_tokens
 from ssr1_rl.trainer.batching import MicroBatch
+from ssr1_rl.trainer.prefix_packing import use_packed_attention
 
 AUDIO_MODEL_TYPES = ("qwen2_audio",)
 TEXT_MODEL_TYPES = ("llama", "qwen2", "qwen3")
@@ -31,6 +32,7 @@ class Policy(nn.Module):
         self.model = model
         self.temperature = temperature
         self.has_audio = model.config.model_type in AUDIO_MODEL_TYPES
+        use_packed_attention(self.backbone)
         if self.has_audio:
             model.model.audio_tower.requires_grad_(train_audio_tower)
             # Fixed sinusoids; transformers forgets that they are when it loads a checkpoint.
@@ -38,10 +40,10 @@ class Policy(nn.Module):
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-prob of every response token, float32 [T], and the entropy at each (no gradient) [T]."""
-        embeds = self.embed(batch)
-        positions = torch.arange(embeds.shape[1], device=embeds.device).expand(len(embeds), -1)
-        hidden = self.backbone(inputs_embeds=embeds, position_ids=positions, use_cache=False).last_hidden_state
-        hidden_T = hidden.flatten(0, 1)[batch.hidden_index_T]
+        hidden = self.backbone(
+            inputs_embeds=self.embed(batch), position_ids=batch.position_ids, packing=batch.layout, use_cache=False
+        ).last_hidden_state
+        hidden_T = hidden[0, batch.hidden_index_T]
         return token_logprobs(self.model.lm_head(hidden_T), batch.targets_T, self.temperature)
 
     @property
@@ -50,7 +52,7 @@ class Policy(nn.Module):
         return self.model.model.language_model if self.has_audio else self.model.model
 
     def embed(self, batch: MicroBatch) -> Tensor:
-        """Input embeddings [B, L, H], audio features at their places."""
+        """Input embeddings [1, L, H], audio features at their places."""
         embeds = self.model.get_input_embeddings()(batch.input_ids)
         if not self.has_audio:
             return embeds
@@ -60,7 +62,7 @@ class Policy(nn.Module):
             return embeds + 0.0 * self._audio_features(silence, (3,)).sum().to(embeds.dtype)
         features = self._audio_features(batch.mel, batch.num_mel_frames)
         chosen = features[batch.audio_clips, batch.audio_positions].to(embeds.dtype)
-        return embeds.index_put((batch.audio_rows, batch.audio_columns), chosen)
+        return embeds[0].index_put((batch.audio_columns,), chosen)[None]
 
     def _audio_features(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
         """Projected audio features [num_clips, most features, H] of clips zero-padded to one length.

@@ -1,6 +1,6 @@
-"""Rows -> padded micro-batches, and groups -> ranks: everything once, within budget, in the right place."""
+"""Rows -> packed micro-batches, and groups -> ranks: everything once, within budget, in the right place."""
 
-import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +21,10 @@ from ssr1_rl.types import GroupId, TrainGroup
 
 AUDIO = 99
 FRAMES = {"a": 9, "b": 14, "c": 40}  # mel frames of clips; 2, 3 and 10 audio tokens
-LENGTHS = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=30)
+PROMPT = (1, 2)
+GROUPS = st.lists(
+    st.tuples(st.integers(1, 40), st.lists(st.integers(1, 40), min_size=1, max_size=8)), min_size=1, max_size=10
+)
 
 
 def row(prompt=(1, 2), clips=(), response=(3, 4, 5), advantage=1.0, comparable=True, seed=0.0):
@@ -37,26 +40,31 @@ def mel_of(handle):
     return handle, torch.full((4, FRAMES[handle] + 2), float(ord(handle))), FRAMES[handle]
 
 
+def packed_tokens(rows):
+    prompts = {id(r.prompt): len(r.prompt) for r in rows}
+    return sum(prompts.values()) + sum(len(r.response) for r in rows)
+
+
 @settings(max_examples=50, deadline=None)
-@given(LENGTHS, st.integers(1, 300))
-def test_every_row_once_and_within_the_budget(lengths, budget):
-    rows = [Row((1,) * p, (), (2,) * r, (0.0,) * r, 1.0, True) for p, r in lengths]
+@given(GROUPS, st.integers(1, 300))
+def test_every_row_once_within_the_budget_and_no_prompt_cut_without_need(groups, budget):
+    rows = []
+    for p, lengths in groups:
+        prompt = tuple(range(p))
+        rows += [Row(prompt, (), (2,) * r, (0.0,) * r, 1.0, True) for r in lengths]
     batches = list(cut_micro_batches(rows, budget))
     assert sorted(id(row) for batch in batches for row in batch) == sorted(map(id, rows))
-    for batch in batches:
-        assert batch
-        padded = len(batch) * max(row.num_tokens for row in batch)
-        assert padded <= budget or len(batch) == 1
-    # Nothing is wasted: the next batch's first row would not have fitted into the batch before.
-    for before, after in itertools.pairwise(batches):
-        assert (len(before) + 1) * before[0].num_tokens > budget
-        assert after[0].num_tokens <= before[-1].num_tokens
+    assert all(packed_tokens(batch) <= budget or len(batch) == 1 for batch in batches)
+    for p, lengths in groups:
+        homes = {i for i, batch in enumerate(batches) for row in batch if len(row.prompt) == p}
+        if p + sum(lengths) <= budget and [g[0] for g in groups].count(p) == 1:
+            assert len(homes) == 1
 
 
-def test_a_row_beyond_the_budget_goes_alone():
-    rows = [row(response=(1,) * n) for n in (3, 50, 4)]
+def test_a_group_beyond_the_budget_is_split_by_responses():
+    rows = [Row(PROMPT, (), (1,) * n, (0.0,) * n, 1.0, True) for n in (3, 50, 4, 2)]
     sizes = [[len(r.response) for r in batch] for batch in cut_micro_batches(rows, 14)]
-    assert sizes == [[50], [4, 3]]
+    assert sorted(sizes) == [[4, 2, 3], [50]]
 
 
 def test_rows_without_gradient_are_left_out_but_one_stays():
@@ -68,42 +76,53 @@ def test_rows_without_gradient_are_left_out_but_one_stays():
 
 
 def test_collate_against_a_reconstruction():
+    first = row((1, AUDIO, 2), "a", (3, AUDIO, 4), 0.5, True, seed=1)  # the response samples the placeholder's id
     rows = [
-        row((1, AUDIO, 2), "a", (3, AUDIO, 4), 0.5, True, seed=1),  # the response samples the placeholder's id
+        first,
+        replace(first, response=(7, 8), old_logprobs=(-5.0, -6.0)),  # behind the same prompt
         row((5, 6), (), (7,), -1.0, False, seed=2),  # no clip
         row((AUDIO, 8, AUDIO), "ca", (AUDIO, AUDIO), 2.0, True, seed=3),  # two clips, one shared with the first row
         row((AUDIO,), "b", (9,) * 6, 0.0, False, seed=4),
     ]
     batch = collate(rows, AUDIO, mel_of, num_mel_bins=4)
-    length = max(len(r.prompt) + len(r.response) for r in rows)
-    assert batch.input_ids.shape == (4, length)
-    assert batch.num_padded_tokens == 4 * length
+    prompts = [rows[i].prompt for i in (0, 2, 3, 4)]
+    assert batch.num_computed_tokens == sum(map(len, prompts)) + sum(len(r.response) for r in rows)
     assert batch.num_row_tokens == sum(len(r.prompt) + len(r.response) for r in rows)
-    for index, r in enumerate(rows):
-        tokens = r.prompt + r.response
-        assert batch.input_ids[index].tolist() == list(tokens) + [0] * (length - len(tokens))
+    ids, positions = batch.input_ids[0].tolist(), batch.position_ids[0].tolist()
 
-    token = 0
+    token = start = 0
+    prompt_starts = []
     for index, r in enumerate(rows):
+        if index == 0 or r.prompt is not rows[index - 1].prompt:
+            prompt_starts.append(start)
+            prompt_end = start + len(r.prompt)
+            assert tuple(ids[start:prompt_end]) == r.prompt
+            assert positions[start:prompt_end] == list(range(len(r.prompt)))
+            start = prompt_end
+        assert tuple(ids[start : start + len(r.response)]) == r.response
         for position, target in enumerate(r.response):
-            seen = divmod(int(batch.hidden_index_T[token]), length)
-            assert seen == (index, len(r.prompt) + position - 1), "the state before a token predicts it"
+            seen = int(batch.hidden_index_T[token])
+            assert seen == (start + position - 1 if position else prompt_end - 1), (
+                "the state before a token predicts it"
+            )
+            assert positions[start + position] == len(r.prompt) + position
             assert int(batch.targets_T[token]) == target
             assert float(batch.old_logprobs_T[token]) == r.old_logprobs[position]
             assert float(batch.advantages_T[token]) == r.advantage
             assert bool(batch.comparable_T[token]) == r.comparable
             token += 1
+        start += len(r.response)
     assert token == len(batch.hidden_index_T) == len(batch.targets_T) == len(batch.advantages_T)
 
     expected = []
     clips = ["a", "c", "b"]  # in order of first appearance, each once
-    for index, r in enumerate(rows):
-        columns = [column for column, t in enumerate(r.prompt) if t == AUDIO]
+    for prompt_start, r in zip(prompt_starts, (rows[i] for i in (0, 2, 3, 4)), strict=True):
+        columns = [prompt_start + column for column, t in enumerate(r.prompt) if t == AUDIO]
         for clip in r.clips:
             for position in range(num_audio_tokens(FRAMES[clip])):
-                expected.append((index, columns.pop(0), clips.index(clip), position))
+                expected.append((columns.pop(0), clips.index(clip), position))
         assert not columns
-    found = torch.stack([batch.audio_rows, batch.audio_columns, batch.audio_clips, batch.audio_positions], dim=1)
+    found = torch.stack([batch.audio_columns, batch.audio_clips, batch.audio_positions], dim=1)
     assert [tuple(f) for f in found.tolist()] == expected
     assert batch.num_mel_frames == tuple(FRAMES[clip] for clip in clips)
     for mel, clip in zip(batch.mel, clips, strict=True):
@@ -115,7 +134,7 @@ def test_collate_against_a_reconstruction():
 def test_text_only_rows_need_no_clips():
     batch = collate([row(), row((1,), (), (2,))], -1, mel_of, num_mel_bins=0)
     assert batch.num_mel_frames == ()
-    assert batch.audio_rows.numel() == batch.mel.numel() == 0
+    assert batch.audio_columns.numel() == batch.mel.numel() == 0
 
 
 def test_a_prompt_of_another_clip_is_noticed():
@@ -139,7 +158,7 @@ def group(name, lengths, prompt=10):
 
 
 def test_tokens_of_a_group():
-    assert num_train_tokens(group("a", (5, 7))) == 2 * 10 + 12
+    assert num_train_tokens(group("a", (5, 7))) == 10 + 12
 
 
 @settings(max_examples=50, deadline=None)

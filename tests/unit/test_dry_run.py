@@ -49,7 +49,7 @@ def test_zero_shares(make_config, counts, stage, weights, gradients, optimizer, 
 
 
 def test_activations_by_hand(make_config, counts):
-    logits = 3 * 4 * 250 * counts[2]  # of 1000 tokens 100 in 400 are of responses
+    logits = 3 * 4 * 727 * counts[2]  # of 1000 tokens 8 x 100 in 300 + 8 x 100 are of responses
     # 2 layers of hidden size 64
     assert estimate_memory(make_config()).learner_activations == 2 * 34 * 1000 * 64 + logits
     checkpointed = estimate_memory(make_config(checkpointing=True)).learner_activations

@@ -58,7 +58,7 @@ def test_a_loss_or_gradient_that_is_no_number_stops_the_run(name):
 
 
 def test_a_maximum_of_nan_is_nan():
-    from ssr1_rl.trainer.learner import Totals
+    from ssr1_rl.trainer.totals import Totals
 
     totals = Totals()
     totals.add_maxima(logprob_abs_diff=NAN)

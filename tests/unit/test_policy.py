@@ -92,7 +92,7 @@ def test_one_micro_batch_of_many_clips_equals_transformers(audio, model, example
     chosen = [(p, c, r[:3]) if i == 0 else (p, c, r) for i, (p, c, r) in enumerate(examples)]
     batch = our_batch(audio, model, chosen)
     assert batch.mel.shape[0] == 6
-    assert batch.num_row_tokens < batch.num_padded_tokens
+    assert batch.num_row_tokens == batch.num_computed_tokens, "no two prompts are the same"
     logprobs, entropy = Policy(model, temperature, True)(batch)
     expected = torch.cat([reference_logprobs(audio, model, example, temperature) for example in chosen])
     assert (logprobs - expected).abs().max() <= TOLERANCE

@@ -1,0 +1,23 @@
+"""The learners' rendezvous and the weight sync's: a free port, the one that was set, or an error with the mend."""
+
+import socket
+
+import pytest
+
+from ssr1_rl.trainer.learner_group import LearnerRank, PortTaken
+
+
+def test_a_taken_port_names_its_setting():
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(PortTaken, match=rf"learner\.port={port} is taken on node .*; free the port, or set"):
+            LearnerRank().find_port(port, "learner.port")
+    assert LearnerRank().find_port(port, "learner.port")[1] == port, "free again"
+
+
+def test_port_0_is_any_free_one():
+    address, port = LearnerRank().find_port(0, "learner.port")
+    assert address
+    assert port > 0
