@@ -56,7 +56,11 @@ class ModelConfig:
     path: str = setting(MISSING, "Hugging Face folder (or hub name) of the starting policy")
     dtype: str = setting("bfloat16", "dtype of computation and of the engines", choices=("bfloat16", "float32"))
     train_audio_tower: bool = setting(False, "train the audio tower as well as projector and language model")
-    attn_implementation: str = setting("sdpa", "transformers' attention in the learner", choices=("sdpa", "eager"))
+    attn_implementation: str = setting(
+        "sdpa",
+        "transformers' attention in the learner's audio tower; its language model attends to packed groups",
+        choices=("sdpa", "eager"),
+    )
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
 
 
