@@ -143,7 +143,7 @@ def _count(canvas: _Canvas) -> Scene:
     pitch_hz = canvas.rng.uniform(400, 1000)
     for beep in range(number):
         canvas.add(canvas.tone(pitch_hz, style.beep_s), style.start_s / 2 + beep * style.beep_every_s)
-    return canvas.scene(NUMBERS, NUMBERS[number - 1], " ".join(["beep"] * number))
+    return canvas.scene(NUMBERS, NUMBERS[number - 1], " ".join(NUMBERS[:number]))
 
 
 def _direction(canvas: _Canvas) -> Scene:

@@ -29,8 +29,9 @@ FAMILIES = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config),
     "llama": (LlamaForCausalLM, LlamaConfig),
 }
+# From three tokens on: with fewer, whole gradients are 0 but for float error, and have no relative difference.
 GROUPS = st.lists(
-    st.tuples(st.integers(1, 12), st.lists(st.integers(1, 9), min_size=1, max_size=5)), min_size=1, max_size=4
+    st.tuples(st.integers(3, 12), st.lists(st.integers(1, 9), min_size=1, max_size=5)), min_size=1, max_size=4
 )
 
 
@@ -50,7 +51,7 @@ def check_gradients(found, expected):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(GROUPS, st.integers(0, 2**31))
 def test_a_text_model(family, groups, seed):
     torch.manual_seed(seed)
