@@ -113,8 +113,8 @@ def packed_attention(
 def _attend(group: PackedGroup, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Attention of one group, [1, N, P + responses, D]."""
     prompt_length, lengths = group.prompt_length, group.response_lengths
-    prompts = [tensor[:, :, :prompt_length] for tensor in (query, key, value)]
-    of_prompt = scaled_dot_product_attention(*prompts, is_causal=True, scale=scaling)
+    prompt_query, prompt_key, prompt_value = (tensor[:, :, :prompt_length] for tensor in (query, key, value))
+    of_prompt = scaled_dot_product_attention(prompt_query, prompt_key, prompt_value, is_causal=True, scale=scaling)
     if not lengths:
         return of_prompt
     query_GNRD, key_GNRD, value_GNRD = (
@@ -122,8 +122,8 @@ def _attend(group: PackedGroup, query: Tensor, key: Tensor, value: Tensor, scali
     )
     of_responses = scaled_dot_product_attention(
         query_GNRD,
-        torch.cat([prompts[1].expand(len(lengths), -1, -1, -1), key_GNRD], dim=2),
-        torch.cat([prompts[2].expand(len(lengths), -1, -1, -1), value_GNRD], dim=2),
+        torch.cat([prompt_key.expand(len(lengths), -1, -1, -1), key_GNRD], dim=2),
+        torch.cat([prompt_value.expand(len(lengths), -1, -1, -1), value_GNRD], dim=2),
         attn_mask=_response_mask(prompt_length, max(lengths), query.device),
         scale=scaling,
     )
