@@ -79,8 +79,17 @@ def use_packed_attention(backbone: Any) -> None:
     """Lets a transformers language model attend as `packing`, a keyword of its forward pass, says.
 
     Without that keyword it attends as ever.
+
+    Raises:
+        ValueError: the model has sliding-window layers, whose attention this is not.
     """
     from transformers import AttentionInterface
+
+    if "sliding_attention" in (getattr(backbone.config, "layer_types", None) or ()):
+        raise ValueError(
+            f"model.path names a {backbone.config.model_type} model with sliding-window attention, which the learner "
+            "cannot train exactly; use a model whose config.json has no sliding-window layers"
+        )
 
     AttentionInterface.register(ATTENTION, packed_attention)
     backbone.config._attn_implementation = ATTENTION

@@ -111,3 +111,9 @@ def test_an_audio_model_with_several_clips(random_audio_model, train_tower):
     assert (found - alone).abs().max() <= 1e-5
     check_gradients(gradients(model, (weights * found).sum()), expected)
     assert any(name.startswith("model.audio_tower") for name in expected) == train_tower
+
+
+def test_sliding_windows_are_refused():
+    config = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1)
+    with pytest.raises(ValueError, match="qwen2 model with sliding-window attention"):
+        Policy(Qwen2ForCausalLM(config), 1.0, False)
