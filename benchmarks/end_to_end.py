@@ -112,11 +112,11 @@ def measure_text(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[s
 def measure_lalm(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[str, Any]:
     """Our figures on the tiny audio-language model."""
     from ssr1_rl.data.soundworld import WorldSettings
-    from ssr1_rl.demo import HELD_OUT, demo_config, make_soundworld
+    from ssr1_rl.demo import demo_config, make_soundworld
 
     world_settings = WorldSettings(
         seed=args.seed,
-        num_train=sizes.lalm_sft_clips + HELD_OUT,
+        num_train=sizes.lalm_sft_clips,
         num_test=8,
         num_unseen_scenes=8,
         num_unseen_questions=8,

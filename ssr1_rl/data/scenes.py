@@ -1,8 +1,8 @@
 """Sounds made by formula, with what there is to ask about them.
 
-A scene is one short clip of one of eight kinds, its possible answers, the right
-one, and a chain of thought that says what is heard. `SceneStyle` holds what may
-differ between splits (timbre, tempo, noise) and how hard listening is.
+A scene is one short clip of one of eight kinds, its possible answers and the right
+one. `SceneStyle` holds what may differ between splits (timbre, tempo, noise) and how
+hard listening is.
 """
 
 from __future__ import annotations
@@ -60,13 +60,11 @@ class Scene:
         samples: float64 [num_samples] at 16 kHz, within -1 and 1.
         options: all answers the kind of question knows, the right one among them.
         answer: the right one.
-        chain: what is heard, in words.
     """
 
     samples: np.ndarray
     options: tuple[str, ...]
     answer: str
-    chain: str
 
 
 class _Canvas:
@@ -84,8 +82,8 @@ class _Canvas:
         fitting = sound[: len(self.samples) - start]
         self.samples[start : start + len(fitting)] += amplitude * fitting
 
-    def scene(self, options: tuple[str, ...], answer: str, heard: str) -> Scene:
-        return Scene(np.clip(self.samples, -1, 1), options, answer, f"I hear {heard}")
+    def scene(self, options: tuple[str, ...], answer: str) -> Scene:
+        return Scene(np.clip(self.samples, -1, 1), options, answer)
 
     def pick(self, options: tuple[str, ...]) -> str:
         return options[self.rng.integers(len(options))]
@@ -143,7 +141,7 @@ def _count(canvas: _Canvas) -> Scene:
     pitch_hz = canvas.rng.uniform(400, 1000)
     for beep in range(number):
         canvas.add(canvas.tone(pitch_hz, style.beep_s), style.start_s / 2 + beep * style.beep_every_s)
-    return canvas.scene(NUMBERS, NUMBERS[number - 1], " ".join(NUMBERS[:number]))
+    return canvas.scene(NUMBERS, NUMBERS[number - 1])
 
 
 def _direction(canvas: _Canvas) -> Scene:
@@ -154,14 +152,13 @@ def _direction(canvas: _Canvas) -> Scene:
     time_s = np.arange(_num_samples(duration_s)) / SAMPLE_RATE
     sweep = np.sin(2 * np.pi * (start_hz + (end_hz - start_hz) * time_s / (2 * duration_s)) * time_s)
     canvas.add(sweep, canvas.style.start_s)
-    heard = "low then high" if answer == "rising" else "high then low"
-    return canvas.scene(("rising", "falling"), answer, heard)
+    return canvas.scene(("rising", "falling"), answer)
 
 
 def _timbre(canvas: _Canvas) -> Scene:
     answer = canvas.pick(TIMBRES)
     canvas.add(canvas.sound(answer, 1.4), canvas.style.start_s)
-    return canvas.scene(TIMBRES, answer, f"a {answer}")
+    return canvas.scene(TIMBRES, answer)
 
 
 def _louder(canvas: _Canvas) -> Scene:
@@ -172,8 +169,7 @@ def _louder(canvas: _Canvas) -> Scene:
     first_level, second_level = levels if answer == "first" else levels[::-1]
     canvas.add(canvas.sound(timbre, 0.6), style.start_s, first_level)
     canvas.add(canvas.sound(timbre, 0.6), style.second_at_s, second_level)
-    heard = "loud then quiet" if answer == "first" else "quiet then loud"
-    return canvas.scene(("first", "second"), answer, heard)
+    return canvas.scene(("first", "second"), answer)
 
 
 def _two_sounds(canvas: _Canvas) -> tuple[str, str]:
@@ -185,25 +181,25 @@ def _two_sounds(canvas: _Canvas) -> tuple[str, str]:
 
 def _first(canvas: _Canvas) -> Scene:
     first, _ = _two_sounds(canvas)
-    return canvas.scene(TIMBRES, first, f"first a {first}")
+    return canvas.scene(TIMBRES, first)
 
 
 def _last(canvas: _Canvas) -> Scene:
     _, second = _two_sounds(canvas)
-    return canvas.scene(TIMBRES, second, f"last a {second}")
+    return canvas.scene(TIMBRES, second)
 
 
 def _pitch(canvas: _Canvas) -> Scene:
     answer = canvas.pick(("high", "low"))
     pitch_hz = canvas.rng.uniform(1500, 2500) if answer == "high" else canvas.rng.uniform(250, 500)
     canvas.add(canvas.tone(pitch_hz, 1.2), canvas.style.start_s)
-    return canvas.scene(("high", "low"), answer, f"a {answer} tone")
+    return canvas.scene(("high", "low"), answer)
 
 
 def _length(canvas: _Canvas) -> Scene:
     answer = canvas.pick(("long", "short"))
     canvas.add(canvas.sound(canvas.pick(STEADY_TIMBRES), 1.6 if answer == "long" else 0.3), canvas.style.start_s)
-    return canvas.scene(("long", "short"), answer, f"a {answer} tone")
+    return canvas.scene(("long", "short"), answer)
 
 
 _MAKERS: dict[str, Callable[[_Canvas], Scene]] = {

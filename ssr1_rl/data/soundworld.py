@@ -24,6 +24,7 @@ import soundfile
 from rich.progress import Progress
 
 from ssr1_rl.config import DatasetConfig
+from ssr1_rl.data.chains import chain_of_thought, taught_answer
 from ssr1_rl.data.scenes import KINDS, Scene, SceneStyle, make_scene
 from ssr1_rl.types import SAMPLE_RATE
 
@@ -79,6 +80,7 @@ class WorldSettings:
     Attributes:
         seed: of scenes, questions and order of choices.
         num_train, num_test, num_unseen_scenes, num_unseen_questions: questions (and clips) per split.
+        teacher_error_rate: how often the chains of thought mishear what they may mishear, see `MISHEARD`.
         style: how clips sound, and how hard listening is, in all splits but unseen_scenes.
         unseen_style: the same for unseen_scenes.
     """
@@ -88,6 +90,7 @@ class WorldSettings:
     num_test: int = 240
     num_unseen_scenes: int = 80
     num_unseen_questions: int = 80
+    teacher_error_rate: float = 0.7
     style: SceneStyle = field(default_factory=SceneStyle)
     unseen_style: SceneStyle = field(default_factory=_unseen_style)
 
@@ -109,7 +112,7 @@ class WorldPaths:
 
     @property
     def chains(self) -> Path:
-        """JSON object: question id -> chain of thought with its answer, for the train split."""
+        """JSON object: question id -> the teacher's chain of thought with its answer, for the train split."""
         return self.folder / "chains.json"
 
     def questions(self, split: str) -> Path:
@@ -183,7 +186,8 @@ def _write_world(paths: WorldPaths, settings: WorldSettings) -> None:
                 soundfile.write(paths.audio_dir / f"{name}.wav", scene.samples, SAMPLE_RATE, subtype="PCM_16")
                 rows.append(_row(next_id, name, kind, scene, split == "unseen_questions", rng))
                 if split == "train":
-                    chains[str(next_id)] = f"<think> {scene.chain} </think> <answer> {scene.answer} </answer>"
+                    taught = taught_answer(kind, scene.answer, settings.teacher_error_rate, rng)
+                    chains[str(next_id)] = chain_of_thought(kind, taught)
                 next_id += 1
                 progress.advance(task)
             paths.questions(split).write_text(json.dumps(rows, indent=1))

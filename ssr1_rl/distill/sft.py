@@ -5,9 +5,8 @@ the mean of -log-prob over response tokens as its loss.
 """
 
 import random
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +66,13 @@ class Sft:
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
 
-    def train(self, examples: Sequence[SftExample], on_step: Callable[[int, float], bool]) -> None:
-        """Trains for `num_steps`, or until `on_step` (1-based step, loss) says True."""
+    def train(self, examples: Sequence[SftExample], on_step: Callable[[int, float], None]) -> None:
+        """Trains for `num_steps`; `on_step` is told of each (1-based step, loss)."""
         choose = random.Random(self._settings.seed)
         rows = [self._row(example) for example in examples]
         for step in range(self._settings.num_steps):
             loss = self._step(self._collate(choose.sample(rows, min(len(rows), self._settings.batch_size))), step)
-            if on_step(step + 1, loss):
-                return
+            on_step(step + 1, loss)
 
     def _step(self, batch: MicroBatch, step: int) -> float:
         for group in self._optimizer.param_groups:
@@ -86,30 +84,6 @@ class Sft:
         torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_grad_norm)
         self._optimizer.step()
         return loss.item()
-
-    @torch.no_grad()
-    def greedy_responses(self, examples: Sequence[SftExample], max_tokens: int, eos_id: int) -> list[tuple[int, ...]]:
-        """The likeliest tokens after each prompt, up to the end of sequence (left out) or `max_tokens`."""
-        responses: list[tuple[int, ...]] = [()] * len(examples)
-        rows = [replace(self._row(example), response=(), old_logprobs=()) for example in examples]
-        by_length: dict[int, list[int]] = defaultdict(list)
-        for index, row in enumerate(rows):
-            by_length[row.num_tokens].append(index)
-        for indices in by_length.values():
-            embeds = self._policy.embed(self._collate([rows[index] for index in indices]))
-            tokens = self._decode(embeds.view(len(indices), -1, embeds.shape[-1]), max_tokens)
-            for index, row in zip(indices, tokens.tolist(), strict=True):
-                responses[index] = tuple(row[: row.index(eos_id)] if eos_id in row else row)
-        return responses
-
-    def _decode(self, embeds: torch.Tensor, num_tokens: int) -> torch.Tensor:
-        chosen, cache = [], None
-        for _ in range(num_tokens):
-            output = self._policy.backbone(inputs_embeds=embeds, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            chosen.append(self._policy.model.lm_head(output.last_hidden_state[:, -1]).argmax(-1))
-            embeds = self._policy.model.get_input_embeddings()(chosen[-1])[:, None]
-        return torch.stack(chosen, dim=1)
 
     def save(self, output: Path) -> None:
         """Writes the trained model as a folder."""

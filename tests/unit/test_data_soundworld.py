@@ -9,6 +9,7 @@ import pytest
 
 from ssr1_rl.data import soundworld
 from ssr1_rl.data.audio import load_waveform
+from ssr1_rl.data.chains import chain_of_thought, taught_answer
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.data.scenes import KINDS, SceneStyle, make_scene
 from ssr1_rl.data.soundworld import SPLITS, WorldSettings, make_world
@@ -81,13 +82,29 @@ def test_right_answers_are_spread_over_the_positions(tmp_path):
     assert positions.min() > 30
 
 
-def test_chains_belong_to_the_train_split_and_end_in_the_answer(world):
+def test_chains_belong_to_the_train_split_and_end_in_the_answer(tmp_path):
+    world = make_world(tmp_path / "world", dataclasses.replace(SMALL, teacher_error_rate=0.0))
     chains = json.loads(world.chains.read_text())
     train = {question.id: question for question in read_questions(world.dataset("train"), 0.0).questions}
     assert chains.keys() == train.keys()
     for question_id, chain in chains.items():
         assert chain.startswith("<think> I hear ")
         assert chain.endswith(f" </think> <answer> {train[question_id].ground_truth} </answer>")
+
+
+def test_the_teacher_mishears_what_it_may_mishear_and_nothing_else():
+    rng = np.random.default_rng(0)
+    taught = [taught_answer("timbre", "rattle", 0.7, rng) for _ in range(1000)]
+    assert set(taught) == {"rattle", "hiss"}
+    assert 0.65 < taught.count("hiss") / 1000 < 0.75
+    assert taught_answer("timbre", "hiss", 1.0, rng) == "hiss"
+    assert taught_answer("first", "rattle", 1.0, rng) == "rattle"
+
+
+def test_a_chain_says_what_its_answer_sounds_like():
+    assert chain_of_thought("count", "three") == "<think> I hear one two three </think> <answer> three </answer>"
+    said = {chain_of_thought("direction", answer).split("</think>")[0] for answer in ("rising", "falling")}
+    assert len(said) == 2
 
 
 def test_a_finished_world_is_reused_and_an_interrupted_one_made_anew(tmp_path, monkeypatch):
