@@ -14,6 +14,7 @@ MISHEARD: dict[str, tuple[str, str]] = {
     "direction": ("falling", "rising"),
     "timbre": ("rattle", "hiss"),
     "louder": ("second", "first"),
+    "pitch": ("low", "high"),
     "length": ("short", "long"),
 }
 """For the kinds of question that the teacher is unsure of: an answer, and what it takes it for."""

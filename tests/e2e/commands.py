@@ -15,7 +15,7 @@ SMALL = [
     "grpo.num_steps=2",
     "grpo.validate_every=2",
     "checkpoint.every=1",
-    "rollout.num_threads=1",
+    "rollout.num_workers=1",
     "learner.num_threads=1",
 ]
 """Overrides that make launch/local.yaml a matter of seconds, beside starting the engines."""
