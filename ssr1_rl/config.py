@@ -153,12 +153,83 @@ class GrpoConfig:
     max_staleness: int = setting(0, "policy versions that generation may run ahead of training; 0: on-policy", ge=0)
     num_epochs: int = setting(1, "passes over a step's groups", ge=1)
     num_minibatches: int = setting(1, "optimizer updates per pass", ge=1)
+    preset: str = setting(
+        "",
+        "a paper's values of the settings below, those given here or on the command line kept; empty: none "
+        "(ssr1_rl/presets.py says what each one sets)",
+        choices=("", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp"),
+    )
+    baseline: str = setting(
+        "group_mean",
+        "what is taken off a reward: the mean of its group, of the group's other responses, of all the step's "
+        "tokens, or nothing",
+        choices=("group_mean", "leave_one_out", "batch_mean", "none"),
+    )
+    advantage_scale: str = setting(
+        "group_std",
+        "what advantages are divided by: the standard deviation of the group's rewards, or of the advantages of all "
+        "the step's tokens, or nothing",
+        choices=("group_std", "batch_std", "none"),
+    )
+    advantage_epsilon: float = setting(1e-4, "added to that standard deviation", gt=0)
+    ratio: str = setting(
+        "token",
+        "the ratio of new to old policy: each token's own, the geometric mean over its response (GSPO), or each "
+        "token's own as a clipped constant weight (CISPO)",
+        choices=("token", "sequence", "cispo"),
+    )
     clip_low: float = setting(0.2, "ratio clipped below 1 - clip_low", ge=0, le=1)
     clip_high: float = setting(0.2, "ratio clipped above 1 + clip_high", ge=0)
-    advantage_epsilon: float = setting(1e-4, "added to the group's standard deviation", gt=0)
-    kl_coefficient: float = setting(
-        0.0, "weight of the k3 KL term to the frozen starting policy; 0: no reference model", ge=0
+    dual_clip: float = setting(
+        0.0, "a token of negative advantage A loses at most dual_clip x |A|; more than 1, or 0: no such bound", ge=0
     )
+    denominator: str = setting(
+        "batch_tokens",
+        "what the sum over tokens is divided by: the tokens of the global batch; each response's tokens, then the "
+        "responses; or a constant for each response",
+        choices=("batch_tokens", "sequence", "constant"),
+    )
+    denominator_tokens: int = setting(
+        0, "tokens per response that denominator=constant divides by; 0: rollout.max_response_tokens", ge=0
+    )
+    kl_coefficient: float = setting(
+        0.0, "weight of the KL term to the frozen starting policy; 0: no reference model", ge=0
+    )
+    kl_estimator: str = setting("k3", "estimator of the KL per token (Schulman 2020)", choices=("k1", "k2", "k3"))
+    kl_placement: str = setting(
+        "loss",
+        "where the KL term goes: into the loss; summed over a response, off its reward; or off each token's return, "
+        "summed from that token on",
+        choices=("loss", "reward", "reward_to_go"),
+    )
+    kl_target: float = setting(
+        0.0, "KL per token that kl_coefficient is adapted towards after each step; 0: it stays as it is", ge=0
+    )
+    importance_correction: str = setting(
+        "none",
+        "weights for tokens that another engine or an older policy sampled, learner's probability over engine's: "
+        "none (the ratio is taken to the engine's log-probs), cut at importance_cap, or 0 beyond it",
+        choices=("none", "truncate", "mask"),
+    )
+    importance_level: str = setting(
+        "token",
+        "a weight for each token, or one for a response, the product of its tokens'",
+        choices=("token", "sequence"),
+    )
+    importance_cap: float = setting(2.0, "largest importance weight; mask also drops what is below 1 / cap", ge=1)
+    dynamic_sampling: bool = setting(False, "replace groups whose rewards are all the same by new ones (DAPO)")
+    dynamic_sampling_limit: float = setting(
+        3.0, "groups replaced in one step at most, as a multiple of questions_per_step", gt=0
+    )
+    overlong: str = setting(
+        "keep",
+        "responses cut at the token limit: kept, masked from the loss, or (any near the limit) penalised in the reward",
+        choices=("keep", "mask", "penalty"),
+    )
+    overlong_buffer_share: float = setting(
+        0.2, "share of rollout.max_response_tokens over which the penalty grows from 0 to 1", gt=0, le=1
+    )
+    entropy_bonus: float = setting(0.0, "weight of the tokens' entropy, taken off the loss", ge=0)
     max_failed_share: float = setting(
         0.1, "share of a step's groups that may be set aside before the run stops", ge=0, le=1
     )

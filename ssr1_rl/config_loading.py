@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssr1_rl.config import Config, ConfigError, LearnerConfig, RolloutConfig
+from ssr1_rl.presets import check_family, preset_values
 from ssr1_rl.rewards.base import check_built_in
 
 Key = tuple[str | int, ...]
@@ -29,16 +30,15 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         ConfigError: unknown key (with the nearest known one), wrong type, value out of
             bounds, missing required setting, or settings that do not fit together.
     """
-    merged = OmegaConf.structured(Config)
+    values: dict[str, Any] = {}
     lines: dict[Key, str] = {}
     if path is not None:
         values, lines = _read_yaml(Path(path))
         _refuse_unknown(values, Config, (), lines)
-        for section, content in values.items():
-            where = lines.get((section,), str(path))
-            merged = _merge(merged, {section: content}, where)
-    for override in overrides:
-        merged = _apply_override(merged, override, lines)
+    merged = _layers({}, values, overrides, str(path), lines)
+    preset = preset_values(_preset_of(merged, path))
+    if preset:
+        merged = _layers({"grpo": preset}, values, overrides, str(path), lines)
     try:
         missing = sorted(k for k in OmegaConf.missing_keys(merged) if k != "run.dir")  # run.dir follows run.name
     except OmegaConfBaseException as error:
@@ -50,7 +50,27 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path or 'settings'}: {_first_line(error)}") from error
     check_config(config, lines)
+    config.grpo.denominator_tokens = config.grpo.denominator_tokens or config.rollout.max_response_tokens
     return config
+
+
+def _layers(
+    base: dict[str, Any], values: dict[str, Any], overrides: Sequence[str], path: str, lines: dict[Key, str]
+) -> DictConfig:
+    """The defaults, `base` over them, the file's values over that, and the overrides on top."""
+    merged: Any = OmegaConf.merge(OmegaConf.structured(Config), base)
+    for section, content in values.items():
+        merged = _merge(merged, {section: content}, lines.get((section,), path))
+    for override in overrides:
+        merged = _apply_override(merged, override, lines)
+    return merged
+
+
+def _preset_of(merged: DictConfig, path: str | Path | None) -> str:
+    try:
+        return merged.grpo.preset
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path or 'settings'}: {_first_line(error)}") from error
 
 
 def check_config(config: Config, lines: dict[Key, str] | None = None) -> None:
@@ -221,6 +241,7 @@ def _check_together(config: Config) -> None:
     _learner_owns_its_deepspeed_settings(config.learner)
     _engines_keep_what_the_system_relies_on(config.rollout)
     _adam_betas_are_shares(config.learner)
+    check_family(config.grpo)
     if config.model.dtype == "bfloat16" and config.learner.zero_stage == 0:
         raise ConfigError(
             "learner.zero_stage must be 1, 2 or 3 with model.dtype=bfloat16 (only ZeRO keeps float32 masters), got 0"

@@ -8,6 +8,7 @@ from rich.console import Console
 from ssr1_rl.cluster import make_plan
 from ssr1_rl.config import Config
 from ssr1_rl.config_loading import config_to_yaml
+from ssr1_rl.presets import describe_preset
 from ssr1_rl.telemetry.progress import summary_table
 
 GIB = 2**30
@@ -91,6 +92,8 @@ def _count_parameters(config: Config) -> tuple[Any, int, int]:
 def print_dry_run(config: Config) -> None:
     """Prints resolved settings, placement and the memory estimate."""
     Console().print(config_to_yaml(config), markup=False, highlight=False)
+    for line in describe_preset(config.grpo):
+        Console().print(line, markup=False, highlight=False, soft_wrap=True)
     plan = make_plan(config)
     summary_table("placement", [{"who": who, "number": count, "each": each} for who, count, each in plan.rows()])
     estimate = estimate_memory(config)

@@ -2,6 +2,8 @@
 
     stream -> feed (prompt, rollouts, rewards) -> advantages -> learners -> weight sync -> next step
 
+Where the KL penalty is part of the reward, the learners run the reference model before the advantages.
+
 Generation may run `grpo.max_staleness` policy versions ahead of training; the feed
 alone decides how much is in flight, so one loop serves both ways.
 """
@@ -9,7 +11,6 @@ alone decides how much is in flight, so one loop serves both ways.
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ssr1_rl.config import Config
 from ssr1_rl.data.prompt import PromptBuilder
@@ -18,15 +19,15 @@ from ssr1_rl.evaluate import Evaluation, evaluate
 from ssr1_rl.guards import check_update
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
-from ssr1_rl.rollout.pool import PreparedQuestion
 from ssr1_rl.rollout.prepare import Preparer, SkipList
 from ssr1_rl.step_metrics import StepClock, step_metrics
 from ssr1_rl.system import System
 from ssr1_rl.telemetry.metrics import MetricsWriter
 from ssr1_rl.telemetry.progress import Progress
 from ssr1_rl.telemetry.samples import SampleWriter
-from ssr1_rl.trainer.advantage import group_advantages
+from ssr1_rl.trainer.adaptive_kl import KlCoefficient
 from ssr1_rl.trainer.checkpoint import Checkpoint, CheckpointStore
+from ssr1_rl.trainer.train_batch import mean_kl, train_group, with_advantages
 from ssr1_rl.types import Question, ScoredGroup, TrainGroup
 
 
@@ -57,6 +58,8 @@ class Grpo:
         sampling = Sampling(config.grpo.group_size, config.rollout.temperature, config.rollout.max_response_tokens)
         stream = QuestionStream(train, config.run.seed)
         self._feed = GroupFeed(stream, self._preparer, system.pool, system.rewards, sampling, config.grpo, self._skips)
+        self._kl = KlCoefficient(config.grpo)
+        self._kl_in_reward = config.grpo.kl_coefficient > 0 and config.grpo.kl_placement != "loss"
         self._metrics = MetricsWriter(run_dir, config.telemetry.tensorboard, self.step)
         self._samples = SampleWriter(run_dir)
         self._samples.drop_after(self.step)
@@ -88,9 +91,11 @@ class Grpo:
         taken = await self._feed.take(self._config.grpo.questions_per_step)
         clock.lap("rollout_wait_s")
         self._progress.phase("update")
-        advantages = [group_advantages(s.rewards_G, self._config.grpo.advantage_epsilon) for s, _ in taken]
-        batch = [train_group(s, p, a) for (s, p), a in zip(taken, advantages, strict=True)]
-        learner_metrics = await self._system.learners.update(batch)
+        scored = [scored for scored, _ in taken]
+        batch, kl_metrics = await self._batch([train_group(s, p, self._config.grpo) for s, p in taken], scored)
+        clock.lap("advantages_s")
+        learner_metrics = await self._system.learners.update(batch, self._kl.value) | kl_metrics
+        self._kl.observe(learner_metrics["kl_to_reference"])
         clock.lap("update_s")
         check_update(learner_metrics, self._config.guard, self.step + 1)
         self._progress.phase("weight sync")
@@ -98,7 +103,18 @@ class Grpo:
         clock.lap("sync_s")
         self._feed.trained()
         self.step += 1
-        self._record([scored for scored, _ in taken], advantages, learner_metrics, clock)
+        self._record(scored, batch, learner_metrics, clock)
+
+    async def _batch(
+        self, groups: Sequence[TrainGroup], scored: Sequence[ScoredGroup]
+    ) -> tuple[list[TrainGroup], dict[str, float]]:
+        """The groups with their advantages, and the metrics of the KL term."""
+        kl = await self._system.learners.reference_kl(groups) if self._kl_in_reward else []
+        batch = with_advantages(
+            groups, scored, self._config.grpo, self._config.rollout.max_response_tokens, kl, self._kl.value
+        )
+        measured = {"kl_to_reference": mean_kl(kl)} if kl else {}
+        return batch, measured | {"kl_coefficient": self._kl.value}
 
     async def _sync(self, policy_version: int) -> None:
         await self._system.sync_weights(policy_version, audit=not self._weights_checked)
@@ -107,16 +123,17 @@ class Grpo:
     def _record(
         self,
         scored: Sequence[ScoredGroup],
-        advantages: Sequence[Sequence[float]],
+        batch: Sequence[TrainGroup],
         learner_metrics: Mapping[str, float],
         clock: StepClock,
     ) -> None:
-        metrics = step_metrics(scored, learner_metrics, clock, self.step)
+        metrics = step_metrics(scored, batch, learner_metrics, clock, self.step, self._feed.num_replaced)
+        metrics["rollout/replacement_limit_reached"] = float(self._feed.reached_limit)
         metrics["data/skipped_questions"] = float(self._skips.num_skipped)
         metrics["reward/failed_groups"] = float(self._feed.num_failed)
         self._metrics.write(self.step, metrics)
         if self._config.telemetry.samples:
-            self._samples.write(self.step, self.step - 1, scored, advantages)
+            self._samples.write(self.step, self.step - 1, scored, [g.advantages_G for g in batch])
         self._progress.step(self.step, metrics)
         self._beat()
 
@@ -158,12 +175,14 @@ class Grpo:
 
     async def _save(self, score: float | None) -> None:
         self._progress.phase("checkpoint")
-        state = {"step": self.step, "feed": self._feed.state_dict()}
+        state = {"step": self.step, "feed": self._feed.state_dict(), "kl_coefficient": self._kl.value}
         await self._store.save(self.step, state, score, self._system.learners.save)
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
         self._progress.phase(f"resuming from {checkpoint.path}")
-        self._feed.load_state_dict(checkpoint.controller_state()["feed"])
+        state = checkpoint.controller_state()
+        self._feed.load_state_dict(state["feed"])
+        self._kl.resume(state["kl_coefficient"])
         version = await self._system.learners.load(checkpoint.learner.absolute())
         assert version == self.step, "a step is one policy version"
         await self._sync(version)
@@ -172,18 +191,3 @@ class Grpo:
         """Ends what is in flight and flushes the metrics."""
         self._feed.close()
         self._metrics.close()
-
-
-def train_group(scored: ScoredGroup, prepared: PreparedQuestion, advantages_G: Sequence[float]) -> TrainGroup:
-    """What the learners need of a scored group."""
-    completions: Any = scored.group.completions
-    return TrainGroup(
-        id=scored.group.id,
-        prompt_token_ids=prepared.token_ids,
-        waveforms=prepared.waveforms,
-        responses=tuple(c.token_ids for c in completions),
-        rollout_logprobs=tuple(c.logprobs for c in completions),
-        advantages_G=tuple(advantages_G),
-        versions=tuple(c.versions for c in completions),
-        submitted_version=scored.group.submitted_version,
-    )

@@ -14,6 +14,7 @@ from ssr1_rl.cluster import check_fits, connect, make_plan
 from ssr1_rl.config import Config
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.grpo import Grpo
+from ssr1_rl.presets import describe_preset
 from ssr1_rl.rewards.base import check_reward
 from ssr1_rl.run_folder import claim, find_resume, write_config
 from ssr1_rl.system import running_system
@@ -71,6 +72,8 @@ def run_grpo(config: Config) -> dict[str, Any]:
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
     with claim(Path(config.run.dir)), Progress(config.grpo.num_steps) as progress:
+        for line in describe_preset(config.grpo):
+            progress.note(line)
         progress.phase("reading questions")
         data = read_data(config, progress)
         progress.phase("connecting to Ray")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.trainer.advantage import has_no_variance
-from ssr1_rl.types import ScoredGroup
+from ssr1_rl.trainer.train_batch import num_loss_tokens
+from ssr1_rl.types import ScoredGroup, TrainGroup
 
 
 class StepClock:
@@ -35,9 +36,21 @@ class StepClock:
 
 
 def step_metrics(
-    scored: Sequence[ScoredGroup], learner: Mapping[str, float], clock: StepClock, step: int
+    scored: Sequence[ScoredGroup],
+    batch: Sequence[TrainGroup],
+    learner: Mapping[str, float],
+    clock: StepClock,
+    step: int,
+    num_replaced: int = 0,
 ) -> dict[str, float]:
-    """Every figure of a step, by the name it has in `metrics.jsonl`."""
+    """Every figure of a step, by the name it has in `metrics.jsonl`.
+
+    Args:
+        scored, batch: the groups trained on, as they were scored and as the learners took them.
+        learner: the learners' metrics.
+        num_replaced: groups without reward variance that were replaced; they count in
+            `reward/zero_variance_share` alone.
+    """
     completions = [c for s in scored for c in s.group.completions]
     rewards = [r for s in scored for r in s.rewards_G]
     lengths = [len(c.token_ids) for c in completions]
@@ -48,7 +61,9 @@ def step_metrics(
     metrics = {
         "reward/mean": statistics.fmean(rewards),
         "reward/std": statistics.pstdev(rewards),
-        "reward/zero_variance_share": statistics.fmean(has_no_variance(s.rewards_G) for s in scored),
+        "reward/zero_variance_share": (sum(has_no_variance(s.rewards_G) for s in scored) + num_replaced)
+        / (len(scored) + num_replaced),
+        "rollout/replaced_groups": float(num_replaced),
         "rollout/response_tokens_mean": statistics.fmean(lengths),
         "rollout/response_tokens_max": float(max(lengths)),
         "rollout/truncated_share": statistics.fmean(c.finish_reason == "length" for c in completions),
@@ -64,5 +79,33 @@ def step_metrics(
         metrics[f"reward/{name}"] = statistics.fmean(r for s in scored for r in s.breakdown[name])
     for index, seconds in enumerate(busy_s):
         metrics[f"rollout/idle_share_{index}"] = 1.0 - min(1.0, seconds / clock.step_s)
+    metrics |= _advantage_statistics(batch) | _length_by_outcome(scored)
     metrics |= {f"time/{name}": seconds for name, seconds in clock.laps.items()}
     return metrics | {f"train/{name}": value for name, value in learner.items()}
+
+
+def _advantage_statistics(batch: Sequence[TrainGroup]) -> dict[str, float]:
+    """Over the responses that carry loss; nothing where none does."""
+    advantages = [
+        advantage
+        for group in batch
+        for advantage, num_tokens in zip(group.advantages_G, num_loss_tokens(group), strict=True)
+        if num_tokens
+    ]
+    if not advantages:
+        return {}
+    return {
+        "advantage/mean": statistics.fmean(advantages),
+        "advantage/std": statistics.pstdev(advantages),
+        "advantage/min": min(advantages),
+        "advantage/max": max(advantages),
+    }
+
+
+def _length_by_outcome(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Mean tokens of right and of wrong responses, as the `accuracy` reward has them; nothing without it."""
+    lengths: dict[str, list[int]] = {"right": [], "wrong": []}
+    for s in scored:
+        for completion, accuracy in zip(s.group.completions, s.breakdown.get("accuracy", ()), strict=False):
+            lengths["right" if accuracy > 0.5 else "wrong"].append(len(completion.token_ids))
+    return {f"rollout/response_tokens_{outcome}": statistics.fmean(n) for outcome, n in lengths.items() if n}

@@ -145,9 +145,11 @@ class TrainGroup:
         waveforms: object references (or arrays, without Ray) of the clips' waveforms.
         responses: sampled token ids of each response.
         rollout_logprobs: their log-probabilities as the rollout engine reported them.
-        advantages_G: one advantage per response (the same for all of its tokens).
+        advantages_G: one advantage per response; where its tokens differ, their mean.
         versions: policy-version spans of each response.
         submitted_version: as in `RolloutGroup`.
+        token_advantages: for each response one advantage per token, where a response's tokens differ; else empty.
+        loss_mask_G: whether each response is trained on; empty: all are.
     """
 
     id: GroupId
@@ -158,3 +160,5 @@ class TrainGroup:
     advantages_G: tuple[float, ...]
     versions: tuple[tuple[VersionSpan, ...], ...]
     submitted_version: int
+    token_advantages: tuple[tuple[float, ...], ...] = ()
+    loss_mask_G: tuple[bool, ...] = ()

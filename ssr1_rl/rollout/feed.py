@@ -4,6 +4,10 @@ A group is issued -> generated -> scored. At most (max_staleness + 1) x question
 groups are admitted and not yet trained on. Because groups are taken in the order in which
 they were admitted, no group is more than `max_staleness` policy versions old when it is
 trained on, and a slow group delays its own step but never falls out of it.
+
+With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) a group whose rewards are all the same is
+replaced by the next one in that order, up to a limit for each step. This is decided when the group's
+turn comes, so what a step trains on still does not depend on which group was done first.
 """
 
 import asyncio
@@ -18,6 +22,7 @@ from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.pool import PreparedQuestion, RolloutPool
 from ssr1_rl.rollout.prepare import UNUSABLE, Preparer, SkipList
+from ssr1_rl.trainer.advantage import has_no_variance
 from ssr1_rl.types import GroupId, Question, ScoredGroup
 
 
@@ -26,6 +31,7 @@ class GroupFeed:
 
     Attributes:
         num_failed: groups set aside so far because a reward function failed.
+        num_replaced: groups without reward variance that were replaced for the groups taken last.
         on_group: called whenever a group comes back.
     """
 
@@ -42,28 +48,45 @@ class GroupFeed:
         self._stream, self._preparer, self._pool, self._rewards = stream, preparer, pool, rewards
         self._sampling, self._skips = sampling, skips
         self._limit = (grpo.max_staleness + 1) * grpo.questions_per_step
+        self._most_replaced = int(grpo.dynamic_sampling_limit * grpo.questions_per_step) if grpo.dynamic_sampling else 0
         self._budget = FailureBudget(grpo.max_failed_share, grpo.questions_per_step)
         self._admitted: deque[tuple[GroupId, asyncio.Task[Any]]] = deque()
         self._reissue: deque[GroupId] = deque()
         self._taken: list[tuple[ScoredGroup, PreparedQuestion]] = []
         self.num_failed = 0
+        self.num_replaced = 0
         self.on_group: Callable[[], None] = lambda: None
 
     async def take(self, num_groups: int) -> list[tuple[ScoredGroup, PreparedQuestion]]:
         """The next groups to train on; waits for them. What failed is replaced by later groups.
 
+        So is what has no reward variance, under dynamic sampling; once the limit is reached, groups are
+        taken as they come.
+
         Raises:
             RewardFailure: too many groups failed in their rewards.
             TooManyUnusable: too many questions cannot be used.
         """
+        self.num_replaced = 0
         self._admit()
         while len(self._taken) < num_groups:
             result = await self._head()
             self._admitted.popleft()
             if isinstance(result, tuple):
-                self._taken.append(result)
+                self._take_or_replace(result)
             self._admit()
         return self._taken
+
+    @property
+    def reached_limit(self) -> bool:
+        """Whether dynamic sampling replaced as many groups as it may in a step."""
+        return bool(self._most_replaced) and self.num_replaced == self._most_replaced
+
+    def _take_or_replace(self, result: tuple[ScoredGroup, PreparedQuestion]) -> None:
+        if self.num_replaced < self._most_replaced and has_no_variance(result[0].rewards_G):
+            self.num_replaced += 1
+        else:
+            self._taken.append(result)
 
     async def _head(self) -> Any:
         """The oldest group's result; an error in any other group is raised as soon as it happens."""

@@ -26,21 +26,33 @@ class Row:
         prompt: expanded prompt tokens (one placeholder token per audio feature). Rows that follow each
             other with the very same object are packed behind one prompt.
         clips: handles of the prompt's clips, in order.
+        rollout_logprobs: of the response's tokens, as the engine that sampled them reported.
+        advantage: of every token, unless `token_advantages` has one for each.
         comparable: whether every token was sampled by the learner's own policy version,
             so that engine and learner log-probs must agree.
+        in_loss: whether the response is trained on.
+        old_logprobs: of the learner's own policy before the step's first update, where that was asked; else empty.
     """
 
     prompt: tuple[int, ...]
     clips: tuple[Any, ...]
     response: tuple[int, ...]
-    old_logprobs: tuple[float, ...]
+    rollout_logprobs: tuple[float, ...]
     advantage: float
     comparable: bool
+    token_advantages: tuple[float, ...] = ()
+    in_loss: bool = True
+    old_logprobs: tuple[float, ...] = ()
 
     @property
     def num_tokens(self) -> int:
         """Tokens of prompt and response."""
         return len(self.prompt) + len(self.response)
+
+    @property
+    def advantages(self) -> tuple[float, ...]:
+        """The advantage of each token."""
+        return self.token_advantages or (self.advantage,) * len(self.response)
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,9 @@ class MicroBatch:
         audio_columns, audio_clips, audio_positions: int64 [num_features]; where in
             `input_ids` each audio feature goes, and which clip and position it comes from.
         hidden_index_T: int64, index into [L] of the hidden state that predicts each response token.
-        targets_T, old_logprobs_T, advantages_T: of each response token.
+        response_index_T: int64, which of the micro-batch's responses (0 up) each response token belongs to.
+        targets_T, rollout_logprobs_T, old_logprobs_T, advantages_T: of each response token; see `Row`
+            (`old_logprobs_T` is empty where rows have none).
         comparable_T: bool, see `Row`.
         num_row_tokens: tokens of all rows, the prompt counted for each of them.
         weight: 1, or 0 for a filler that keeps ranks in step.
@@ -70,7 +84,9 @@ class MicroBatch:
     audio_clips: Tensor
     audio_positions: Tensor
     hidden_index_T: Tensor
+    response_index_T: Tensor
     targets_T: Tensor
+    rollout_logprobs_T: Tensor
     old_logprobs_T: Tensor
     advantages_T: Tensor
     comparable_T: Tensor
@@ -93,13 +109,14 @@ class MicroBatch:
 
 
 def rows_to_train(rows: Sequence[Row], keep_all: bool) -> list[Row]:
-    """Leaves out rows without gradient: empty responses, and (unless `keep_all`) advantages of 0.
+    """Leaves out rows without gradient: empty or masked responses, and (unless `keep_all`) advantages of 0.
 
-    They count in the loss's denominator all the same, so the gradient is exactly that of
-    all rows. One row stays in any case, so that every rank has a pass to run.
+    The latter count in the loss's denominator all the same, so the gradient is exactly that of
+    all rows. One row stays if any carries loss, so that a rank has a pass to run.
     """
-    kept = [row for row in rows if row.response and (keep_all or row.advantage != 0.0)]
-    return kept or [row for row in rows if row.response][:1]
+    in_loss = [row for row in rows if row.response and row.in_loss]
+    kept = [row for row in in_loss if keep_all or any(row.advantages)]
+    return kept or in_loss[:1]
 
 
 def cut_micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
@@ -176,9 +193,11 @@ def collate(
         audio_clips=audio_index[1],
         audio_positions=audio_index[2],
         hidden_index_T=layout.predicting_index(),
+        response_index_T=torch.arange(len(rows)).repeat_interleave(lengths),
         targets_T=torch.tensor([token for row in rows for token in row.response], dtype=torch.long),
+        rollout_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.rollout_logprobs]),
         old_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.old_logprobs]),
-        advantages_T=torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths),
+        advantages_T=torch.tensor([advantage for row in rows for advantage in row.advantages]),
         comparable_T=torch.tensor([row.comparable for row in rows]).repeat_interleave(lengths),
         num_row_tokens=sum(row.num_tokens for row in rows),
     )

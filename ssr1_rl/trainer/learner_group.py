@@ -12,7 +12,7 @@ import ray
 
 from ssr1_rl.cluster import Placement
 from ssr1_rl.config import Config, GrpoConfig, LearnerConfig, ModelConfig
-from ssr1_rl.trainer.batching import share_minibatches
+from ssr1_rl.trainer.batching import share_groups, share_minibatches
 from ssr1_rl.trainer.learner import Learner, RankSpec
 from ssr1_rl.types import TrainGroup
 
@@ -57,11 +57,16 @@ class LearnerRank:
         self._client = client
         self._transfer = start_transfer(self._learner, backend, address, port, client, timeout_s)
 
-    def update(self, minibatches: list[list[TrainGroup]]) -> dict[str, float]:
+    def update(self, minibatches: list[list[TrainGroup]], kl_coefficient: float) -> dict[str, float]:
         """See `Learner.update`; adds the seconds it took."""
         started = time.monotonic()
+        self._learner.kl_coefficient = kl_coefficient
         metrics = self._learner.update(minibatches)
         return metrics | {"update_s": time.monotonic() - started}
+
+    def reference_kl(self, groups: list[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
+        """See `Learner.reference_kl`."""
+        return self._learner.reference_kl(groups)
 
     def send_weights(self, policy_version: int) -> None:
         """Sends the current weights to every engine; a collective."""
@@ -146,17 +151,28 @@ class LearnerGroup:
             [rank.connect_rollouts.remote(backend, address, port, client, timeout_s) for rank in self._ranks],
         )
 
-    async def update(self, groups: Sequence[TrainGroup]) -> dict[str, float]:
+    async def update(self, groups: Sequence[TrainGroup], kl_coefficient: float) -> dict[str, float]:
         """Trains on one step's groups; returns the metrics over all ranks.
 
         Mini-batches are cut in the order of admission, then each is shared among the ranks, so
         that what an update trains on does not depend on the number of ranks.
         """
         shares = share_minibatches(groups, self._num_minibatches, len(self._ranks))
-        calls = [rank.update.remote(share) for rank, share in zip(self._ranks, shares, strict=True)]
+        calls = [rank.update.remote(share, kl_coefficient) for rank, share in zip(self._ranks, shares, strict=True)]
         return await self._call(
             "updating the policy", "learner.update_timeout_s", self._config.update_timeout_s, calls, first=True
         )
+
+    async def reference_kl(self, groups: Sequence[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
+        """For each group and response the KL estimate of every token to the reference; see `Learner.reference_kl`."""
+        shares = share_groups(groups, len(self._ranks))
+        calls = [rank.reference_kl.remote(share) for rank, share in zip(self._ranks, shares, strict=True)]
+        results = await self._call(
+            "running the reference model", "learner.update_timeout_s", self._config.update_timeout_s, calls
+        )
+        pairs = [pair for share, found in zip(shares, results, strict=True) for pair in zip(share, found, strict=True)]
+        kl = {group.id: kl_GT for group, kl_GT in pairs}
+        return [kl[group.id] for group in groups]
 
     async def send_weights(self, policy_version: int, timeout_s: float) -> None:
         """Brings every engine to `policy_version`."""

@@ -1,6 +1,7 @@
-"""The GRPO loss over response tokens.
+"""The loss of the GRPO family over response tokens: ratio, clip, KL, entropy and weights by separate settings.
 
-Shapes: _T the response tokens of one micro-batch, flattened; no padding among them.
+Shapes: _T the response tokens of one micro-batch, flattened; no padding among them. _R its responses,
+each of them whole.
 """
 
 from dataclasses import dataclass
@@ -8,62 +9,138 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssr1_rl.config import GrpoConfig
+from ssr1_rl.trainer.importance import importance_weights, per_response_sum
+from ssr1_rl.trainer.kl import kl_estimate
+
+
+@dataclass(frozen=True)
+class LossTokens:
+    """What the loss is a function of.
+
+    Attributes:
+        logprobs_T: of the policy being trained; carries the gradient.
+        old_logprobs_T: of the policy that the ratio is taken to.
+        rollout_logprobs_T: of the engine that sampled the tokens.
+        advantages_T: each token's advantage.
+        entropy_T: of the policy's distribution at each token; carries the gradient of an entropy bonus.
+        response_index_T: int64, which response (0 up) a token belongs to.
+        ref_logprobs_T: of the frozen reference; needed for a KL term in the loss.
+    """
+
+    logprobs_T: Tensor
+    old_logprobs_T: Tensor
+    rollout_logprobs_T: Tensor
+    advantages_T: Tensor
+    entropy_T: Tensor
+    response_index_T: Tensor
+    ref_logprobs_T: Tensor | None = None
+
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss of a micro-batch and what it was made of, each a sum over its tokens.
+    """The loss of a micro-batch and what it was made of.
 
-    `loss` is already divided by the global denominator; the others are plain sums.
+    `loss` is already divided by the global denominator; the others are plain sums over tokens,
+    and without gradient. `ratio_T` is as the loss used it. `importance` are the distinct
+    importance weights (per token or per response); empty without correction.
     """
 
     loss: Tensor
     clipped_low: Tensor
     clipped_high: Tensor
     kl: Tensor
+    ratio_T: Tensor
+    importance: Tensor
 
 
-def grpo_loss(
-    logprobs_T: Tensor,
-    old_logprobs_T: Tensor,
-    advantages_T: Tensor,
-    num_loss_tokens: int,
-    clip_low: float,
-    clip_high: float,
-    ref_logprobs_T: Tensor | None = None,
-    kl_coefficient: float = 0.0,
-) -> LossTerms:
-    """Clipped policy-gradient loss, DeepSeekMath (arXiv 2402.03300) eq. 3, at token level.
+def grpo_loss(tokens: LossTokens, denominator: float, grpo: GrpoConfig, kl_coefficient: float) -> LossTerms:
+    """The sum over tokens of w (-surrogate + kl_coefficient KL - entropy_bonus H), divided once.
 
-    Per token -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) + kl_coefficient k3, with
-    ratio = exp(logprob - old_logprob), and k3 = exp(ref - logprob) - (ref - logprob) - 1
-    (Schulman 2020). The sum is divided once by `num_loss_tokens`, the number of response tokens of
-    the whole global batch (DAPO, arXiv 2503.14476, eq. 8), so that no result depends on how the
-    batch is cut.
-
-    Args:
-        logprobs_T: of the policy being trained; carries the gradient.
-        old_logprobs_T: of the policy that sampled the tokens.
-        advantages_T: each token's advantage.
-        ref_logprobs_T: of the frozen reference; needed when `kl_coefficient` is not 0.
+    The surrogate is `surrogate`'s, KL is `kl_estimate`'s (with `kl_placement: loss`), H the entropy, w
+    `importance_weights` (1 without correction). `denominator` is `loss_denominator`'s, that of the whole
+    global batch, so that no result depends on how the batch is cut; with `denominator: sequence`
+    each token is first divided by the length of its response (DeepSeekMath, arXiv 2402.03300, eq. 3).
     """
-    ratio_T = torch.exp(logprobs_T - old_logprobs_T)
-    clipped_T = ratio_T.clamp(1.0 - clip_low, 1.0 + clip_high)
-    loss_T = -torch.minimum(ratio_T * advantages_T, clipped_T * advantages_T)
-    kl = logprobs_T.new_zeros(())
-    if kl_coefficient:
-        assert ref_logprobs_T is not None, "a KL term needs the reference's log-probs"
-        kl_T = k3(logprobs_T, ref_logprobs_T)
+    assert denominator > 0, "a batch has at least one token"
+    ratio_T = policy_ratio(tokens, grpo)
+    loss_T = -surrogate(ratio_T, tokens, grpo)
+    kl = ratio_T.new_zeros(())
+    if kl_coefficient and grpo.kl_placement == "loss":
+        assert tokens.ref_logprobs_T is not None, "a KL term needs the reference's log-probs"
+        kl_T = kl_estimate(tokens.logprobs_T, tokens.ref_logprobs_T, grpo.kl_estimator)
         loss_T = loss_T + kl_coefficient * kl_T
         kl = kl_T.detach().sum()
-    return LossTerms(
-        loss=loss_T.sum() / num_loss_tokens,
-        clipped_low=((ratio_T < 1.0 - clip_low) & (advantages_T < 0)).sum(),
-        clipped_high=((ratio_T > 1.0 + clip_high) & (advantages_T > 0)).sum(),
-        kl=kl,
-    )
+    if grpo.entropy_bonus:
+        loss_T = loss_T - grpo.entropy_bonus * tokens.entropy_T
+    importance = ratio_T.new_zeros(0)
+    if grpo.importance_correction != "none":
+        weights_T, importance = importance_weights(
+            tokens.old_logprobs_T, tokens.rollout_logprobs_T, tokens.response_index_T, grpo
+        )
+        loss_T = weights_T * loss_T
+    if grpo.denominator == "sequence":
+        loss_T = loss_T / tokens.response_index_T.bincount()[tokens.response_index_T]
+    low_T, high_T = clipped(ratio_T, tokens.advantages_T, grpo)
+    return LossTerms(loss_T.sum() / denominator, low_T.sum(), high_T.sum(), kl, ratio_T.detach(), importance)
 
 
-def k3(logprobs_T: Tensor, ref_logprobs_T: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) per token: unbiased, never negative."""
-    log_ratio_T = ref_logprobs_T - logprobs_T
-    return torch.exp(log_ratio_T) - log_ratio_T - 1.0
+def loss_denominator(num_tokens: int, num_responses: int, grpo: GrpoConfig) -> float:
+    """What the sum over the global batch's tokens is divided by; at least 1.
+
+    Args:
+        num_tokens, num_responses: of the global batch, as far as they carry loss; advantages of 0 count.
+
+    `batch_tokens`: the tokens (DAPO, arXiv 2503.14476, eq. 12). `sequence`: the responses (DeepSeekMath,
+    eq. 3). `constant`: `denominator_tokens` for every response (Dr. GRPO, arXiv 2503.20783, section 3.2).
+    """
+    if grpo.denominator == "batch_tokens":
+        return max(1, num_tokens)
+    per_response = grpo.denominator_tokens if grpo.denominator == "constant" else 1
+    assert per_response > 0, "set on loading"
+    return max(1, num_responses) * per_response
+
+
+def policy_ratio(tokens: LossTokens, grpo: GrpoConfig) -> Tensor:
+    """The ratio of new to old policy for every token, with its gradient.
+
+    `sequence`: exp of the mean log-ratio over the response (GSPO, arXiv 2507.18071, eq. 7), with the
+    gradient that falls to the token itself (section 4.3, GSPO-token): the same as GSPO's where a
+    response's tokens share their advantage, and right where they do not.
+    """
+    log_ratio_T = tokens.logprobs_T - tokens.old_logprobs_T
+    if grpo.ratio != "sequence":
+        return torch.exp(log_ratio_T)
+    index_T = tokens.response_index_T
+    mean_R = per_response_sum(log_ratio_T.detach(), index_T) / index_T.bincount()
+    return torch.exp(mean_R[index_T] + (tokens.logprobs_T - tokens.logprobs_T.detach()))
+
+
+def surrogate(ratio_T: Tensor, tokens: LossTokens, grpo: GrpoConfig) -> Tensor:
+    """What every token gains.
+
+    min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) (PPO, arXiv 1707.06347, eq. 7; the bounds apart as in
+    DAPO, eq. 10), and at least dual_clip A where A < 0 (dual clip, arXiv 1912.09729). `cispo`: the
+    clipped ratio as a constant, times A log-prob (MiniMax-M1, arXiv 2506.13585, eq. 4), so that no
+    token loses its gradient.
+    """
+    advantages_T = tokens.advantages_T
+    clipped_T = ratio_T.clamp(1.0 - grpo.clip_low, 1.0 + grpo.clip_high)
+    if grpo.ratio == "cispo":
+        return clipped_T.detach() * advantages_T * tokens.logprobs_T
+    surrogate_T = torch.minimum(ratio_T * advantages_T, clipped_T * advantages_T)
+    if grpo.dual_clip:
+        floor_T = grpo.dual_clip * advantages_T
+        surrogate_T = torch.where(advantages_T < 0, torch.maximum(surrogate_T, floor_T), surrogate_T)
+    return surrogate_T
+
+
+def clipped(ratio_T: Tensor, advantages_T: Tensor, grpo: GrpoConfig) -> tuple[Tensor, Tensor]:
+    """bool [T] twice: where the lower and the upper clip acted.
+
+    That is where they took the gradient; under `cispo`, which keeps it, where they bound the weight.
+    """
+    low_T, high_T = ratio_T < 1.0 - grpo.clip_low, ratio_T > 1.0 + grpo.clip_high
+    if grpo.ratio == "cispo":
+        return low_T & (advantages_T != 0), high_T & (advantages_T != 0)
+    return low_T & (advantages_T < 0), high_T & (advantages_T > 0)

@@ -25,12 +25,16 @@ class Policy(nn.Module):
         model: a Qwen2-Audio, or a text-only causal language model.
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
         train_audio_tower: when False the tower's parameters get no gradient.
+
+    Attributes:
+        entropy_gradient: whether the entropy carries a gradient.
     """
 
     def __init__(self, model: Any, temperature: float, train_audio_tower: bool) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
+        self.entropy_gradient = False
         self.has_audio = model.config.model_type in AUDIO_MODEL_TYPES
         use_packed_attention(self.backbone)
         if self.has_audio:
@@ -39,12 +43,12 @@ class Policy(nn.Module):
             model.model.audio_tower.embed_positions.requires_grad_(False)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-prob of every response token, float32 [T], and the entropy at each (no gradient) [T]."""
+        """Log-prob of every response token, float32 [T], and the entropy at each [T]."""
         hidden = self.backbone(
             inputs_embeds=self.embed(batch), position_ids=batch.position_ids, packing=batch.layout, use_cache=False
         ).last_hidden_state
         hidden_T = hidden[0, batch.hidden_index_T]
-        return token_logprobs(self.model.lm_head(hidden_T), batch.targets_T, self.temperature)
+        return token_logprobs(self.model.lm_head(hidden_T), batch.targets_T, self.temperature, self.entropy_gradient)
 
     @property
     def backbone(self) -> Any:
@@ -89,12 +93,14 @@ class Policy(nn.Module):
         return features[:, : max(map(num_audio_tokens, num_mel_frames))]
 
 
-def token_logprobs(logits_TV: Tensor, targets_T: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Log-prob of each target under softmax(logits / temperature), and the entropy there (no gradient)."""
+def token_logprobs(
+    logits_TV: Tensor, targets_T: Tensor, temperature: float, entropy_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Log-prob of each target under softmax(logits / temperature), and the entropy there."""
     logits_TV = logits_TV.float() / temperature
     log_normalizer_T = torch.logsumexp(logits_TV, dim=-1)
     logprobs_T = logits_TV.gather(-1, targets_T[:, None])[:, 0] - log_normalizer_T
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         probs_TV = torch.softmax(logits_TV, dim=-1)
         entropy_T = log_normalizer_T - (probs_TV * logits_TV).sum(-1)
     return logprobs_T, entropy_T

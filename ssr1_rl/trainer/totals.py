@@ -6,19 +6,24 @@ from torch import Tensor
 
 from ssr1_rl.trainer.batching import MicroBatch
 from ssr1_rl.trainer.loss import LossTerms
+from ssr1_rl.trainer.ratio_histogram import NUM_BINS, count_ratios, ratio_quantile
+
+QUANTILES = (0.01, 0.5, 0.99)
 
 
 class Totals:
-    """Sums and maxima over micro-batches, later over ranks."""
+    """Sums, maxima and the histogram of the ratio over micro-batches, later over ranks."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
         self.maxima: dict[str, float] = {}
+        self.ratio_counts = torch.zeros(NUM_BINS, dtype=torch.int64)
 
     def add(self, other: "Totals") -> None:
-        """Adds another's sums and maxima."""
+        """Adds another's."""
         self.add_sums(**other.sums)
         self.add_maxima(**other.maxima)
+        self.ratio_counts += other.ratio_counts
 
     def add_sums(self, **values: float) -> None:
         """Adds to sums."""
@@ -35,24 +40,29 @@ class Totals:
 
     def add_micro_batch(self, batch: MicroBatch, logprobs_T: Tensor, entropy_T: Tensor, terms: LossTerms) -> None:
         """Counts one micro-batch; a filler counts as computed tokens alone."""
-        self.add_sums(
-            computed_tokens=float(batch.num_computed_tokens), row_tokens=float(batch.num_row_tokens) * batch.weight
-        )
-        if not batch.weight:
-            return
-        gap_T = (logprobs_T - batch.old_logprobs_T).abs() * batch.comparable_T
-        self.add_sums(
-            tokens=float(len(logprobs_T)),
-            comparable_tokens=float(batch.comparable_T.sum()),
-            loss=float(terms.loss.detach()),
-            entropy=float(entropy_T.sum()),
-            clipped_low=float(terms.clipped_low),
-            clipped_high=float(terms.clipped_high),
-            kl=float(terms.kl),
-            kl_rollout=float((batch.old_logprobs_T - logprobs_T).sum()),
-            logprob_abs_diff=float(gap_T.sum()),
-        )
-        self.add_maxima(logprob_abs_diff=float(gap_T.max()))
+        gap_T = (logprobs_T - batch.rollout_logprobs_T).abs() * batch.comparable_T
+        weights = terms.importance.double()
+        sums = {
+            "row_tokens": float(batch.num_row_tokens),
+            "tokens": float(len(logprobs_T)),
+            "comparable_tokens": float(batch.comparable_T.sum()),
+            "loss": float(terms.loss.detach()),
+            "entropy": float(entropy_T.sum()),
+            "clipped_low": float(terms.clipped_low),
+            "clipped_high": float(terms.clipped_high),
+            "kl": float(terms.kl),
+            "kl_rollout": float((batch.rollout_logprobs_T - logprobs_T).sum()),
+            "logprob_abs_diff": float(gap_T.sum()),
+            "importance_weights": float(weights.sum()),
+            "importance_squares": float(weights.square().sum()),
+            "importance_count": float(len(weights)),
+        }
+        maxima = {"logprob_abs_diff": float(gap_T.max()), "ratio": float(terms.ratio_T.max())}
+        # Every rank has the same entries, even one that has nothing but a filler.
+        self.add_sums(computed_tokens=float(batch.num_computed_tokens), **_scaled(sums, batch.weight))
+        self.add_maxima(**_scaled(maxima, batch.weight))
+        if batch.weight:
+            self.ratio_counts += count_ratios(terms.ratio_T)
 
     def over_ranks(self, device: torch.device) -> "Totals":
         """The sums and maxima over all ranks (a collective)."""
@@ -64,12 +74,23 @@ class Totals:
             vector = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
             dist.all_reduce(vector, op)
             target.update(zip(sorted(values), vector.tolist(), strict=True))
+        counts = self.ratio_counts.to(device)
+        dist.all_reduce(counts)
+        total.ratio_counts = counts.cpu()
         total.sums["ranks"] = float(dist.get_world_size())
         return total
 
 
+def _scaled(values: dict[str, float], weight: float) -> dict[str, float]:
+    return {name: value * weight for name, value in values.items()}
+
+
 def summarise(totals: Totals) -> dict[str, float]:
-    """The metrics: means over trained tokens, and per update what is one figure per update."""
+    """The metrics: means over trained tokens, and per update what is one figure per update.
+
+    The effective sample size is (sum w)^2 / (n sum w^2) of the importance weights as they were applied,
+    1 without correction.
+    """
     sums, tokens = totals.sums, max(1.0, totals.sums["tokens"])
     updates = sums["updates"]
     return {
@@ -81,6 +102,9 @@ def summarise(totals: Totals) -> dict[str, float]:
         "clipped_high_share": sums["clipped_high"] / tokens,
         "kl_to_reference": sums["kl"] / tokens,
         "kl_to_rollout": sums["kl_rollout"] / tokens,
+        "effective_sample_size": _effective_share(sums),
+        "ratio_max": totals.maxima["ratio"],
+        **{f"ratio_p{round(100 * q):02d}": ratio_quantile(totals.ratio_counts, q) for q in QUANTILES},
         "logprob_abs_diff_mean": sums["logprob_abs_diff"] / max(1.0, sums["comparable_tokens"]),
         "logprob_abs_diff_max": totals.maxima["logprob_abs_diff"],
         "comparable_tokens": sums["comparable_tokens"],
@@ -88,3 +112,10 @@ def summarise(totals: Totals) -> dict[str, float]:
         "row_tokens": sums["row_tokens"],
         "computed_tokens": sums["computed_tokens"],
     }
+
+
+def _effective_share(sums: dict[str, float]) -> float:
+    if not sums["importance_count"]:
+        return 1.0
+    squares = sums["importance_count"] * sums["importance_squares"]
+    return sums["importance_weights"] ** 2 / squares if squares else 0.0

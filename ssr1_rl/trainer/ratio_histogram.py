@@ -1,0 +1,40 @@
+"""Quantiles of the ratio of new to old policy over all tokens of a step, from a histogram that ranks can add up.
+
+Bins are of |log ratio|, 24 to a factor of ten from 1e-6 to 10, on either side of 0: ratios of tokens
+(some tenths away from 1) and of sequences (some ten-thousandths) are told apart alike. A quantile is
+read to within 5 % of its log ratio.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+BINS_PER_DECADE = 24
+SMALLEST, DECADES = 1e-6, 7
+_POSITIVE = SMALLEST * 10 ** (torch.arange(DECADES * BINS_PER_DECADE + 1, dtype=torch.float64) / BINS_PER_DECADE)
+EDGES = torch.cat([-_POSITIVE.flip(0), _POSITIVE])
+NUM_BINS = len(EDGES) + 1
+
+
+def count_ratios(ratio_T: Tensor) -> Tensor:
+    """int64 [NUM_BINS] on the CPU: how many ratios fall into each bin."""
+    log_ratio_T = ratio_T.detach().double().log().cpu()
+    return torch.bincount(torch.bucketize(log_ratio_T, EDGES), minlength=NUM_BINS)
+
+
+def ratio_quantile(counts: Tensor, share: float) -> float:
+    """The ratio below which `share` of those counted lie; 1 where none was counted."""
+    total = int(counts.sum())
+    if not total:
+        return 1.0
+    index = int(torch.searchsorted(counts.cumsum(0), max(1, math.ceil(share * total))))
+    return math.exp(_middle(index))
+
+
+def _middle(index: int) -> float:
+    """The log ratio that stands for a bin: its ends' geometric mean, 0 in the middle, the last edge beyond it."""
+    if index in (0, NUM_BINS - 1):
+        return float(EDGES[0] if index == 0 else EDGES[-1])
+    low, high = float(EDGES[index - 1]), float(EDGES[index])
+    return math.copysign(math.sqrt(low * high), low) if low * high > 0 else 0.0
