@@ -7,6 +7,7 @@ import pytest
 
 from ssr1_rl.config import Config, ConfigError
 from ssr1_rl.config_loading import config_to_yaml, load_config
+from ssr1_rl.presets import PRESETS, describe_preset
 
 ROOT = Path(__file__).parents[2]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.yaml"))
@@ -154,6 +155,59 @@ def test_what_contradicts_the_system_is_refused(load, text, overrides, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load(text, *overrides)
     assert "None;" not in str(caught.value)
+
+
+def test_a_preset_lies_between_the_defaults_and_the_file(load, tmp_path):
+    grpo = load("grpo: {preset: dapo, clip_low: 0.1}\n", "grpo.overlong=mask").grpo
+    assert (grpo.clip_low, grpo.clip_high, grpo.overlong, grpo.dynamic_sampling) == (0.1, 0.28, "mask", True)
+    [set_by_preset, otherwise] = describe_preset(grpo)
+    assert "preset dapo (DAPO, arXiv 2503.14476" in set_by_preset
+    assert "clip_high=0.28" in set_by_preset
+    assert "dynamic_sampling=True" in set_by_preset
+    assert otherwise == "set otherwise: clip_low=0.1 instead of 0.2, overlong=mask instead of penalty"
+    assert "clip_low" not in set_by_preset
+
+    config = load("grpo: {preset: dapo}\n", "grpo.preset=gspo")
+    assert (config.grpo.ratio, config.grpo.dynamic_sampling) == ("sequence", False)
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config))
+    assert load_config(tmp_path / "config.yaml") == config
+    assert len(describe_preset(config.grpo)) == 1
+    assert describe_preset(load().grpo) == []
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_run(load, name):
+    grpo = load("", f"grpo.preset={name}").grpo
+    assert {key: getattr(grpo, key) for key in PRESETS[name].values} == PRESETS[name].values
+
+
+def test_the_constant_denominator_is_the_longest_response_unless_set(load):
+    assert load("rollout: {max_response_tokens: 77}\n").grpo.denominator_tokens == 77
+    assert load("grpo: {denominator_tokens: 5}\n").grpo.denominator_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("preset: dopo", r"grpo\.preset must be one of .*did you mean dapo\?.*'dopo'"),
+        ("kl_target: 0.1", r"grpo\.kl_target=0\.1 adapts grpo\.kl_coefficient, which is 0: set that"),
+        ("dual_clip: 0.9", r"grpo\.dual_clip must be greater than 1, or 0 for none, got 0\.9"),
+        ("preset: cispo, dual_clip: 3", r"grpo\.dual_clip=3 .*grpo\.ratio=cispo.*set grpo\.dual_clip=0"),
+        ("baseline: none", r"advantage_scale=group_std needs grpo\.baseline=group_mean or leave_one_out, got 'none'"),
+        ("preset: reinforce_pp, advantage_scale: group_std", r"needs grpo\.baseline=group_mean.*got 'batch_mean'"),
+        (
+            "kl_coefficient: 0.1, kl_placement: reward_to_go",
+            r"kl_placement=reward_to_go needs grpo\.advantage_scale=batch_std or none, got 'group_std'.*set it",
+        ),
+        ("importance_cap: 0.5", r"grpo\.importance_cap must be at least 1, got 0\.5"),
+        ("overlong_buffer_share: 0", r"grpo\.overlong_buffer_share must be greater than 0, got 0\.0"),
+        ("overlong: penalize", r"grpo\.overlong must be one of keep, mask, penalty"),
+        ("preset: '${oc.env:SSR1_RL_NOT_SET}'", r"grpo\.preset: .*SSR1_RL_NOT_SET"),
+    ],
+)
+def test_settings_of_the_family_that_make_no_sense_are_refused(load, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load(f"grpo: {{{settings}}}\n")
 
 
 def test_an_override_can_add_a_validation_split(load):

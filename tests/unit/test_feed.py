@@ -28,8 +28,8 @@ def questions(count):
 class World:
     """Doubles of preparer, pool and rewards. Groups come back out of order, some fail, some questions are unusable."""
 
-    def __init__(self, failing=(), unusable=(), seed=0):
-        self.failing, self.unusable = set(failing), set(unusable)
+    def __init__(self, failing=(), unusable=(), seed=0, same=()):
+        self.failing, self.unusable, self.same = set(failing), set(unusable), set(same)
         self.random = random.Random(seed)
         self.version, self.in_flight, self.most_in_flight = 0, 0, 0
         self.generated = []
@@ -53,14 +53,17 @@ class World:
     async def score(self, group):
         if group.id.question_id in self.failing:
             return FailedGroup(group.id, "accuracy", group.id.question_id, "", "it raised", 3)
-        rewards = (1.0, 0.0)[: len(group.completions)]
+        second = 1.0 + 1e-9 if group.id.question_id in self.same else 0.0
+        rewards = (1.0, second)[: len(group.completions)]
         return ScoredGroup(group, rewards, {"accuracy": rewards})
 
 
 @pytest.fixture
 def make_feed(tmp_path):
-    def make(world, num_questions=40, per_step=4, staleness=0, max_failed_share=0.5, max_skipped_share=0.5):
-        grpo = GrpoConfig(questions_per_step=per_step, max_staleness=staleness, max_failed_share=max_failed_share)
+    def make(world, num_questions=40, per_step=4, staleness=0, max_failed_share=0.5, max_skipped_share=0.5, **more):
+        grpo = GrpoConfig(
+            questions_per_step=per_step, max_staleness=staleness, max_failed_share=max_failed_share, **more
+        )
         skips = SkipList(tmp_path / "skipped.jsonl", max_skipped_share, num_questions)
         return GroupFeed(QuestionStream(questions(num_questions), 0), world, world, world, SAMPLING, grpo, skips)
 
@@ -119,6 +122,68 @@ async def test_failed_and_unusable_groups_are_replaced_by_later_ones(make_feed, 
     assert feed.num_failed == sum(g.question_id in failing for g in world.generated)
     assert '"reason": "no sound in' in (tmp_path / "skipped.jsonl").read_text()
     feed.close()
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+async def test_dynamic_sampling_replaces_groups_without_variance(make_feed, staleness):
+    all_ids = stream_ids(60)
+    same = {g.question_id for g in all_ids[:40:2]}
+    world = World(same=same)
+    feed = make_feed(world, staleness=staleness, dynamic_sampling=True)
+    steps, replaced = [], []
+    for _ in range(5):
+        steps += await run_steps(feed, world, 1)
+        replaced.append(feed.num_replaced)
+    good = [g for g in all_ids if g.question_id not in same]
+    assert [group_id for step in steps for group_id, *_ in step] == good[:20]
+    assert replaced == [4] * 5
+    assert not feed.reached_limit
+    assert all(trained - submitted <= staleness for step in steps for _, submitted, trained in step)
+    assert world.most_in_flight <= (staleness + 1) * 4
+    feed.close()
+
+
+async def test_without_dynamic_sampling_every_group_is_taken(make_feed):
+    world = World(same=map(str, range(40)))
+    feed = make_feed(world)
+    [step] = await run_steps(feed, world, 1)
+    assert [group_id for group_id, *_ in step] == stream_ids(4)
+    assert (feed.num_replaced, feed.reached_limit) == (0, False)
+
+
+async def test_beyond_the_limit_a_step_takes_groups_as_they_come(make_feed):
+    ids = stream_ids(20)
+    world = World(same={g.question_id for g in ids[:5]})
+    feed = make_feed(world, dynamic_sampling=True, dynamic_sampling_limit=0.75)
+    [first] = await run_steps(feed, world, 1)
+    assert [group_id for group_id, *_ in first] == ids[3:7], "3 of 5 were replaced, two fill up"
+    assert (feed.num_replaced, feed.reached_limit) == (3, True)
+    [second] = await run_steps(feed, world, 1)
+    assert [group_id for group_id, *_ in second] == ids[7:11]
+    assert (feed.num_replaced, feed.reached_limit) == (0, False)
+    feed.close()
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+async def test_dynamic_sampling_loses_nothing_across_a_resume(make_feed, staleness):
+    same = {g.question_id for g in stream_ids(40)[1::3]}
+    settings = {"staleness": staleness, "dynamic_sampling": True}
+    world = World(same=same)
+    feed = make_feed(world, **settings)
+    trained = [group_id for step in await run_steps(feed, world, 3) for group_id, *_ in step]
+    state = feed.state_dict()
+    feed.close()
+    considered = [(g.epoch, g.question_id) for g in world.generated]
+    resumed_world = World(seed=1, same=same)
+    resumed = make_feed(resumed_world, **settings)
+    resumed.load_state_dict(state)
+    trained += [group_id for step in await run_steps(resumed, resumed_world, 10) for group_id, *_ in step]
+    resumed.close()
+    good = [(g.epoch, g.question_id) for g in stream_ids(90) if g.question_id not in same]
+    assert [(g.epoch, g.question_id) for g in trained] == good[:52], "each question in its turn, none twice"
+    pending = [(epoch, question) for epoch, question, _ in state["pending"]]
+    again = {(g.epoch, g.question_id) for g in resumed_world.generated} & set(considered)
+    assert again == set(pending), "a group that was replaced before the checkpoint is not issued again"
 
 
 async def test_too_many_failures_stop_the_run(make_feed):
