@@ -54,12 +54,19 @@ def test_samples_are_kept_with_their_rewards(finished: Path) -> None:
 
 
 def test_a_finished_run_goes_on_when_asked_for_more_steps(soundworld: Path, finished: Path) -> None:
-    done = grpo(soundworld, f"run.dir={finished}", *SMALL, "grpo.num_steps=3", "grpo.max_staleness=1")
+    family = ("grpo.preset=reinforce_pp", "grpo.kl_target=0.001", "grpo.dynamic_sampling=true")
+    weights = ("grpo.importance_correction=truncate", "grpo.entropy_bonus=0.001")
+    more = ("grpo.num_steps=3", "grpo.max_staleness=1", *family, *weights)
+    done = grpo(soundworld, f"run.dir={finished}", *SMALL, *more)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on from" in done.stdout
+    assert "preset reinforce_pp (REINFORCE++, arXiv 2501.03262): " in done.stdout
     assert "setting changed since: grpo.num_steps: 2 before, 3 now" in done.stdout
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "time/step_s" in row] == [1, 2, 3]
+    assert rows[-1]["train/kl_coefficient"] == 0.001
+    assert abs(rows[-1]["train/kl_to_reference"]) > 0, "two steps away from the reference"
+    assert 0.5 < rows[-1]["train/effective_sample_size"] <= 1.0
     epochs_and_questions = set()
     for step in (1, 2, 3):
         table = pyarrow.parquet.read_table(finished / "samples" / f"step_{step:06d}.parquet").to_pylist()

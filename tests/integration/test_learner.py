@@ -1,5 +1,6 @@
 """No result of the learner depends on how the work is cut: real DeepSpeed over gloo, float32."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,32 @@ import pytest
 from tests.integration.ranks import random_groups, run_ranks
 
 CUTS = [(stage, budget) for stage in (0, 1, 2, 3) for budget in (100, 100_000)]
+FAMILY_CUTS = [(1, 100_000), (3, 100)]
+# Everything that needs to know which response a token belongs to, and what has a gradient without an advantage.
+FAMILY = {
+    "ratio": "sequence",
+    "clip_high": 5.0,
+    "denominator": "sequence",
+    "entropy_bonus": 0.1,
+    "kl_coefficient": 0.05,
+    "kl_estimator": "k2",
+    "importance_correction": "truncate",
+    "importance_level": "sequence",
+    "importance_cap": 100.0,
+    "num_epochs": 2,
+}
 
 
-def make_learner(rank: int, world_size: int, port: int, model: str, stage: int, budget: int, kl: float = 0.05) -> Any:
+def make_learner(
+    rank: int, world_size: int, port: int, model: str, stage: int, budget: int, grpo: dict[str, Any] | None = None
+) -> Any:
     from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
     from ssr1_rl.trainer.learner import Learner, RankSpec
 
     return Learner(
         RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
         ModelConfig(path=model, dtype="float32", train_audio_tower=True),
-        GrpoConfig(kl_coefficient=kl),
+        GrpoConfig(**(grpo or {"kl_coefficient": 0.05})),
         LearnerConfig(
             zero_stage=stage,
             num_workers=world_size,
@@ -79,6 +96,68 @@ def test_gradient_does_not_depend_on_stage_or_micro_batches(reference: dict[str,
 
 def test_gradient_does_not_depend_on_ranks(reference: dict[str, np.ndarray], tiny_audio_model: Path) -> None:
     check_all_equal(run_ranks(gradients, 2, str(tiny_audio_model)), reference)
+
+
+def family_groups(learner: Any) -> Any:
+    """Advantages that differ from token to token, a group that is masked whole, and parts of others."""
+    groups = groups_of(learner)
+    rng = np.random.default_rng(1)
+    masks = [(True, False, True), (False, False, False), (True, True, True), (False, True, True)]
+    return [
+        replace(
+            group,
+            token_advantages=tuple(tuple(rng.standard_normal(len(r)).tolist()) for r in group.responses),
+            loss_mask_G=mask,
+        )
+        for group, mask in zip(groups, masks, strict=True)
+    ]
+
+
+def family_results(rank: int, world_size: int, port: int, model: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """Gradient, KL to the reference after an update (by group and response), and metrics of two updates."""
+    from deepspeed.utils import safe_get_full_grad
+
+    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.parameters import trainable_parameters
+
+    found = {}
+    for stage, budget in FAMILY_CUTS:
+        learner = make_learner(rank, world_size, port, model, stage, budget, FAMILY)
+        share = share_groups(family_groups(learner), world_size)[rank]
+        totals = learner.compute_gradient(share).over_ranks(learner.engine.device)
+        grads = {n: safe_get_full_grad(p) for n, p in trainable_parameters(learner.model).items()}
+        found[stage, budget] = {n: g.detach().float().numpy().copy() for n, g in grads.items()} | {
+            "loss": np.array(totals.sums["loss"])
+        }
+        learner.engine.zero_grad()
+        kl = {
+            group.id.question_id: of_group for group, of_group in zip(share, learner.reference_kl(share), strict=True)
+        }
+        found[stage, budget]["kl of group 1"] = kl.get("1")
+        learner = make_learner(rank, world_size, port, model, stage, budget, FAMILY)
+        found[stage, budget]["metrics"] = learner.update([share])
+    return found
+
+
+def test_the_family_does_not_depend_on_stage_micro_batches_or_ranks(tiny_audio_model: Path) -> None:
+    one, two = (run_ranks(family_results, world_size, str(tiny_audio_model)) for world_size in (1, 2))
+    kl = one[FAMILY_CUTS[0]]["kl of group 1"]
+    assert [len(kl_T) for kl_T in kl] == [len(r) for r in random_groups(4, range(10, 20), 0)[1].responses]
+    metrics = one[FAMILY_CUTS[0]]["metrics"]
+    assert metrics["effective_sample_size"] < 0.99
+    assert metrics["ratio_max"] != 1.0, "the second update's ratio is to the policy before the first"
+    for found in (one, two):
+        for results in found.values():
+            of_group_1 = results.pop("kl of group 1")
+            if of_group_1 is not None:  # else it is the other rank's
+                for kl_T, expected in zip(of_group_1, kl, strict=True):
+                    assert kl_T == pytest.approx(expected, abs=1e-4)
+            other = results.pop("metrics")
+            for name in ("loss", "entropy", "kl_to_reference", "effective_sample_size", "grad_norm", "trained_tokens"):
+                assert other[name] == pytest.approx(metrics[name], rel=2e-3), name
+    reference = one[FAMILY_CUTS[0]]
+    check_all_equal(one, reference)
+    check_all_equal(two, reference)
 
 
 def train_and_save(rank: int, world_size: int, port: int, model: str, stage: int, folder: Path) -> dict[str, float]:

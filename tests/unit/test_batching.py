@@ -75,6 +75,24 @@ def test_rows_without_gradient_are_left_out_but_one_stays():
     assert rows_to_train([row(response=())], keep_all=True) == []
 
 
+def test_masked_rows_are_left_out_and_none_of_them_stays():
+    masked = replace(row(advantage=1.0), in_loss=False)
+    assert rows_to_train([masked, row(advantage=-0.5)], keep_all=True) == [row(advantage=-0.5)]
+    assert rows_to_train([masked], keep_all=False) == []
+    assert rows_to_train([masked, row(advantage=0.0)], keep_all=False) == [row(advantage=0.0)]
+
+
+def test_advantages_of_tokens():
+    plain, differing = row(advantage=0.5), replace(row(advantage=0.0), token_advantages=(1.0, 0.0, -1.0))
+    assert rows_to_train([differing], keep_all=False) == [differing]
+    batch = collate([plain, differing], AUDIO, mel_of, num_mel_bins=4)
+    assert batch.advantages_T.tolist() == [0.5, 0.5, 0.5, 1.0, 0.0, -1.0]
+    assert batch.response_index_T.tolist() == [0, 0, 0, 1, 1, 1]
+    assert batch.old_logprobs_T.tolist() == []
+    known = [replace(r, old_logprobs=(-1.0, -2.0, float(-i))) for i, r in enumerate((plain, differing))]
+    assert collate(known, AUDIO, mel_of, 4).old_logprobs_T.tolist() == [-1.0, -2.0, 0.0, -1.0, -2.0, -1.0]
+
+
 def test_collate_against_a_reconstruction():
     first = row((1, AUDIO, 2), "a", (3, AUDIO, 4), 0.5, True, seed=1)  # the response samples the placeholder's id
     rows = [

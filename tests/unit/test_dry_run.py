@@ -82,9 +82,13 @@ def test_a_dry_run_prints_and_starts_nothing(make_config, counts, capsys, monkey
 
     # Whether this process has a cluster already depends on the tests before this one.
     monkeypatch.setattr(ray, "init", lambda *_args, **_kwargs: pytest.fail("a dry run connected to Ray"))
-    print_dry_run(make_config())
+    config = make_config()
+    config.grpo.preset = "gspo"
+    print_dry_run(config)
     text = capsys.readouterr().out
     assert "group_size: 8" in text
+    assert "preset gspo (GSPO, arXiv 2507.18071" in text
+    assert "ratio=token instead of sequence" in text
     assert "rollout worker" in text
     assert f"{counts[0]:,} parameters, {counts[0] - counts[1]:,} trained" in text
     assert "nothing was started" in text

@@ -137,6 +137,14 @@ def test_log_probs_and_entropy_by_definition():
     assert not entropy.requires_grad
 
 
+def test_the_entropy_carries_a_gradient_where_a_bonus_needs_it():
+    logits = torch.tensor([[1.0, 2.0, -1.0]], requires_grad=True)
+    token_logprobs(logits, torch.tensor([1]), 0.5, entropy_gradient=True)[1].sum().backward()
+    again = logits.detach().double().requires_grad_()
+    torch.special.entr(torch.softmax(again / 0.5, -1)).sum().backward()
+    assert logits.grad[0].tolist() == pytest.approx(again.grad[0].tolist(), abs=1e-6)
+
+
 @pytest.mark.parametrize("train_audio_tower", [False, True])
 def test_what_is_trained(audio, examples, train_audio_tower):
     model = load_model(audio, torch.float32, "sdpa")

@@ -3,7 +3,7 @@
 import pytest
 
 from ssr1_rl.step_metrics import StepClock, step_metrics
-from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup, VersionSpan
+from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup, TrainGroup, VersionSpan
 
 
 class Pool:
@@ -53,7 +53,14 @@ def metrics(clock):
             (0.3, 0.1 + 0.2), [completion(20, [(3, 20)]), completion(20, [(3, 20)])], accuracy=(0, 0), format=(1, 1)
         ),
     ]
-    return step_metrics(groups, {"update_s": 2.5, "row_tokens": 500.0, "loss": 0.25}, clock, step=5)
+    batch = [trained((1.5, -0.5), (10, 30), (True, False)), trained((0.5, -0.5), (20, 20), (True, True))]
+    learner = {"update_s": 2.5, "row_tokens": 500.0, "loss": 0.25}
+    return step_metrics(groups, batch, learner, clock, step=5, num_replaced=2)
+
+
+def trained(advantages_G, lengths, mask_G):
+    responses = tuple((1,) * n for n in lengths)
+    return TrainGroup(GroupId(0, "q"), (1,), (), responses, responses, advantages_G, (), 0, loss_mask_G=mask_G)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,14 @@ def metrics(clock):
     [
         ("reward/mean", 0.4),
         ("reward/std", ((0.6**2 + 0.4**2 + 2 * 0.1**2) / 4) ** 0.5),
-        ("reward/zero_variance_share", 0.5),
+        ("reward/zero_variance_share", 0.75),  # one of the two trained on, and two that were replaced
+        ("rollout/replaced_groups", 2.0),
+        ("rollout/response_tokens_right", 10.0),
+        ("rollout/response_tokens_wrong", 70 / 3),
+        ("advantage/mean", 0.5),  # 1.5, 0.5 and -0.5: the masked one does not count
+        ("advantage/std", (2 / 3) ** 0.5),
+        ("advantage/min", -0.5),
+        ("advantage/max", 1.5),
         ("reward/accuracy", 0.25),
         ("reward/format", 0.5),
         ("rollout/response_tokens_mean", 20.0),
@@ -89,5 +103,6 @@ def test_by_hand(metrics, name, value):
 
 def test_staleness_is_the_mean_over_tokens(clock):
     group = scored((1.0, 0.0), [completion(10, [(3, 1), (4, 9)]), completion(10, [(4, 10)])])
-    figures = step_metrics([group], {"update_s": 1.0, "row_tokens": 1.0}, clock, step=5)
+    figures = step_metrics([group], [], {"update_s": 1.0, "row_tokens": 1.0}, clock, step=5)
     assert figures["rollout/staleness_mean"] == pytest.approx(1 / 20)
+    assert not any(name.startswith(("advantage/", "rollout/response_tokens_right")) for name in figures)

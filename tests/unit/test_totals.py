@@ -1,0 +1,87 @@
+"""What a learner counts: quantiles of the ratio, effective sample size, and fillers that count for nothing."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssr1_rl.trainer.loss import LossTerms
+from ssr1_rl.trainer.ratio_histogram import NUM_BINS, count_ratios, ratio_quantile
+from ssr1_rl.trainer.totals import Totals, summarise
+
+
+@given(st.lists(st.floats(-9.0, 9.0), min_size=1, max_size=50), st.sampled_from([0.01, 0.5, 0.99]))
+def test_a_quantile_is_read_to_within_5_percent_of_its_log_ratio(log_ratios, share):
+    counts = count_ratios(torch.tensor(log_ratios, dtype=torch.float64).exp())
+    assert (len(counts), int(counts.sum())) == (NUM_BINS, len(log_ratios))
+    exact = float(np.quantile(log_ratios, share, method="inverted_cdf"))
+    assert np.log(ratio_quantile(counts, share)) == pytest.approx(exact, rel=0.05, abs=1.1e-6)
+
+
+def test_quantiles_of_both_scales_and_of_nothing():
+    sequence = count_ratios(torch.tensor([1 - 3e-4, 1.0, 1.0, 1.0, 1 + 4e-4], dtype=torch.float64))
+    assert ratio_quantile(sequence, 0.01) == pytest.approx(1 - 3e-4, abs=2e-5)
+    assert ratio_quantile(sequence, 0.5) == 1.0
+    assert ratio_quantile(sequence, 0.99) == pytest.approx(1 + 4e-4, abs=2e-5)
+    assert ratio_quantile(torch.zeros(NUM_BINS, dtype=torch.int64), 0.5) == 1.0
+    extreme = count_ratios(torch.tensor([0.0, float("inf")]))
+    assert (extreme[0], extreme[-1]) == (1, 1)
+
+
+def micro_batch(weight=1.0):
+    logprobs = torch.full((4,), -2.0)
+    return SimpleNamespace(
+        rollout_logprobs_T=logprobs,
+        comparable_T=torch.ones(4, dtype=torch.bool),
+        num_computed_tokens=7,
+        num_row_tokens=9,
+        weight=weight,
+    )
+
+
+def terms(importance):
+    count = torch.tensor(1)
+    return LossTerms(
+        torch.tensor(0.5), count, count, torch.tensor(2.0), torch.tensor([0.9, 1.0, 1.0, 1.2]), torch.tensor(importance)
+    )
+
+
+def summary(*counted):
+    totals = Totals()
+    for importance, weight in counted:
+        totals.add_micro_batch(
+            micro_batch(weight), torch.tensor([-2.0, -2.5, -2.0, -1.0]), torch.ones(4), terms(importance)
+        )
+    totals.add_sums(updates=1.0, grad_norm=3.0, learning_rate=0.1, ranks=1.0)
+    return summarise(totals)
+
+
+def test_metrics_by_hand():
+    found = summary(([2.0, 1.0, 0.0], 1.0), ([1.0], 1.0))
+    assert found["effective_sample_size"] == pytest.approx(4.0**2 / (4 * 6.0))
+    assert found["entropy"] == 1.0
+    assert (found["clipped_low_share"], found["clipped_high_share"]) == (0.25, 0.25)
+    assert found["kl_to_reference"] == 0.5
+    assert found["kl_to_rollout"] == pytest.approx((0.5 - 1.0) / 4)
+    assert found["logprob_abs_diff_max"] == 1.0
+    assert found["ratio_max"] == pytest.approx(1.2)
+    assert found["ratio_p50"] == 1.0
+    assert found["ratio_p01"] == pytest.approx(0.9, rel=0.01)
+
+
+def test_without_weights_the_sample_is_whole_and_with_all_masked_none_is_left():
+    assert summary(([], 1.0))["effective_sample_size"] == 1.0
+    assert summary(([0.0, 0.0], 1.0))["effective_sample_size"] == 0.0
+
+
+def test_a_filler_counts_as_computed_alone_but_has_every_entry():
+    own, with_filler = summary(([1.0], 1.0)), summary(([1.0], 1.0), ([1.0], 0.0))
+    assert {name for name in own if own[name] != with_filler[name]} == {"computed_tokens"}
+    filler, real = Totals(), Totals()
+    for totals, weight in ((filler, 0.0), (real, 1.0)):
+        totals.add_micro_batch(micro_batch(weight), torch.full((4,), -2.5), torch.ones(4), terms([1.0]))
+    assert (filler.sums.keys(), filler.maxima.keys()) == (real.sums.keys(), real.maxima.keys())
+    assert int(filler.ratio_counts.sum()) == filler.sums["tokens"] == 0
