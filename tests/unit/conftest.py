@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
 
 torch.set_num_threads(1)
+# A property holds however busy the machine is.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
