@@ -11,6 +11,7 @@ import psutil
 import pyarrow.parquet
 import pytest
 
+from ssr1_rl.trainer.checkpoint import open_checkpoint
 from tests.e2e.commands import ROOT, SMALL, SSR1_RL, environment, grpo
 
 
@@ -68,6 +69,9 @@ def test_a_finished_run_goes_on_when_asked_for_more_steps(soundworld: Path, fini
     assert third["train/kl_coefficient"] == 0.001
     assert third["train/kl_to_reference"] != 0, "two steps away from the reference"
     assert 0.5 < third["train/effective_sample_size"] <= 1.0
+    kept = open_checkpoint(finished / "checkpoints" / "step_000003").controller_state()["kl_coefficient"]
+    assert kept != 0.001, "adapted after the step"
+    assert kept == pytest.approx(0.001, rel=0.021)
     epochs_and_questions = set()
     for step in (1, 2, 3):
         table = pyarrow.parquet.read_table(finished / "samples" / f"step_{step:06d}.parquet").to_pylist()
