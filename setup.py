@@ -17,6 +17,7 @@ setup(
         "deepspeed",
         "numpy",
         "omegaconf",
+        "peft",
         "pyarrow",
         "ray[data,train]>=2.60",
         "rich",

@@ -111,8 +111,9 @@ def export(
     step: Annotated[str, typer.Option(help="which checkpoint: last, best, or a step")] = "best",
     output: Annotated[Path | None, typer.Option(help="folder to write; default RUN/export")] = None,
     dtype: Annotated[str, typer.Option(help="of the weights: bfloat16, float32; default the run's")] = "",
+    adapter: Annotated[bool, typer.Option("--adapter", help="of a LoRA run: the adapter alone, for peft")] = False,
 ) -> None:
-    """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load."""
+    """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load, LoRA adapters merged in."""
     from ssr1_rl.config_loading import load_config
     from ssr1_rl.export import choose_checkpoint, export_checkpoint
 
@@ -122,7 +123,7 @@ def export(
     config = load_config(settings)
     checkpoint = choose_checkpoint(run, config.checkpoint, step)
     folder = output or run / "export"
-    export_checkpoint(checkpoint, config.model.path, folder, dtype or config.model.dtype)
+    export_checkpoint(checkpoint, config.model.path, folder, dtype or config.model.dtype, adapter)
     print(f"wrote step {checkpoint.step} to {folder}")
 
 

@@ -50,12 +50,28 @@ class RunConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) on a frozen policy: nothing but the adapters is trained."""
+
+    rank: int = setting(0, "rank of the adapters; 0: no adapters, the policy itself is trained", ge=0)
+    alpha: float = setting(32.0, "what an adapter adds is scaled by alpha / rank", gt=0)
+    target_modules: list[str] = setting(
+        factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        help="linear layers that get an adapter, by the end of their names; each must be found in the trained parts",
+    )
+
+
+@dataclass
 class ModelConfig:
     """The policy."""
 
     path: str = setting(MISSING, "Hugging Face folder (or hub name) of the starting policy")
     dtype: str = setting("bfloat16", "dtype of computation and of the engines", choices=("bfloat16", "float32"))
-    train_audio_tower: bool = setting(False, "train the audio tower as well as projector and language model")
+    train_audio_tower: bool = setting(
+        False,
+        "train the audio tower as well as projector and language model; with lora: its target_modules get adapters too",
+    )
+    lora: LoraConfig = setting(factory=LoraConfig)
     attn_implementation: str = setting(
         "sdpa",
         "transformers' attention in the learner's audio tower; its language model attends to packed groups",
@@ -252,17 +268,27 @@ class LearnerConfig:
         choices=("constant", "linear", "cosine"),
     )
     warmup_steps: int = setting(0, "updates over which the learning rate rises linearly", ge=0)
-    weight_decay: float = setting(0.0, "AdamW's decoupled weight decay", ge=0)
+    weight_decay: float = setting(0.0, "AdamW's decoupled weight decay; norms and biases do not decay", ge=0)
     adam_betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's betas")
     adam_epsilon: float = setting(1e-8, "AdamW's epsilon", gt=0)
     max_grad_norm: float = setting(1.0, "gradients are scaled down to this global norm", gt=0)
+    offload_optimizer: str = setting(
+        "none",
+        "where AdamW's state and step are: on the device, or in host memory (ZeRO stage 1 to 3)",
+        choices=("none", "cpu"),
+    )
+    offload_parameters: str = setting(
+        "none",
+        "where parameter shards wait until they are used: on the device, or in host memory (ZeRO stage 3)",
+        choices=("none", "cpu"),
+    )
     max_tokens_per_micro_batch: int = setting(
         16384, "tokens of one forward and backward pass, a group's prompt counted once", ge=1
     )
     port: int = setting(0, "TCP port of the learners' rendezvous; 0: any free one", ge=0, le=65535)
     start_timeout_s: float = setting(900.0, "longest wait for the learners to start, seconds", gt=0)
     update_timeout_s: float = setting(3600.0, "longest wait for one update, seconds", gt=0)
-    deepspeed: dict[str, Any] = setting(factory=dict, help="further DeepSpeed settings, passed through")
+    deepspeed: dict[str, Any] = setting(factory=dict, help="further DeepSpeed settings; none that the learner sets")
 
 
 @dataclass

@@ -16,9 +16,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssr1_rl.config import Config, ConfigError, LearnerConfig, RolloutConfig
+from ssr1_rl.config import Config, ConfigError, LearnerConfig, ModelConfig, RolloutConfig
 from ssr1_rl.presets import check_family, preset_values
 from ssr1_rl.rewards.base import check_built_in
+from ssr1_rl.trainer.deepspeed_options import check_deepspeed_options
 
 Key = tuple[str | int, ...]
 
@@ -238,7 +239,9 @@ def _check_together(config: Config) -> None:
     """The rules that join several settings, each named as a sentence."""
     _groups_divide_over_ranks_and_minibatches(config)
     _rewards_are_named_once(config)
-    _learner_owns_its_deepspeed_settings(config.learner)
+    check_deepspeed_options(config.learner)
+    _state_can_be_offloaded(config.learner)
+    _adapters_have_targets(config.model)
     _engines_keep_what_the_system_relies_on(config.rollout)
     _adam_betas_are_shares(config.learner)
     check_family(config.grpo)
@@ -278,34 +281,6 @@ def _rewards_are_named_once(config: Config) -> None:
             raise ConfigError(f"rewards.{index}.weight must be a finite number, got {reward.weight}")
 
 
-_OWNED_BY_LEARNER = {
-    "train_batch_size": "grpo.questions_per_step",
-    "train_micro_batch_size_per_gpu": "learner.max_tokens_per_micro_batch",
-    "gradient_accumulation_steps": "learner.max_tokens_per_micro_batch",
-    "gradient_clipping": "learner.max_grad_norm",
-    "optimizer": "learner.learning_rate and its neighbours",
-    "scheduler": "learner.warmup_steps",
-    "bf16": "model.dtype",
-    "fp16": "model.dtype",
-    "zero_optimization.stage": "learner.zero_stage",
-}
-
-
-def _learner_owns_its_deepspeed_settings(learner: LearnerConfig) -> None:
-    for name, ours in _OWNED_BY_LEARNER.items():
-        found: Any = learner.deepspeed
-        parts = name.split(".")
-        for part in parts[:-1]:
-            found = found.get(part, {})
-            if not isinstance(found, dict):
-                raise ConfigError(f"learner.deepspeed.{part} must hold settings, got {found!r}")
-        if parts[-1] in found:
-            value = found[parts[-1]]
-            raise ConfigError(
-                f"learner.deepspeed.{name} is set by the learner itself: use {ours} instead, got {value!r}"
-            )
-
-
 _OWNED_BY_SYSTEM = (
     "data_parallel_size",
     "dtype",
@@ -334,6 +309,26 @@ def _engines_keep_what_the_system_relies_on(rollout: RolloutConfig) -> None:
 def _adam_betas_are_shares(learner: LearnerConfig) -> None:
     if not all(0 <= beta < 1 for beta in learner.adam_betas):
         raise ConfigError(f"learner.adam_betas must be at least 0 and less than 1, got {learner.adam_betas}")
+
+
+def _state_can_be_offloaded(learner: LearnerConfig) -> None:
+    if learner.offload_optimizer != "none" and learner.zero_stage == 0:
+        raise ConfigError(
+            f"learner.offload_optimizer={learner.offload_optimizer} needs learner.zero_stage 1, 2 or 3, got 0"
+        )
+    if learner.offload_parameters != "none" and learner.zero_stage != 3:
+        raise ConfigError(
+            f"learner.offload_parameters={learner.offload_parameters} needs learner.zero_stage=3 (only it shards the "
+            f"parameters), got {learner.zero_stage}"
+        )
+
+
+def _adapters_have_targets(model: ModelConfig) -> None:
+    if model.lora.rank and not model.lora.target_modules:
+        raise ConfigError(
+            f"model.lora.target_modules must name at least one linear layer with model.lora.rank={model.lora.rank}, "
+            "got []; set model.lora.rank=0 to train the whole policy"
+        )
 
 
 def dotted(key: Key) -> str:

@@ -60,7 +60,10 @@ def estimate_memory(config: Config) -> MemoryEstimate:
         learner_weights=width * num_parameters // share_weights,
         learner_gradients=width * num_trained // share_gradients,
         learner_optimizer=(12 if model.dtype == "bfloat16" else 8) * num_trained // share_optimizer,
-        learner_reference=width * num_parameters // share_weights if config.grpo.kl_coefficient else 0,
+        # With LoRA the reference is the policy with its adapters off.
+        learner_reference=width * num_parameters // share_weights
+        if config.grpo.kl_coefficient and not model.lora.rank
+        else 0,
         learner_activations=activations + 3 * 4 * response_tokens * text.vocab_size,
         engine_weights=width * num_parameters // config.rollout.tensor_parallel_size,
     )
@@ -69,23 +72,22 @@ def estimate_memory(config: Config) -> MemoryEstimate:
 def _count_parameters(config: Config) -> tuple[Any, int, int]:
     """The model's configuration and its parameter counts, from shapes alone."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, Qwen2AudioForConditionalGeneration
 
     from ssr1_rl.run_grpo import check_model_folder
-    from ssr1_rl.trainer.parameters import trainable_parameters
-    from ssr1_rl.trainer.policy import AUDIO_MODEL_TYPES, Policy
+    from ssr1_rl.trainer.lora import add_adapters, find_targets
+    from ssr1_rl.trainer.parameters import named_weights, trainable_parameters
+    from ssr1_rl.trainer.policy import empty_policy
 
     check_model_folder(config.model.path)
-    hf_config = AutoConfig.from_pretrained(config.model.path)
-    with torch.device("meta"):
-        has_audio = hf_config.model_type in AUDIO_MODEL_TYPES
-        make: Any = Qwen2AudioForConditionalGeneration if has_audio else AutoModelForCausalLM.from_config
-        model = make(hf_config)
-    policy = Policy(model, config.rollout.temperature, config.model.train_audio_tower)
+    lora = config.model.lora
+    model = empty_policy(config.model.path, config.model.train_audio_tower).model
+    if lora.rank:
+        with torch.device("meta"):
+            add_adapters(model, lora.rank, lora.alpha, find_targets(model, lora.target_modules))
     return (
-        hf_config,
-        sum(p.numel() for p in model.parameters()),
-        sum(p.numel() for p in trainable_parameters(policy.model).values()),
+        model.config,
+        sum(p.numel() for p in named_weights(model).values()),
+        sum(p.numel() for p in trainable_parameters(model).values()),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +12,53 @@ from torch import Tensor
 
 from ssr1_rl.config import CheckpointConfig
 from ssr1_rl.trainer.checkpoint import Checkpoint, CheckpointStore
-from ssr1_rl.trainer.learner_state import saved_weights
+from ssr1_rl.trainer.learner_state import learner_settings, saved_weights
+from ssr1_rl.trainer.lora import adapted_modules, add_adapters, merged_weights, write_adapter_folder
+from ssr1_rl.trainer.parameters import named_adapters
 
 SHARD_BYTES = 4 * 2**30
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".gguf", ".msgpack", ".h5")
 
 
-def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dtype: str) -> None:
-    """Writes the policy of a checkpoint as a model folder.
+def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dtype: str, adapter: bool = False) -> None:
+    """Writes the policy of a checkpoint as a model folder; adapters are merged into the base model's weights.
 
     Args:
         base_model: the folder (or hub name) that the run started from; its configuration,
             tokenizer and processor are taken over.
         dtype: of the written weights, "bfloat16" or "float32".
+        adapter: write a LoRA adapter alone, as a folder for peft to put on the base model.
 
     Raises:
         DamagedCheckpoint: the checkpoint is not what was written.
-        ValueError: `output` exists and is not empty.
+        ValueError: `output` exists and is not empty, or there is no adapter to write alone.
     """
     checkpoint.verify()
-    write_model_folder(base_model, saved_weights(checkpoint.learner), output, getattr(torch, dtype))
+    lora, weights = learner_settings(checkpoint.learner)["lora"], saved_weights(checkpoint.learner)
+    torch_dtype = getattr(torch, dtype)
+    if adapter:
+        if lora is None:
+            raise ValueError(f"{checkpoint.path} holds no adapter (model.lora.rank=0); export it without --adapter")
+        _make_empty(output)
+        write_adapter_folder(base_model, lora, dict(weights), output, torch_dtype)
+    elif lora is not None:
+        write_model_folder(base_model, _merged(base_model, lora, dict(weights), torch_dtype), output, torch_dtype)
+    else:
+        write_model_folder(base_model, weights, output, torch_dtype)
+
+
+def _merged(
+    base_model: str, lora: Mapping[str, Any], adapters: Mapping[str, Tensor], dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """The base model's weights with the saved adapters in them: the tensors that engines of this dtype were sent."""
+    from ssr1_rl.trainer.policy import load_model
+
+    model = load_model(base_model, dtype, "sdpa")
+    add_adapters(model, lora["rank"], lora["alpha"], adapted_modules(adapters))
+    with torch.no_grad():
+        for name, parameter in named_adapters(model).items():
+            parameter.copy_(adapters[name])
+    yield from merged_weights(model)
 
 
 def write_model_folder(
@@ -45,15 +72,19 @@ def write_model_folder(
     Raises:
         ValueError: `output` exists and is not empty.
     """
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; remove it, or export to another folder")
+    _make_empty(output)
     base = _local_folder(base_model)
-    output.mkdir(parents=True, exist_ok=True)
     for path in base.iterdir():
         if path.is_file() and not path.name.endswith(WEIGHT_FILES):
             shutil.copy(path, output / path.name)
     _set_dtype(output / "config.json", str(dtype).removeprefix("torch."))
     _write_shards(output, weights, dtype)
+
+
+def _make_empty(output: Path) -> None:
+    if output.exists() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty; remove it, or export to another folder")
+    output.mkdir(parents=True, exist_ok=True)
 
 
 def _local_folder(model: str) -> Path:

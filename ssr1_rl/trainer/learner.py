@@ -19,10 +19,11 @@ from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
 from ssr1_rl.trainer.batching import MicroBatch, Row, collate, cut_micro_batches, rows_to_train
 from ssr1_rl.trainer.clip_features import ClipFeatures
+from ssr1_rl.trainer.deepspeed_setup import join_peers, load_for_zero, load_reference, start_deepspeed
 from ssr1_rl.trainer.kl import kl_estimate
+from ssr1_rl.trainer.lora import add_adapters, find_targets
 from ssr1_rl.trainer.loss import LossTokens, grpo_loss, loss_denominator
-from ssr1_rl.trainer.parameters import trainable_parameters
-from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.trainer.policy import Policy
 from ssr1_rl.trainer.schedule import learning_rate_share
 from ssr1_rl.trainer.totals import Totals, summarise
 from ssr1_rl.types import TrainGroup
@@ -61,15 +62,18 @@ class Learner:
         self._grpo, self._config = grpo, learner
         self._device = torch.device(spec.device)
         self.rank = spec.rank
-        _join_peers(spec, learner)
+        join_peers(spec, learner)
         torch.manual_seed(seed)
-        hf_model = _load_for_zero(model, learner, spec.world_size)
+        hf_model = load_for_zero(model, learner, spec.world_size)
         if model.gradient_checkpointing:
             _checkpoint_layers(hf_model)
         self.policy = Policy(hf_model, temperature, model.train_audio_tower)
         self._clips = ClipFeatures(model.path, fetch_waveform) if self.policy.has_audio else None
-        self.engine = _start_deepspeed(self.policy, model, learner)
-        self._reference = _load_reference(model, learner, temperature) if grpo.kl_coefficient else None
+        self.lora = model.lora
+        if model.lora.rank:
+            add_adapters(hf_model, model.lora.rank, model.lora.alpha, find_targets(hf_model, model.lora.target_modules))
+        self.engine = start_deepspeed(self.policy, model, learner)
+        self._reference = load_reference(self.engine, model, learner, temperature) if grpo.kl_coefficient else None
         self.policy.entropy_gradient = bool(grpo.entropy_bonus)
         self.kl_coefficient = grpo.kl_coefficient
         self.num_updates = 0
@@ -282,27 +286,6 @@ def _reduce(value: float, op: Any, device: torch.device) -> float:
     return float(tensor)
 
 
-def _join_peers(spec: RankSpec, config: LearnerConfig) -> None:
-    """Forms the learners' process group. Sets what DeepSpeed reads from the environment first."""
-    os.environ.update(
-        RANK=str(spec.rank),
-        WORLD_SIZE=str(spec.world_size),
-        LOCAL_RANK="0",
-        MASTER_ADDR=spec.master_address,
-        MASTER_PORT=str(spec.master_port),
-    )
-    if spec.device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(config.num_threads or max(1, round(config.num_cpus)))
-    import deepspeed
-
-    if spec.device == "cpu":
-        # DeepSpeed would compile a shared-memory all-reduce (30 s, needs a C++ compiler); gloo does without.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "gloo" if spec.device == "cpu" else "nccl"
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
-
-
 def _checkpoint_layers(hf_model: Any) -> None:
     """Turns on gradient checkpointing, which transformers does in layers that are in training mode.
 
@@ -314,70 +297,3 @@ def _checkpoint_layers(hf_model: Any) -> None:
     for module in hf_model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
-
-
-def _torch_dtype(model: ModelConfig) -> torch.dtype:
-    return getattr(torch, model.dtype)
-
-
-def _load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int) -> Any:
-    """Loads the policy; under ZeRO-3 every rank keeps only its shard while loading."""
-    if learner.zero_stage < 3:
-        return load_model(model.path, _torch_dtype(model), model.attn_implementation)
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig
-
-    # transformers shards while it loads as long as this object lives.
-    sharding = HfDeepSpeedConfig(deepspeed_settings(model, learner) | {"train_batch_size": world_size})
-    loaded = load_model(model.path, _torch_dtype(model), model.attn_implementation)
-    del sharding
-    return loaded
-
-
-def _start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) -> Any:
-    import deepspeed
-
-    parameters = trainable_parameters(policy.model).values()
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=learner.learning_rate,
-        betas=learner.adam_betas,
-        eps=learner.adam_epsilon,
-        weight_decay=learner.weight_decay,
-    )
-    engine, *_ = deepspeed.initialize(
-        model=policy, optimizer=optimizer, config=deepspeed_settings(model, learner), dist_init_required=False
-    )
-    return engine
-
-
-def _load_reference(model: ModelConfig, learner: LearnerConfig, temperature: float) -> Any:
-    """The frozen starting policy of the KL term; sharded like the policy under ZeRO-3."""
-    reference = Policy(_load_for_zero(model, learner, dist.get_world_size()), temperature, train_audio_tower=False)
-    reference.requires_grad_(False)
-    reference.eval()
-    if learner.zero_stage < 3:
-        return reference.to("cpu" if os.environ.get("DS_ACCELERATOR") == "cpu" else "cuda")
-    import deepspeed
-
-    engine, *_ = deepspeed.initialize(
-        model=reference, config=deepspeed_settings(model, learner), dist_init_required=False
-    )
-    return engine
-
-
-def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration; `learner.deepspeed` adds to it and cannot contradict it (checked on loading)."""
-    settings: dict[str, Any] = {
-        # Micro-batches and their scaling are the learner's own: to DeepSpeed each is one sample.
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": learner.max_grad_norm,
-        "zero_optimization": {"stage": learner.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
-        "steps_per_print": 2**31,
-    }
-    for name, value in learner.deepspeed.items():
-        ours = settings.get(name)
-        settings[name] = ours | value if isinstance(ours, dict) and isinstance(value, dict) else value
-    return settings

@@ -4,10 +4,10 @@ Weights and Adam's moments are gathered one layer group at a time and written by
 under the names of published checkpoints. So a checkpoint can be resumed with another
 number of ranks or another ZeRO stage, can be exported without a GPU, and holds no pickle.
 
-    weights-00000.safetensors …     every parameter, float32 where it is trained
+    weights-00000.safetensors …     every parameter, float32 where it is trained; with LoRA the adapters alone
     exp_avg-00000.safetensors …     Adam's first moments of the trained ones
     exp_avg_sq-00000.safetensors …  and the second
-    learner.json                    update count, policy version, torch's RNG state
+    learner.json                    update count, policy version, LoRA's settings, torch's RNG state
 """
 
 import json
@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssr1_rl.trainer.parameters import gathered, named_weights, trainable_parameters
+from ssr1_rl.trainer.parameters import gathered, named_weights, trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
     from ssr1_rl.trainer.learner import Learner
@@ -36,7 +36,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
 
     writer = _ShardWriter(folder) if learner.rank == 0 else None
     trained = trainable_parameters(learner.model)
-    for name, tensor in ZeroWeightSource(learner.model):
+    for name, tensor in trained.items() if learner.lora.rank else ZeroWeightSource(learner.model):
         master = _master(learner, trained[name]) if name in trained else tensor
         if writer:
             writer.add("weights", name, master)
@@ -50,6 +50,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
         state = {
             "num_updates": learner.num_updates,
             "policy_version": learner.policy_version,
+            "lora": _adapter_shape(learner),
             "torch_rng": torch.get_rng_state().tolist(),
         }
         (folder / "learner.json").write_text(json.dumps(state))
@@ -60,12 +61,18 @@ def load_learner(learner: "Learner", folder: Path) -> None:
     """Takes a saved state; see `save_learner`. A collective.
 
     Raises:
-        ValueError: the checkpoint is of a model with other parameters.
+        ValueError: the checkpoint is of a model with other parameters, or of other adapters.
     """
-    state = json.loads((folder / "learner.json").read_text())
-    weights, trained = named_weights(learner.model), trainable_parameters(learner.model)
+    state = learner_settings(folder)
+    if state["lora"] != _adapter_shape(learner):
+        raise ValueError(
+            f"checkpoint {folder} was written with model.lora {state['lora'] or 'off'}, which now is "
+            f"{_adapter_shape(learner) or 'off'}; set model.lora back, or another run.dir"
+        )
+    trained = trainable_parameters(learner.model)
+    weights = trained if learner.lora.rank else named_weights(learner.model)
     stored = dict(_tensors_of(folder, "weights"))
-    _check_same_parameters(folder, {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in weights.items()}, stored)
+    _check_same_parameters(folder, {n: whole_shape(p) for n, p in weights.items()}, stored)
     learner.num_updates, learner.policy_version = state["num_updates"], state["policy_version"]
     torch.set_rng_state(torch.tensor(state["torch_rng"], dtype=torch.uint8))
     for name, parameter in weights.items():
@@ -81,6 +88,15 @@ def load_learner(learner: "Learner", folder: Path) -> None:
             for name, parameter in trained.items():
                 _set_moment(learner, parameter, moment, _read(files[name], name).to(learner.engine.device))
     dist.barrier()
+
+
+def learner_settings(folder: Path) -> dict[str, Any]:
+    """What learner.json holds. "lora" is the adapters' rank and alpha, None without any."""
+    return json.loads((folder / "learner.json").read_text())
+
+
+def _adapter_shape(learner: "Learner") -> dict[str, Any] | None:
+    return {"rank": learner.lora.rank, "alpha": learner.lora.alpha} if learner.lora.rank else None
 
 
 def _master(learner: "Learner", parameter: torch.nn.Parameter) -> Tensor:
@@ -134,7 +150,7 @@ def _create_moments(learner: "Learner") -> None:
         flat = [parameter for group in inner.param_groups for parameter in group["params"]]
     for parameter in flat:
         inner.state[parameter] = {
-            "step": torch.tensor(float(learner.num_updates)),
+            "step": torch.tensor(float(learner.num_updates), device=parameter.device),  # where fused AdamW wants it
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
@@ -189,7 +205,7 @@ def _check_same_parameters(folder: Path, expected: dict[str, tuple[int, ...]], s
     if strange:
         raise ValueError(
             f"checkpoint {folder} does not belong to this model: {len(strange)} parameters differ, "
-            f"{strange[0]} for one; set model.path to the model that the run started from, or another run.dir"
+            f"{strange[0]} for one; set model.path and model.lora to what the run started from, or another run.dir"
         )
     for name, shape in expected.items():
         with safe_open(stored[name], framework="pt") as file:

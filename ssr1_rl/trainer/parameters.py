@@ -27,14 +27,34 @@ def checkpoint_name(name: str, model_type: str) -> str:
     raise AssertionError(f"Qwen2-Audio has no parameter {name}")
 
 
+ADAPTER = "default"
+"""peft's name of the one adapter that a policy may have; it is part of parameter names."""
+
+
 def named_weights(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Every parameter under its checkpoint name; tied ones once, under their first name."""
-    return {checkpoint_name(name, model.config.model_type): p for name, p in model.named_parameters()}
+    """Every parameter of the published model under its checkpoint name; tied ones once, adapters not among them."""
+    return {
+        checkpoint_name(name.replace(".base_layer.", "."), model.config.model_type): p
+        for name, p in model.named_parameters()
+        if ".lora_" not in name
+    }
+
+
+def named_adapters(model: Any) -> dict[str, torch.nn.Parameter]:
+    """Every adapter parameter under the name that peft's own files give it; empty without LoRA."""
+    return {
+        name.replace(f".{ADAPTER}.", "."): parameter for name, parameter in model.named_parameters() if ".lora_" in name
+    }
 
 
 def trainable_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """The parameters that get a gradient, under their checkpoint names."""
-    return {name: p for name, p in named_weights(model).items() if p.requires_grad}
+    """The parameters that get a gradient: adapters, or else weights under their checkpoint names."""
+    return {name: p for name, p in (named_weights(model) | named_adapters(model)).items() if p.requires_grad}
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """A parameter's shape, also where ZeRO-3 holds only a shard of it."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def is_partitioned(parameter: torch.nn.Parameter) -> bool:

@@ -122,3 +122,14 @@ def load_model(path: str, dtype: torch.dtype, attn_implementation: str) -> Any:
         raise ValueError(f"model.path {path} is a {config.model_type} model; the learner trains {known}")
     kind = Qwen2AudioForConditionalGeneration if config.model_type in AUDIO_MODEL_TYPES else AutoModelForCausalLM
     return kind.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
+
+
+def empty_policy(path: str, train_audio_tower: bool) -> Policy:
+    """A policy of shapes alone (torch's meta device), for what can be told before anything is loaded."""
+    from transformers import AutoConfig, AutoModelForCausalLM, Qwen2AudioForConditionalGeneration
+
+    config = AutoConfig.from_pretrained(path)
+    with torch.device("meta"):
+        has_audio = config.model_type in AUDIO_MODEL_TYPES
+        make: Any = Qwen2AudioForConditionalGeneration if has_audio else AutoModelForCausalLM.from_config
+        return Policy(make(config), 1.0, train_audio_tower)

@@ -69,6 +69,7 @@ async def store(tmp_path, trained):
 
     async def write(folder):
         save_file(trained, folder / "weights-00000.safetensors")
+        (folder / "learner.json").write_text('{"lora": null}')
 
     store = CheckpointStore(tmp_path, CheckpointConfig(keep_last=5))
     for step, score in ((10, 0.1), (20, 0.8), (30, None)):

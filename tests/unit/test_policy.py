@@ -173,8 +173,8 @@ def test_gradient_checkpointing_takes_place(random_text_model, monkeypatch):
     from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
     from ssr1_rl.trainer import learner
 
-    monkeypatch.setattr(learner, "_join_peers", lambda spec, config: None)
-    monkeypatch.setattr(learner, "_start_deepspeed", lambda policy, model, config: None)
+    monkeypatch.setattr(learner, "join_peers", lambda spec, config: None)
+    monkeypatch.setattr(learner, "start_deepspeed", lambda policy, model, config: None)
     settings = ModelConfig(path=str(random_text_model), dtype="float32", gradient_checkpointing=True)
     spec = learner.RankSpec(0, 1, "", 0, "cpu")
     made = learner.Learner(spec, settings, GrpoConfig(), LearnerConfig(), 1.0, 0)

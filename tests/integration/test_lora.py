@@ -1,0 +1,226 @@
+"""LoRA on real DeepSpeed and a real engine: nothing depends on ranks or ZeRO stage, and engines get merged weights."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.integration.ranks import random_groups, run_ranks
+
+STAGES = (0, 1, 2, 3)
+ALPHA = 8.0
+
+
+def make_learner(
+    rank: int, world_size: int, port: int, model: str, stage: int, dtype: str = "float32", alpha: float = ALPHA
+) -> Any:
+    from ssr1_rl.config import GrpoConfig, LearnerConfig, LoraConfig, ModelConfig
+    from ssr1_rl.trainer.learner import Learner, RankSpec
+
+    return Learner(
+        RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
+        ModelConfig(
+            path=model, dtype=dtype, lora=LoraConfig(rank=4, alpha=alpha, target_modules=["q_proj", "up_proj"])
+        ),
+        GrpoConfig(kl_coefficient=0.05),
+        LearnerConfig(zero_stage=stage, num_workers=world_size, num_threads=1, learning_rate=1e-2),
+        temperature=1.0,
+        seed=0,
+    )
+
+
+def groups_of(learner: Any) -> Any:
+    vocabulary = range(10, learner.model.config.text_config.vocab_size)
+    return random_groups(4, vocabulary, learner.model.config.audio_token_id)
+
+
+def share_of(learner: Any, world_size: int) -> Any:
+    from ssr1_rl.trainer.batching import share_groups
+
+    return share_groups(groups_of(learner), world_size)[learner.rank]
+
+
+def train_and_save(rank: int, world_size: int, port: int, model: str, folder: Path) -> dict[str, float]:
+    """Two updates and a checkpoint in `folder`; then one more: its metrics."""
+    from ssr1_rl.trainer.learner_state import save_learner
+
+    learner = make_learner(rank, world_size, port, model, stage=0)
+    share = share_of(learner, world_size)
+    learner.update([share])
+    learner.update([share])
+    save_learner(learner, folder)
+    return learner.update([share])
+
+
+def what_a_resumed_learner_does(
+    rank: int, world_size: int, port: int, model: str, folder: Path
+) -> dict[int, dict[str, Any]]:
+    """For every ZeRO stage: the gradient, the weights as they are sent, and the metrics of an update."""
+    from deepspeed.utils import safe_get_full_grad
+
+    from ssr1_rl.trainer.learner_state import load_learner
+    from ssr1_rl.trainer.parameters import trainable_parameters
+    from ssr1_rl.trainer.weight_source import ZeroWeightSource
+
+    found = {}
+    for stage in STAGES:
+        learner = make_learner(rank, world_size, port, model, stage)
+        load_learner(learner, folder)
+        assert (learner.num_updates, learner.policy_version) == (2, 2)
+        share = share_of(learner, world_size)
+        sent = [{n: t.numpy().copy() for n, t in ZeroWeightSource(learner.model)} for _ in range(2)]
+        assert all(np.array_equal(sent[0][name], sent[1][name]) for name in sent[0]), "merging leaves weights alone"
+        metadata = {m.name: m.shape for m in ZeroWeightSource(learner.model).metadata()}
+        assert metadata == {name: tensor.shape for name, tensor in sent[0].items()}
+        learner.compute_gradient(share)
+        trained = trainable_parameters(learner.model)
+        grads = {n: safe_get_full_grad(p).detach().float().numpy().copy() for n, p in trained.items()}
+        with_gradient = {n for n, p in learner.model.named_parameters() if p.requires_grad}
+        assert all(".lora_" in name for name in with_gradient)
+        learner.engine.optimizer.zero_grad()
+        fresh = make_learner(rank, world_size, port, model, stage)
+        load_learner(fresh, folder)
+        found[stage] = {"grads": grads, "sent": sent[0], "metrics": fresh.update([share])}
+    return found
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_audio_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
+    """A checkpoint after two updates, and the metrics of the third."""
+    folder = tmp_path_factory.mktemp("lora") / "learner"
+    folder.mkdir()
+    return folder, run_ranks(train_and_save, 1, str(tiny_audio_model), folder)
+
+
+def relative_difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    assert found.keys() == expected.keys()
+    norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in expected.values()))
+    assert norm > 1e-3, "a gradient of zero would equal anything"
+    return float(np.sqrt(sum(((found[n].astype(np.float64) - expected[n]) ** 2).sum() for n in expected)) / norm)
+
+
+def test_a_checkpoint_holds_the_adapters_alone(saved: tuple[Path, dict[str, float]]) -> None:
+    folder, _ = saved
+    adapters = load_file(folder / "weights-00000.safetensors")
+    assert all(name.endswith((".lora_A.weight", ".lora_B.weight")) for name in adapters)
+    assert load_file(folder / "exp_avg-00000.safetensors").keys() == adapters.keys()
+    assert any(bool(t.any()) for n, t in adapters.items() if ".lora_B." in n), "B starts at 0 and is trained"
+    assert json.loads((folder / "learner.json").read_text())["lora"] == {"rank": 4, "alpha": ALPHA}
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_stage_and_ranks_change_nothing(
+    saved: tuple[Path, dict[str, float]], tiny_audio_model: Path, world_size: int
+) -> None:
+    folder, expected = saved
+    adapters = load_file(folder / "weights-00000.safetensors")
+    base = load_file(tiny_audio_model / "model.safetensors")
+    found = run_ranks(what_a_resumed_learner_does, world_size, str(tiny_audio_model), folder)
+    for stage, results in found.items():
+        assert relative_difference(results["grads"], found[0]["grads"]) <= 1e-5, f"ZeRO stage {stage}"
+        for name in ("loss", "grad_norm", "entropy", "kl_to_reference"):
+            assert results["metrics"][name] == pytest.approx(expected[name], rel=2e-4), (stage, name)
+        assert results["metrics"]["kl_to_reference"] > 1e-4, "the policy has left its base"
+        assert results["sent"].keys() == base.keys()
+        for name, tensor in results["sent"].items():
+            inner = "model." + name.replace("language_model.model.", "language_model.").removesuffix(".weight")
+            delta = torch.zeros(())
+            if f"{inner}.lora_A.weight" in adapters:
+                delta = ALPHA / 4 * adapters[f"{inner}.lora_B.weight"] @ adapters[f"{inner}.lora_A.weight"]
+                assert bool(delta.any())
+            assert np.allclose(tensor, (base[name] + delta).numpy(), atol=1e-6), (stage, name)
+
+
+def resume_with_another_alpha(rank: int, world_size: int, port: int, model: str, folder: Path) -> str:
+    from ssr1_rl.trainer.learner_state import load_learner
+
+    with pytest.raises(ValueError) as caught:
+        load_learner(make_learner(rank, world_size, port, model, 1, alpha=16.0), folder)
+    return str(caught.value)
+
+
+def test_another_alpha_would_be_another_policy(saved: tuple[Path, dict[str, float]], tiny_audio_model: Path) -> None:
+    message = run_ranks(resume_with_another_alpha, 1, str(tiny_audio_model), saved[0])
+    assert "was written with model.lora {'rank': 4, 'alpha': 8.0}, which now is {'rank': 4, 'alpha': 16.0}" in message
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_engines_serve_the_merged_policy_and_so_does_its_export(soundworld: Path, tmp_path: Path) -> None:
+    asyncio.run(_engines_serve_the_merged_policy(soundworld, tmp_path))
+
+
+async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> None:
+    from ssr1_rl.config import CheckpointConfig
+    from ssr1_rl.data.prompt import PromptBuilder
+    from ssr1_rl.data.read import read_questions
+    from ssr1_rl.demo import demo_config
+    from ssr1_rl.export import export_checkpoint
+    from ssr1_rl.grpo import train_group
+    from ssr1_rl.rollout.engine import Sampling
+    from ssr1_rl.rollout.prepare import Preparer
+    from ssr1_rl.rollout.weight_audit import digest
+    from ssr1_rl.system import running_system
+    from ssr1_rl.trainer.checkpoint import CheckpointStore
+    from ssr1_rl.types import GroupId, ScoredGroup
+
+    config = demo_config(
+        soundworld,
+        0,
+        [
+            f"run.dir={tmp_path}",
+            "rollout.num_threads=1",
+            "rollout.num_cpus=0.5",
+            "learner.num_workers=2",
+            "learner.zero_stage=3",
+            "learner.num_threads=1",
+            "learner.num_cpus=0.5",
+            "learner.learning_rate=0.03",
+            "grpo.questions_per_step=4",
+            "grpo.group_size=4",
+            "grpo.num_minibatches=1",
+            "model.lora.rank=4",
+        ],
+    )
+    preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
+    questions = [await preparer.prepare(q) for q in read_questions(config.data.train, 0.0).questions[:4]]
+    async with running_system(config, max_clips=1, on_phase=lambda phase: None) as system:
+
+        async def train(policy_version: int) -> dict[str, float]:
+            """One update on made-up advantages; its metrics compare engine and learner before the update.
+
+            `policy_version`: the learner's, so that it compares whatever the engine has.
+            """
+            calls = [system.pool.generate(GroupId(0, str(i)), q, Sampling(4, 1.0, 24)) for i, q in enumerate(questions)]
+            groups = [replace(group, submitted_version=policy_version) for group in await asyncio.gather(*calls)]
+            return await system.learners.update(
+                [
+                    train_group(ScoredGroup(group, (0.0,) * 4, {}), question, (1.5, -0.5, -0.5, -0.5))
+                    for group, question in zip(groups, questions, strict=True)
+                ]
+            )
+
+        assert (await train(0))["logprob_abs_diff_max"] < 1e-4, "a fresh adapter changes nothing"
+        await system.sync_weights(1, audit=True)
+        metrics = await train(1)
+        assert metrics["comparable_tokens"] > 50
+        assert metrics["logprob_abs_diff_max"] < 1e-4
+        checkpoint = await CheckpointStore(tmp_path, CheckpointConfig()).save(2, {}, None, system.learners.save)
+        sent = await system.learners.weight_digests()
+        assert (await train(2))["logprob_abs_diff_max"] > 1e-3, (
+            "the update moved the policy, and no sync has come since"
+        )
+    export_checkpoint(checkpoint, config.model.path, tmp_path / "merged", "float32")
+    exported = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {name: digest(tensor) for name, tensor in exported.items()} == sent
+    base = load_file(Path(config.model.path) / "model.safetensors")
+    moved = {name for name in base if not torch.equal(base[name], exported[name])}
+    assert {name.split(".")[-2] for name in moved} == set(config.model.lora.target_modules)
+    assert len(moved) == 7 * 3 + 3 * 2, (
+        "in 3 layers of the language model and, of the same names, 2 of the trained tower"
+    )
