@@ -5,7 +5,6 @@ the groups. Denominators are those of the global batch, so no result depends on
 micro-batching, on the number of ranks or on the ZeRO stage.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any

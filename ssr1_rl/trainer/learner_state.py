@@ -40,6 +40,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
         master = _master(learner, trained[name]) if name in trained else tensor
         if writer:
             writer.add("weights", name, master)
+    _link_moments(learner)
     for moment in MOMENTS if learner.num_updates else ():
         for name, parameter in trained.items():
             value = _moment(learner, parameter, moment)
@@ -154,8 +155,18 @@ def _create_moments(learner: "Learner") -> None:
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
-    if hasattr(outer, "_lazy_init_hp_params_optimizer_state"):  # ZeRO-1 and 2 link each parameter to its fragment
-        outer._lazy_init_hp_params_optimizer_state()
+    _link_moments(learner)
+
+
+def _link_moments(learner: "Learner") -> None:
+    """Links each parameter to its fragments of the moments, which ZeRO-1 and 2 need to read and write them.
+
+    DeepSpeed links all parameter groups after the first one's first step, when the others have no moments yet.
+    """
+    optimizer = learner.engine.optimizer
+    if learner.num_updates and hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+        optimizer._hp_optimizer_states_linked = False
+        optimizer._lazy_init_hp_params_optimizer_state()
 
 
 class _ShardWriter:

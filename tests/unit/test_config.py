@@ -70,6 +70,19 @@ def test_written_settings_read_back_the_same(load, tmp_path):
             r"must be divisible by .*\(3 x 2 = 6\), got 64; the nearest that fits is 66",
         ),
         ("learner: {deepspeed: {zero_optimization: {stage: 3}}}\n", r"use learner\.zero_stage instead, got 3"),
+        (
+            "learner: {deepspeed: {zero_optimization: {offload_optimizer: {device: cpu}}}}\n",
+            r"learner\.deepspeed\.zero_optimization\.offload_optimizer\.device .*use learner\.offload_optimizer ",
+        ),
+        (
+            "learner: {zero_stage: 0, offload_optimizer: cpu}\n",
+            r"learner\.offload_optimizer=cpu needs learner\.zero_stage 1, 2 or 3, got 0",
+        ),
+        (
+            "learner: {zero_stage: 2, offload_parameters: cpu}\n",
+            r"learner\.offload_parameters=cpu needs learner\.zero_stage=3 .*, got 2",
+        ),
+        ("learner: {offload_optimizer: nvme}\n", r"learner\.offload_optimizer must be one of none, cpu, got 'nvme'"),
         ("learner: {deepspeed: {gradient_clipping: 0.5}}\n", r"use learner\.max_grad_norm instead, got 0\.5"),
         ("checkpoint: {every: '${oc.env:SSR1_RL_NOT_SET}'}\n", r"checkpoint\.every: .*SSR1_RL_NOT_SET"),
         ("run: {name: y}\n", r"not valid YAML.*duplicate key run"),
@@ -93,6 +106,12 @@ def test_a_wrong_file_is_refused(load, text, message):
         ("grpo.group_size=1", r"grpo\.group_size must be at least 2"),
         ("rewards.3.weight=1", r"override 'rewards\.3\.weight=1'"),
         ("learner.deepspeed.optimizer.type=Adam", r"use learner\.learning_rate and its neighbours instead"),
+        ("model.lora.rank=-1", r"model\.lora\.rank must be at least 0, got -1"),
+        ("model.lora.dropout=0.1", r"unknown setting model\.lora\.dropout; known there: rank, alpha, target_modules"),
+        (
+            "model.lora={rank: 8, target_modules: []}",
+            r"model\.lora\.target_modules must name at least one linear layer",
+        ),
         ("run.seed=null", r"override .*run\.seed"),
     ],
 )
@@ -208,6 +227,12 @@ def test_the_constant_denominator_is_the_longest_response_unless_set(load):
 def test_settings_of_the_family_that_make_no_sense_are_refused(load, settings, message):
     with pytest.raises(ConfigError, match=message):
         load(f"grpo: {{{settings}}}\n")
+
+
+def test_adapters_are_off_unless_a_rank_is_set(load):
+    assert load().model.lora.rank == 0
+    lora = load("", "model.lora.rank=16", "model.lora.target_modules=[q_proj, v_proj]").model.lora
+    assert (lora.rank, lora.target_modules) == (16, ["q_proj", "v_proj"])
 
 
 def test_an_override_can_add_a_validation_split(load):
