@@ -33,8 +33,9 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     """Static memory by ZeRO's own arithmetic (arXiv 1910.02054, section 3), plus a rough figure for activations.
 
     ZeRO-1 shares the optimizer's 12 bytes per trained parameter (float32 copy and two moments)
-    among ranks, ZeRO-2 the gradients too, ZeRO-3 the weights too. Float32 training needs no
-    separate copy. Activations: 34 bytes x tokens x hidden size x layers in bfloat16 without
+    among ranks, ZeRO-2 the gradients too, ZeRO-3 the weights too. Gradients are summed in float32;
+    in bfloat16 ZeRO-1 holds both the sum and a micro-batch's own. Float32 training needs no
+    separate copy of the weights. Activations: 34 bytes x tokens x hidden size x layers in bfloat16 without
     recomputation (arXiv 2205.05198, eq. 1 without attention scores), one layer's worth and each
     layer's input with it; and the logits of all response tokens.
     """
@@ -58,7 +59,7 @@ def estimate_memory(config: Config) -> MemoryEstimate:
         num_parameters=num_parameters,
         num_trained=num_trained,
         learner_weights=width * num_parameters // share_weights,
-        learner_gradients=width * num_trained // share_gradients,
+        learner_gradients=(6 if width == 2 and learner.zero_stage <= 1 else 4) * num_trained // share_gradients,
         learner_optimizer=(12 if model.dtype == "bfloat16" else 8) * num_trained // share_optimizer,
         # With LoRA the reference is the policy with its adapters off.
         learner_reference=width * num_parameters // share_weights
@@ -91,6 +92,12 @@ def _count_parameters(config: Config) -> tuple[Any, int, int]:
     )
 
 
+def _offloaded(config: Config) -> set[str]:
+    """What of the learner waits in host memory, where it does not count."""
+    offloaded = {"optimizer"} if config.learner.offload_optimizer != "none" else set()
+    return offloaded | ({"weights", "reference model"} if config.learner.offload_parameters != "none" else set())
+
+
 def print_dry_run(config: Config) -> None:
     """Prints resolved settings, placement and the memory estimate."""
     Console().print(config_to_yaml(config), markup=False, highlight=False)
@@ -106,8 +113,13 @@ def print_dry_run(config: Config) -> None:
         ("reference model", estimate.learner_reference),
         ("activations and logits, roughly", estimate.learner_activations),
     ]
-    rows = [{"process": "learner rank", "what": what, "GiB": f"{size / GIB:.2f}"} for what, size in learner]
-    rows.append({"process": "learner rank", "what": "together", "GiB": f"{sum(s for _, s in learner) / GIB:.2f}"})
+    offloaded = _offloaded(config)
+    rows = [
+        {"process": f"learner rank{', host' * (what in offloaded)}", "what": what, "GiB": f"{size / GIB:.2f}"}
+        for what, size in learner
+    ]
+    on_device = sum(size for what, size in learner if what not in offloaded)
+    rows.append({"process": "learner rank", "what": "together", "GiB": f"{on_device / GIB:.2f}"})
     rows.append({"process": "engine, each device", "what": "weights", "GiB": f"{estimate.engine_weights / GIB:.2f}"})
     title = f"memory estimate: {estimate.num_parameters:,} parameters, {estimate.num_trained:,} trained"
     summary_table(title, rows)

@@ -65,6 +65,7 @@ def laid_over(ours: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, 
     merged = dict(ours)
     for name, value in options.items():
         mine = merged.get(name)
-        both = isinstance(mine, Mapping) and isinstance(value, Mapping)
-        merged[name] = laid_over(mine, value) if both else value
+        if isinstance(mine, Mapping) and isinstance(value, Mapping):
+            value = laid_over(mine, value)
+        merged[name] = value
     return merged

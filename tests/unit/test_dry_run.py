@@ -43,7 +43,7 @@ def test_zero_shares(make_config, counts, stage, weights, gradients, optimizer, 
     assert (estimate.num_parameters, estimate.num_trained) == (total, total - tower)
     assert estimate.learner_weights == width * total // weights
     assert estimate.learner_reference == width * total // weights
-    assert estimate.learner_gradients == width * (total - tower) // gradients
+    assert estimate.learner_gradients == (6 if width == 2 and stage <= 1 else 4) * (total - tower) // gradients
     assert estimate.learner_optimizer == states * (total - tower) // optimizer
     assert estimate.engine_weights == width * total // 2
 
@@ -92,3 +92,15 @@ def test_a_dry_run_prints_and_starts_nothing(make_config, counts, capsys, monkey
     assert "rollout worker" in text
     assert f"{counts[0]:,} parameters, {counts[0] - counts[1]:,} trained" in text
     assert "nothing was started" in text
+
+
+def test_what_is_offloaded_is_not_on_the_device(make_config, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    config = make_config(stage=3, kl=0.1)
+    monkeypatch.setattr("ssr1_rl.dry_run.GIB", 1)
+    estimate = estimate_memory(config)
+    config.learner.offload_optimizer = config.learner.offload_parameters = "cpu"
+    print_dry_run(config)
+    text = capsys.readouterr().out
+    assert text.count("learner rank, host") == 3
+    assert f"{estimate.learner_gradients + estimate.learner_activations:.2f}" in text
