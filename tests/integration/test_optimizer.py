@@ -83,9 +83,11 @@ def test_matrices_decay_and_vectors_do_not_and_both_follow_the_schedule(tiny_aud
 def test_gradients_are_clipped_by_their_global_norm(tiny_audio_model: Path) -> None:
     # With an epsilon far above every gradient, AdamW's step is learning_rate x gradient / epsilon.
     linear = {"adam_epsilon": 1e3, "learning_rate": 1e3}
-    kinds = [*STAGES, *({**stage, "dtype": "bfloat16"} for stage in STAGES[1:])]
-    kinds.append({"zero_stage": 2, "dtype": "bfloat16", "offload_optimizer": "cpu"})
-    cases = [{**kind, **linear, "max_grad_norm": limit} for kind in kinds for limit in (0.02, 1e6)]
+    clipped = {**linear, "max_grad_norm": 0.02}
+    cases = [{**stage, **clipped} for stage in STAGES]
+    cases += [{**stage, **clipped, "dtype": "bfloat16"} for stage in STAGES[1:]]
+    cases += [{"zero_stage": 2, **clipped, "dtype": "bfloat16", "offload_optimizer": "cpu"}]
+    cases += [{"zero_stage": 1, **linear, "max_grad_norm": 1e6}]
     for case, found in zip(cases, run_ranks(one_update, 2, str(tiny_audio_model), cases), strict=True):
         steps = [found["after"][n].astype(np.float64) - found["before"][n] for n in found["before"]]
         length = np.sqrt(sum((step**2).sum() for step in steps))
@@ -125,12 +127,10 @@ def test_an_update_below_bfloat16s_resolution_is_not_lost(tiny_audio_model: Path
 
 RESUMED = [
     {"zero_stage": 1},
-    {"zero_stage": 1, "offload_optimizer": "cpu"},
-    {"zero_stage": 2, "rank": 4},
     {"zero_stage": 2, "offload_optimizer": "cpu"},
+    {"zero_stage": 2, "rank": 4},
     {"zero_stage": 3},
-    {"zero_stage": 3, "rank": 4, "offload_optimizer": "cpu"},
-    {"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
+    {"zero_stage": 3, "rank": 4, "offload_optimizer": "cpu", "offload_parameters": "cpu"},
 ]
 
 
