@@ -174,6 +174,7 @@ async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> 
         0,
         [
             f"run.dir={tmp_path}",
+            "rollout.num_workers=1",
             "rollout.num_threads=1",
             "rollout.num_cpus=0.5",
             "learner.num_workers=2",
