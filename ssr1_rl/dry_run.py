@@ -69,18 +69,16 @@ def estimate_memory(config: Config) -> MemoryEstimate:
 def _count_parameters(config: Config) -> tuple[Any, int, int]:
     """The model's configuration and its parameter counts, from shapes alone."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, Qwen2AudioForConditionalGeneration
 
     from ssr1_rl.run_grpo import check_model_folder
+    from ssr1_rl.trainer.families import make_model, read_config
     from ssr1_rl.trainer.parameters import trainable_parameters
-    from ssr1_rl.trainer.policy import AUDIO_MODEL_TYPES, Policy
+    from ssr1_rl.trainer.policy import Policy
 
     check_model_folder(config.model.path)
-    hf_config = AutoConfig.from_pretrained(config.model.path)
+    hf_config = read_config(config.model.path)
     with torch.device("meta"):
-        has_audio = hf_config.model_type in AUDIO_MODEL_TYPES
-        make: Any = Qwen2AudioForConditionalGeneration if has_audio else AutoModelForCausalLM.from_config
-        model = make(hf_config)
+        model = make_model(hf_config)
     policy = Policy(model, config.rollout.temperature, config.model.train_audio_tower)
     return (
         hf_config,

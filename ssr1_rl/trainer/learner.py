@@ -19,10 +19,11 @@ from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
 from ssr1_rl.trainer.batching import MicroBatch, Row, collate, cut_micro_batches, rows_to_train
 from ssr1_rl.trainer.clip_features import ClipFeatures
+from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.kl import kl_estimate
 from ssr1_rl.trainer.loss import LossTokens, grpo_loss, loss_denominator
 from ssr1_rl.trainer.parameters import trainable_parameters
-from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.trainer.policy import Policy
 from ssr1_rl.trainer.schedule import learning_rate_share
 from ssr1_rl.trainer.totals import Totals, summarise
 from ssr1_rl.types import TrainGroup

@@ -5,7 +5,7 @@ import torch
 
 from ssr1_rl.config import Config
 from ssr1_rl.dry_run import estimate_memory, print_dry_run
-from ssr1_rl.trainer.policy import load_model
+from ssr1_rl.trainer.families import load_model
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from ssr1_rl import export
 from ssr1_rl.config import CheckpointConfig
 from ssr1_rl.export import choose_checkpoint, export_checkpoint, write_model_folder
 from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint
+from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.parameters import named_weights
-from ssr1_rl.trainer.policy import load_model
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from ssr1_rl.data.prompt import MelExtractor, expand_audio_placeholders, num_audio_tokens, num_mel_frames
 from ssr1_rl.trainer.batching import Row, collate
-from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.trainer.families import load_model
+from ssr1_rl.trainer.policy import Policy
 
 VOCABULARY = 50
 SIZES = {
