@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssr1_rl.config import Config, ConfigError, LearnerConfig, RolloutConfig
 from ssr1_rl.presets import check_family, preset_values
 from ssr1_rl.rewards.base import check_built_in
+from ssr1_rl.trainer.attention.choice import what_is_missing
 
 Key = tuple[str | int, ...]
 
@@ -242,6 +243,7 @@ def _check_together(config: Config) -> None:
     _engines_keep_what_the_system_relies_on(config.rollout)
     _adam_betas_are_shares(config.learner)
     check_family(config.grpo)
+    _attention_suits_device_and_dtype(config)
     if config.model.dtype == "bfloat16" and config.learner.zero_stage == 0:
         raise ConfigError(
             "learner.zero_stage must be 1, 2 or 3 with model.dtype=bfloat16 (only ZeRO keeps float32 masters), got 0"
@@ -334,6 +336,12 @@ def _engines_keep_what_the_system_relies_on(rollout: RolloutConfig) -> None:
 def _adam_betas_are_shares(learner: LearnerConfig) -> None:
     if not all(0 <= beta < 1 for beta in learner.adam_betas):
         raise ConfigError(f"learner.adam_betas must be at least 0 and less than 1, got {learner.adam_betas}")
+
+
+def _attention_suits_device_and_dtype(config: Config) -> None:
+    wanted = config.model.attn_implementation
+    if wanted != "auto" and (missing := what_is_missing(wanted, config.run.device, config.model.dtype)):
+        raise ConfigError(f"model.attn_implementation={wanted} cannot run: {missing}; set it to auto")
 
 
 def dotted(key: Key) -> str:

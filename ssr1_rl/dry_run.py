@@ -10,6 +10,7 @@ from ssr1_rl.config import Config
 from ssr1_rl.config_loading import config_to_yaml
 from ssr1_rl.presets import describe_preset
 from ssr1_rl.telemetry.progress import summary_table
+from ssr1_rl.trainer.attention.choice import choose_attention
 
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float32": 4}
@@ -87,6 +88,15 @@ def _count_parameters(config: Config) -> tuple[Any, int, int]:
     )
 
 
+def _attention(config: Config) -> str:
+    import torch
+
+    wanted = config.model.attn_implementation
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        return f"{wanted}, to be settled where the learners run, since there is no GPU here"
+    return str(choose_attention(wanted, config.run.device, config.model.dtype))
+
+
 def print_dry_run(config: Config) -> None:
     """Prints resolved settings, placement and the memory estimate."""
     Console().print(config_to_yaml(config), markup=False, highlight=False)
@@ -105,6 +115,7 @@ def print_dry_run(config: Config) -> None:
     rows = [{"process": "learner rank", "what": what, "GiB": f"{size / GIB:.2f}"} for what, size in learner]
     rows.append({"process": "learner rank", "what": "together", "GiB": f"{sum(s for _, s in learner) / GIB:.2f}"})
     rows.append({"process": "engine, each device", "what": "weights", "GiB": f"{estimate.engine_weights / GIB:.2f}"})
+    print(f"attention of the learners: {_attention(config)}")
     title = f"memory estimate: {estimate.num_parameters:,} parameters, {estimate.num_trained:,} trained"
     summary_table(title, rows)
     print("nothing was started")

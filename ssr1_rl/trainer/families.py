@@ -18,18 +18,20 @@ class ModelFamily:
         model_class: its class in transformers.
         backbone: where the language model without its head lies in it.
         audio_tower: what drives its audio tower; None for a text-only model.
+        flash_tower: whether the tower's own modules can use FlashAttention as `encode` calls them.
     """
 
     model_class: str
     backbone: str
     audio_tower: Callable[[Any], AudioTower] | None = None
+    flash_tower: bool = False
 
 
 TEXT = ModelFamily("AutoModelForCausalLM", "model")
 
 FAMILIES = {
     "qwen2_audio": ModelFamily("Qwen2AudioForConditionalGeneration", "model.language_model", Qwen2AudioTower),
-    "qwen2_5_omni_thinker": ModelFamily("Qwen2_5OmniThinkerForConditionalGeneration", "model", Qwen2_5OmniTower),
+    "qwen2_5_omni_thinker": ModelFamily("Qwen2_5OmniThinkerForConditionalGeneration", "model", Qwen2_5OmniTower, True),
     "llama": TEXT,
     "qwen2": TEXT,
     "qwen3": TEXT,
@@ -59,16 +61,17 @@ def read_config(path: str) -> Any:
     return config
 
 
-def load_model(path: str, dtype: Any, attn_implementation: str) -> Any:
-    """Loads the transformers model in `path`.
+def load_model(path: str, dtype: Any, attention: str) -> Any:
+    """Loads the transformers model in `path`. `attention`: what its learner attends by, see `AttentionChoice`.
 
     Raises:
         ValueError: see `read_config`.
     """
     config = read_config(path)
-    return _model_class(config).from_pretrained(
-        path, config=config, dtype=dtype, attn_implementation=attn_implementation
-    )
+    model = _model_class(config).from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
+    if attention == "flash" and family_of(config).flash_tower:
+        model.audio_tower.set_attn_implementation("flash_attention_2")
+    return model
 
 
 def make_model(config: Any) -> Any:

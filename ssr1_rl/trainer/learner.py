@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
+from ssr1_rl.trainer.attention.choice import AttentionChoice, choose_attention
 from ssr1_rl.trainer.batching import MicroBatch, Row, collate, cut_micro_batches, rows_to_train
 from ssr1_rl.trainer.clip_features import ClipFeatures
 from ssr1_rl.trainer.families import load_model
@@ -64,13 +65,16 @@ class Learner:
         self.rank = spec.rank
         _join_peers(spec, learner)
         torch.manual_seed(seed)
-        hf_model = _load_for_zero(model, learner, spec.world_size)
+        self.attention = choose_attention(model.attn_implementation, spec.device, model.dtype)
+        hf_model = _load_for_zero(model, learner, spec.world_size, self.attention)
         if model.gradient_checkpointing:
             _checkpoint_layers(hf_model)
-        self.policy = Policy(hf_model, temperature, model.train_audio_tower)
+        self.policy = Policy(hf_model, temperature, model.train_audio_tower, self.attention.backend)
         self._clips = ClipFeatures(model.path, fetch_waveform) if self.policy.has_audio else None
         self.engine = _start_deepspeed(self.policy, model, learner)
-        self._reference = _load_reference(model, learner, temperature) if grpo.kl_coefficient else None
+        self._reference = None
+        if grpo.kl_coefficient:
+            self._reference = _load_reference(model, learner, temperature, self.attention)
         self.policy.entropy_gradient = bool(grpo.entropy_bonus)
         self.kl_coefficient = grpo.kl_coefficient
         self.num_updates = 0
@@ -321,15 +325,15 @@ def _torch_dtype(model: ModelConfig) -> torch.dtype:
     return getattr(torch, model.dtype)
 
 
-def _load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int) -> Any:
+def _load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, attention: AttentionChoice) -> Any:
     """Loads the policy; under ZeRO-3 every rank keeps only its shard while loading."""
     if learner.zero_stage < 3:
-        return load_model(model.path, _torch_dtype(model), model.attn_implementation)
+        return load_model(model.path, _torch_dtype(model), attention.backend)
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers shards while it loads as long as this object lives.
     sharding = HfDeepSpeedConfig(deepspeed_settings(model, learner) | {"train_batch_size": world_size})
-    loaded = load_model(model.path, _torch_dtype(model), model.attn_implementation)
+    loaded = load_model(model.path, _torch_dtype(model), attention.backend)
     del sharding
     return loaded
 
@@ -351,9 +355,10 @@ def _start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig)
     return engine
 
 
-def _load_reference(model: ModelConfig, learner: LearnerConfig, temperature: float) -> Any:
+def _load_reference(model: ModelConfig, learner: LearnerConfig, temperature: float, attention: AttentionChoice) -> Any:
     """The frozen starting policy of the KL term; sharded like the policy under ZeRO-3."""
-    reference = Policy(_load_for_zero(model, learner, dist.get_world_size()), temperature, train_audio_tower=False)
+    loaded = _load_for_zero(model, learner, dist.get_world_size(), attention)
+    reference = Policy(loaded, temperature, train_audio_tower=False, attention=attention.backend)
     reference.requires_grad_(False)
     reference.eval()
     if learner.zero_stage < 3:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ssr1_rl.trainer.attention.interface import BACKENDS, use_packed_attention
 from ssr1_rl.trainer.batching import MicroBatch
 from ssr1_rl.trainer.families import family_of
-from ssr1_rl.trainer.prefix_packing import use_packed_attention
 
 
 class Policy(nn.Module):
@@ -20,12 +20,13 @@ class Policy(nn.Module):
         model: of one of the `FAMILIES`.
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
         train_audio_tower: when False the tower's parameters get no gradient.
+        attention: which of `BACKENDS` attends over packed rows.
 
     Attributes:
         entropy_gradient: whether the entropy carries a gradient.
     """
 
-    def __init__(self, model: Any, temperature: float, train_audio_tower: bool) -> None:
+    def __init__(self, model: Any, temperature: float, train_audio_tower: bool, attention: str = "sdpa") -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
@@ -33,14 +34,16 @@ class Policy(nn.Module):
         family = family_of(model.config)
         self.audio_tower = family.audio_tower(model) if family.audio_tower else None
         self._backbone_path = family.backbone
+        self._attention = BACKENDS[attention]
         use_packed_attention(self.backbone)
         if self.audio_tower:
             self.audio_tower.set_trainable(train_audio_tower)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-prob of every response token, float32 [T], and the entropy at each [T]."""
+        packing = self._attention(batch.layout, batch.input_ids.device)
         hidden = self.backbone(
-            inputs_embeds=self.embed(batch), position_ids=batch.position_ids, packing=batch.layout, use_cache=False
+            inputs_embeds=self.embed(batch), position_ids=batch.position_ids, packing=packing, use_cache=False
         ).last_hidden_state
         hidden_T = hidden[0, batch.hidden_index_T]
         return token_logprobs(self.model.lm_head(hidden_T), batch.targets_T, self.temperature, self.entropy_gradient)
