@@ -21,6 +21,7 @@ from ssr1_rl.trainer.attention.choice import AttentionChoice, choose_attention
 from ssr1_rl.trainer.batching import MicroBatch, Row, collate, cut_micro_batches, rows_to_train
 from ssr1_rl.trainer.clip_features import ClipFeatures
 from ssr1_rl.trainer.families import load_model
+from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.kl import kl_estimate
 from ssr1_rl.trainer.loss import LossTokens, grpo_loss, loss_denominator
 from ssr1_rl.trainer.parameters import trainable_parameters
@@ -68,7 +69,7 @@ class Learner:
         self.attention = choose_attention(model.attn_implementation, spec.device, model.dtype)
         hf_model = _load_for_zero(model, learner, spec.world_size, self.attention)
         if model.gradient_checkpointing:
-            _checkpoint_layers(hf_model)
+            checkpoint_layers(hf_model)
         self.policy = Policy(hf_model, temperature, model.train_audio_tower, self.attention.backend)
         self._clips = ClipFeatures(model.path, fetch_waveform) if self.policy.has_audio else None
         self.engine = _start_deepspeed(self.policy, model, learner)
@@ -306,19 +307,6 @@ def _join_peers(spec: RankSpec, config: LearnerConfig) -> None:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if spec.device == "cpu" else "nccl"
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
-
-
-def _checkpoint_layers(hf_model: Any) -> None:
-    """Turns on gradient checkpointing, which transformers does in layers that are in training mode.
-
-    Only the layers themselves are set to it: nothing below them, so that no dropout comes alive.
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    hf_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for module in hf_model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
 
 
 def _torch_dtype(model: ModelConfig) -> torch.dtype:

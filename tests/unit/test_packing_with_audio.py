@@ -15,7 +15,7 @@ from ssr1_rl.data.prompt import (
 )
 from ssr1_rl.trainer.batching import Row, collate
 from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.learner import _checkpoint_layers
+from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.parameters import named_weights
 from ssr1_rl.trainer.policy import Policy
 from ssr1_rl.types import AudioRef, Question
@@ -93,7 +93,7 @@ def test_packed_equals_unpacked(path, rows, expected, train_tower, checkpointing
     logprobs, weights, expected_gradients = expected
     model = load_model(path, torch.float32, "sdpa")
     if checkpointing:
-        _checkpoint_layers(model)
+        checkpoint_layers(model)
     policy = Policy(model, 1.0, train_tower)
     batch = packed(path, model, rows)
     assert batch.num_computed_tokens < batch.num_row_tokens / 2

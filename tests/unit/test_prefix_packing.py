@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from ssr1_rl.trainer.batching import Row, collate
-from ssr1_rl.trainer.learner import _checkpoint_layers
+from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.policy import Policy
 from tests.unit.gradients import check_gradients, gradients
 
@@ -114,7 +114,7 @@ def test_gradient_checkpointing_does_not_matter(model, monkeypatch):
     rows = random_rows(GROUPS_OF_ALL_KINDS)
     policy = Policy(model, 1.0, False)
     expected = gradients(model, loss_of(policy, rows))
-    _checkpoint_layers(model)
+    checkpoint_layers(model)
     runs = []
     layer = model.model.layers[0]
     attention = layer.self_attn.forward
