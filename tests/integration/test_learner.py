@@ -111,6 +111,16 @@ def test_gradient_does_not_depend_on_ranks(reference: dict[str, np.ndarray], tin
     check_all_equal(run_ranks(gradients, 2, str(tiny_audio_model), CUTS), reference)
 
 
+def test_gradient_of_qwen2_5_omni_does_not_depend_on_ranks_or_stage(tmp_path: Path) -> None:
+    from tests.tiny_omni import build_tiny_omni
+
+    model = str(build_tiny_omni(tmp_path / "omni", ["How many beeps are there?"]))
+    whole = run_ranks(gradients, 1, model, [(0, 100_000, False)])[0, 100_000, False]
+    assert any(name.startswith("thinker.audio_tower.layers") for name in whole)
+    assert not any(name.startswith("thinker.visual") for name in whole)
+    check_all_equal(run_ranks(gradients, 2, model, [(2, 60, False), (3, 60, True)]), whole)
+
+
 def family_groups(learner: Any) -> Any:
     """Advantages that differ from token to token, a group that is masked whole, and parts of others."""
     groups = groups_of(learner)
