@@ -66,7 +66,9 @@ def _local_folder(model: str) -> Path:
 
 def _set_dtype(config_path: Path, dtype: str) -> None:
     config: dict[str, Any] = json.loads(config_path.read_text())
-    for section in (config, config.get("text_config", {}), config.get("audio_config", {})):
+    sections = [config]
+    for section in sections:
+        sections += [inner for inner in section.values() if isinstance(inner, dict)]
         for key in ("dtype", "torch_dtype"):
             if key in section:
                 section[key] = dtype

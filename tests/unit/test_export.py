@@ -56,6 +56,18 @@ def test_a_folder_that_transformers_loads(random_audio_model, trained, tmp_path,
     assert all(torch.equal(p, trained[name].to(dtype)) for name, p in named_weights(model).items())
 
 
+def test_qwen2_5_omni_leaves_as_the_thinker_of_a_whole_model(random_omni_model, tmp_path):
+    model = load_model(str(random_omni_model), torch.float32, "sdpa")
+    trained = {name: (parameter + 1).bfloat16() for name, parameter in named_weights(model).items()}
+    write_model_folder(str(random_omni_model), trained.items(), tmp_path / "out", torch.bfloat16)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "qwen2_5_omni", "vLLM finds the thinker in the whole model's configuration"
+    assert config["dtype"] == "bfloat16"
+    assert config["thinker_config"].get("dtype", "bfloat16") == "bfloat16"
+    model = load_model(str(tmp_path / "out"), torch.bfloat16, "sdpa")
+    assert all(torch.equal(parameter, trained[name]) for name, parameter in named_weights(model).items())
+
+
 def test_a_folder_with_something_in_it_is_refused(random_audio_model, trained, tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty; remove it, or export to another folder"):
