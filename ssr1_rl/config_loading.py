@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ssr1_rl.config import Config, ConfigError, LearnerConfig, ModelConfig, RolloutConfig
 from ssr1_rl.presets import check_family, preset_values
 from ssr1_rl.rewards.base import check_built_in
+from ssr1_rl.trainer.attention.choice import what_is_missing
 from ssr1_rl.trainer.deepspeed_options import check_deepspeed_options
 
 Key = tuple[str | int, ...]
@@ -245,6 +246,7 @@ def _check_together(config: Config) -> None:
     _engines_keep_what_the_system_relies_on(config.rollout)
     _adam_betas_are_shares(config.learner)
     check_family(config.grpo)
+    _attention_suits_device_and_dtype(config)
     if config.model.dtype == "bfloat16" and config.learner.zero_stage == 0:
         raise ConfigError(
             "learner.zero_stage must be 1, 2 or 3 with model.dtype=bfloat16 (only ZeRO keeps float32 masters), got 0"
@@ -329,6 +331,12 @@ def _adapters_have_targets(model: ModelConfig) -> None:
             f"model.lora.target_modules must name at least one linear layer with model.lora.rank={model.lora.rank}, "
             "got []; set model.lora.rank=0 to train the whole policy"
         )
+
+
+def _attention_suits_device_and_dtype(config: Config) -> None:
+    wanted = config.model.attn_implementation
+    if wanted != "auto" and (missing := what_is_missing(wanted, config.run.device, config.model.dtype)):
+        raise ConfigError(f"model.attn_implementation={wanted} cannot run: {missing}; set it to auto")
 
 
 def dotted(key: Key) -> str:

@@ -10,6 +10,7 @@ from ssr1_rl.config import Config
 from ssr1_rl.config_loading import config_to_yaml
 from ssr1_rl.presets import describe_preset
 from ssr1_rl.telemetry.progress import summary_table
+from ssr1_rl.trainer.attention.choice import choose_attention
 
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float32": 4}
@@ -98,6 +99,15 @@ def _offloaded(config: Config) -> set[str]:
     return offloaded | ({"weights", "reference model"} if config.learner.offload_parameters != "none" else set())
 
 
+def _attention(config: Config) -> str:
+    import torch
+
+    wanted = config.model.attn_implementation
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        return f"{wanted}, to be settled where the learners run, since there is no GPU here"
+    return str(choose_attention(wanted, config.run.device, config.model.dtype))
+
+
 def print_dry_run(config: Config) -> None:
     """Prints resolved settings, placement and the memory estimate."""
     Console().print(config_to_yaml(config), markup=False, highlight=False)
@@ -121,6 +131,7 @@ def print_dry_run(config: Config) -> None:
     on_device = sum(size for what, size in learner if what not in offloaded)
     rows.append({"process": "learner rank", "what": "together", "GiB": f"{on_device / GIB:.2f}"})
     rows.append({"process": "engine, each device", "what": "weights", "GiB": f"{estimate.engine_weights / GIB:.2f}"})
+    print(f"attention of the learners: {_attention(config)}")
     title = f"memory estimate: {estimate.num_parameters:,} parameters, {estimate.num_trained:,} trained"
     summary_table(title, rows)
     print("nothing was started")

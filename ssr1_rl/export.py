@@ -51,7 +51,7 @@ def _merged(
     base_model: str, lora: Mapping[str, Any], adapters: Mapping[str, Tensor], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     """The base model's weights with the saved adapters in them: the tensors that engines of this dtype were sent."""
-    from ssr1_rl.trainer.policy import load_model
+    from ssr1_rl.trainer.families import load_model
 
     model = load_model(base_model, dtype, "sdpa")
     add_adapters(model, lora["rank"], lora["alpha"], adapted_modules(adapters))
@@ -97,7 +97,9 @@ def _local_folder(model: str) -> Path:
 
 def _set_dtype(config_path: Path, dtype: str) -> None:
     config: dict[str, Any] = json.loads(config_path.read_text())
-    for section in (config, config.get("text_config", {}), config.get("audio_config", {})):
+    sections = [config]
+    for section in sections:
+        sections += [inner for inner in section.values() if isinstance(inner, dict)]
         for key in ("dtype", "torch_dtype"):
             if key in section:
                 section[key] = dtype

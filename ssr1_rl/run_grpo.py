@@ -136,6 +136,7 @@ async def _run(config: Config, data: Data, progress: Progress) -> dict[str, Any]
             progress.note(f"setting changed since: {change}")
     async with running_system(config, data.max_clips, progress.phase) as system:
         progress.describe_waiting = system.describe_waiting
+        progress.note(f"attention of the learners: {system.learners.attention}")
         grpo = Grpo(config, system, data.train, data.validation, progress, resume_from)
         try:
             async with Watchdog(config.telemetry.stall_warning_s, system.describe_waiting, progress.note) as watchdog:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import AutoFeatureExtractor, AutoProcessor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, ProcessorMixin
 
-from ssr1_rl.config import DataConfig
 from ssr1_rl.types import SAMPLE_RATE, Prompt, Question
+
+if TYPE_CHECKING:
+    from ssr1_rl.config import DataConfig
 
 CHOICE_LINE = "\n({letter}) {choice}"
 """How one choice is put behind the question."""
@@ -78,28 +80,33 @@ def choice_lines(question: Question) -> list[str]:
 class PromptBuilder:
     """Builds prompts with a model's own chat template; decodes its responses.
 
+    The processor is not loaded: Qwen2.5-Omni's wants torchvision, for videos.
+
     Attributes:
         tokenizer: the model's tokenizer.
         takes_audio: whether the model reads clips (else it is a text-only model).
     """
 
     def __init__(self, model_path: str, data: DataConfig) -> None:
-        # For a text-only model AutoProcessor gives its tokenizer.
-        self._processor: Any = AutoProcessor.from_pretrained(model_path)
-        self.tokenizer: Any = getattr(self._processor, "tokenizer", self._processor)
-        self.takes_audio = hasattr(self._processor, "audio_token")
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(model_path)
+        config = AutoConfig.from_pretrained(model_path)
+        # Of a whole Qwen2.5-Omni it is the thinker that listens.
+        self._placeholder_id = getattr(getattr(config, "thinker_config", config), "audio_token_id", None)
+        self.takes_audio = self._placeholder_id is not None
         self._model_path = model_path
         self._data = data
-        if not (self._processor.chat_template or self.tokenizer.chat_template):
+        of_processor, _ = ProcessorMixin.get_processor_dict(model_path)
+        self._template = of_processor.get("chat_template") or self.tokenizer.chat_template
+        if not self._template:
             raise ValueError(f"{model_path} has no chat template; use a chat (Instruct) model")
-        self._forbidden = _forbidden_in_text(self.tokenizer, self._processor)
+        self._forbidden = _forbidden_in_text(self.tokenizer)
 
     @property
     def audio_placeholder_id(self) -> int:
         """Token id of the placeholder that stands for a clip."""
-        if not self.takes_audio:
+        if self._placeholder_id is None:
             raise ValueError(f"{self._model_path} is a text-only model and has no audio placeholder")
-        return self.tokenizer.convert_tokens_to_ids(self._processor.audio_token)
+        return self._placeholder_id
 
     def build(self, question: Question, waveforms: Sequence[np.ndarray]) -> Prompt:
         """The prompt of one question.
@@ -153,12 +160,14 @@ class PromptBuilder:
         if self._data.system_prompt:
             messages.append({"role": "system", "content": self._neutralise(self._data.system_prompt)})
         if self.takes_audio:
-            # Templates look for the key `audio_url` (Qwen2-Audio) or for the type; the address itself is not read.
+            # Templates look for the key `audio_url` or for the type; the address itself is not read.
             clips = [{"type": "audio", "audio_url": ""} for _ in range(num_clips)]
             messages.append({"role": "user", "content": [*clips, {"type": "text", "text": text}]})
         else:
             messages.append({"role": "user", "content": text})
-        rendered = self._processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        rendered = self.tokenizer.apply_chat_template(
+            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
+        )
         return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
     def _neutralise(self, text: str) -> str:
@@ -166,10 +175,10 @@ class PromptBuilder:
         return self._forbidden.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
-def _forbidden_in_text(tokenizer: Any, processor: Any) -> re.Pattern[str]:
+def _forbidden_in_text(tokenizer: Any) -> re.Pattern[str]:
     """Matches every special token. Tags such as `<think>` are ordinary tokens in models that know them, and stay."""
-    tokens = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    tokens |= {getattr(processor, name, "") for name in ("audio_token", "audio_bos_token", "audio_eos_token")} - {""}
+    added = tokenizer.added_tokens_decoder.values()
+    tokens = [t.content for t in added if t.special or (t.content.startswith("<|") and t.content.endswith("|>"))]
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 

@@ -17,8 +17,9 @@ from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
 from ssr1_rl.export import write_model_folder
 from ssr1_rl.trainer.batching import MicroBatch, Row, collate
 from ssr1_rl.trainer.clip_features import ClipFeatures
+from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.parameters import named_weights
-from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.trainer.policy import Policy
 from ssr1_rl.types import Prompt
 
 

@@ -9,9 +9,10 @@ import torch.distributed as dist
 from ssr1_rl.config import LearnerConfig, ModelConfig
 from ssr1_rl.trainer.batching import MicroBatch
 from ssr1_rl.trainer.deepspeed_options import laid_over
+from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.lora import adapters_off
 from ssr1_rl.trainer.parameters import trainable_parameters, whole_shape
-from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.trainer.policy import Policy
 
 if TYPE_CHECKING:
     from ssr1_rl.trainer.learner import RankSpec
@@ -42,15 +43,15 @@ def _torch_dtype(model: ModelConfig) -> torch.dtype:
     return getattr(torch, model.dtype)
 
 
-def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int) -> Any:
+def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, attention: str) -> Any:
     """Loads the policy; under ZeRO-3 every rank keeps only its shard while loading."""
     if learner.zero_stage < 3:
-        return load_model(model.path, _torch_dtype(model), model.attn_implementation)
+        return load_model(model.path, _torch_dtype(model), attention)
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers shards while it loads as long as this object lives.
     sharding = HfDeepSpeedConfig(deepspeed_settings(model, learner) | {"train_batch_size": world_size})
-    loaded = load_model(model.path, _torch_dtype(model), model.attn_implementation)
+    loaded = load_model(model.path, _torch_dtype(model), attention)
     del sharding
     return loaded
 
@@ -81,14 +82,15 @@ def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def load_reference(engine: Any, model: ModelConfig, learner: LearnerConfig, temperature: float) -> Any:
+def load_reference(engine: Any, model: ModelConfig, learner: LearnerConfig, temperature: float, attention: str) -> Any:
     """The frozen starting policy of the KL term: with LoRA the policy with its adapters off, else a second model.
 
     A second model is sharded like the policy under ZeRO-3.
     """
     if model.lora.rank:
         return BasePolicy(engine)
-    reference = Policy(load_for_zero(model, learner, dist.get_world_size()), temperature, train_audio_tower=False)
+    loaded = load_for_zero(model, learner, dist.get_world_size(), attention)
+    reference = Policy(loaded, temperature, train_audio_tower=False, attention=attention)
     reference.requires_grad_(False)
     reference.eval()
     if learner.zero_stage < 3:

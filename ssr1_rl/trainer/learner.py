@@ -16,9 +16,11 @@ from torch import Tensor
 
 from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
+from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.batching import MicroBatch, Row, collate, cut_micro_batches, rows_to_train
 from ssr1_rl.trainer.clip_features import ClipFeatures
 from ssr1_rl.trainer.deepspeed_setup import join_peers, load_for_zero, load_reference, start_deepspeed
+from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.kl import kl_estimate
 from ssr1_rl.trainer.lora import add_adapters, find_targets
 from ssr1_rl.trainer.loss import LossTokens, grpo_loss, loss_denominator
@@ -63,16 +65,19 @@ class Learner:
         self.rank = spec.rank
         join_peers(spec, learner)
         torch.manual_seed(seed)
-        hf_model = load_for_zero(model, learner, spec.world_size)
+        self.attention = choose_attention(model.attn_implementation, spec.device, model.dtype)
+        hf_model = load_for_zero(model, learner, spec.world_size, self.attention.backend)
         if model.gradient_checkpointing:
-            _checkpoint_layers(hf_model)
-        self.policy = Policy(hf_model, temperature, model.train_audio_tower)
+            checkpoint_layers(hf_model)
+        self.policy = Policy(hf_model, temperature, model.train_audio_tower, self.attention.backend)
         self._clips = ClipFeatures(model.path, fetch_waveform) if self.policy.has_audio else None
         self.lora = model.lora
         if model.lora.rank:
             add_adapters(hf_model, model.lora.rank, model.lora.alpha, find_targets(hf_model, model.lora.target_modules))
         self.engine = start_deepspeed(self.policy, model, learner)
-        self._reference = load_reference(self.engine, model, learner, temperature) if grpo.kl_coefficient else None
+        self._reference = None
+        if grpo.kl_coefficient:
+            self._reference = load_reference(self.engine, model, learner, temperature, self.attention.backend)
         self.policy.entropy_gradient = bool(grpo.entropy_bonus)
         self.kl_coefficient = grpo.kl_coefficient
         self.num_updates = 0
@@ -283,16 +288,3 @@ def _reduce(value: float, op: Any, device: torch.device) -> float:
     tensor = torch.tensor(float(value), dtype=torch.float64, device=device)
     dist.all_reduce(tensor, op)
     return float(tensor)
-
-
-def _checkpoint_layers(hf_model: Any) -> None:
-    """Turns on gradient checkpointing, which transformers does in layers that are in training mode.
-
-    Only the layers themselves are set to it: nothing below them, so that no dropout comes alive.
-    """
-    from transformers.modeling_layers import GradientCheckpointingLayer
-
-    hf_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for module in hf_model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True

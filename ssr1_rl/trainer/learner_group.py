@@ -45,10 +45,11 @@ class LearnerRank:
         learner: LearnerConfig,
         temperature: float,
         seed: int,
-    ) -> None:
-        """Loads the policy and joins the other ranks."""
+    ) -> str:
+        """Loads the policy and joins the other ranks. Returns how it attends."""
         self._learner = Learner(spec, model, grpo, learner, temperature, seed, fetch_waveform=_fetch)
         self._busy_s = 0.0
+        return str(self._learner.attention)
 
     def connect_rollouts(self, backend: str, address: str, port: int, client: Any, timeout_s: float) -> None:
         """Joins the engines' weight-transfer group; a collective over ranks and engines."""
@@ -110,6 +111,7 @@ class LearnerGroup:
         self._config = config
         self._num_minibatches = num_minibatches
         self._waiting: tuple[str, float] | None = None
+        self.attention = ""
 
     @classmethod
     def create(cls, config: Config, placement: Placement) -> "LearnerGroup":
@@ -119,7 +121,7 @@ class LearnerGroup:
         return cls(ranks, config.learner, config.grpo.num_minibatches)
 
     async def start(self, config: Config) -> None:
-        """Lets every rank load the policy and join the others."""
+        """Lets every rank load the policy and join the others; `attention` says how they attend."""
         learner = config.learner
         address, port = await self._find_port(learner.port, "learner.port")
         calls = [
@@ -133,7 +135,9 @@ class LearnerGroup:
             )
             for index, rank in enumerate(self._ranks)
         ]
-        await self._call("loading the policy", "learner.start_timeout_s", learner.start_timeout_s, calls)
+        self.attention = await self._call(
+            "loading the policy", "learner.start_timeout_s", learner.start_timeout_s, calls, first=True
+        )
 
     async def _find_port(self, port: int, setting: str) -> tuple[str, int]:
         calls = [self._ranks[0].find_port.remote(port, setting)]

@@ -9,22 +9,27 @@ from typing import Any
 
 import torch
 
-_QWEN2_AUDIO_PREFIXES = (
-    ("model.language_model.", "language_model.model."),
-    ("lm_head.", "language_model.lm_head."),
-    ("model.audio_tower.", "audio_tower."),
-    ("model.multi_modal_projector.", "multi_modal_projector."),
-)
+_PUBLISHED_PREFIXES = {
+    "qwen2_audio": (
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+        ("model.audio_tower.", "audio_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+    ),
+    # A checkpoint of Qwen2.5-Omni holds its talker and its speech decoder beside the thinker.
+    "qwen2_5_omni_thinker": (("", "thinker."),),
+}
+"""For each model type that is named otherwise in memory: prefix in memory, and in published checkpoints."""
 
 
 def checkpoint_name(name: str, model_type: str) -> str:
     """The published checkpoint's name of the in-memory parameter `name`."""
-    if model_type != "qwen2_audio":
+    if model_type not in _PUBLISHED_PREFIXES:
         return name
-    for prefix, published in _QWEN2_AUDIO_PREFIXES:
+    for prefix, published in _PUBLISHED_PREFIXES[model_type]:
         if name.startswith(prefix):
             return published + name.removeprefix(prefix)
-    raise AssertionError(f"Qwen2-Audio has no parameter {name}")
+    raise AssertionError(f"{model_type} has no parameter {name}")
 
 
 ADAPTER = "default"

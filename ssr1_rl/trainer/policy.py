@@ -3,62 +3,65 @@
 Shapes: L packed length, H hidden size, _T response tokens, V vocabulary.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu
 
-from ssr1_rl.data.prompt import num_audio_tokens
+from ssr1_rl.trainer.attention.interface import BACKENDS, use_packed_attention
 from ssr1_rl.trainer.batching import MicroBatch
-from ssr1_rl.trainer.prefix_packing import use_packed_attention
-
-AUDIO_MODEL_TYPES = ("qwen2_audio",)
-TEXT_MODEL_TYPES = ("llama", "qwen2", "qwen3")
+from ssr1_rl.trainer.families import family_of
 
 
 class Policy(nn.Module):
     """A transformers model behind one `forward`: micro-batch in, log-probs out.
 
     Args:
-        model: a Qwen2-Audio, or a text-only causal language model.
+        model: of one of the `FAMILIES`.
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
         train_audio_tower: when False the tower's parameters get no gradient.
+        attention: which of `BACKENDS` attends over packed rows.
 
     Attributes:
         entropy_gradient: whether the entropy carries a gradient.
     """
 
-    def __init__(self, model: Any, temperature: float, train_audio_tower: bool) -> None:
+    def __init__(self, model: Any, temperature: float, train_audio_tower: bool, attention: str = "sdpa") -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
         self.entropy_gradient = False
-        self.has_audio = model.config.model_type in AUDIO_MODEL_TYPES
+        family = family_of(model.config)
+        self.audio_tower = family.audio_tower(model) if family.audio_tower else None
+        self._backbone_path = family.backbone
+        self._attention = BACKENDS[attention]
         use_packed_attention(self.backbone)
-        if self.has_audio:
-            model.model.audio_tower.requires_grad_(train_audio_tower)
-            # Fixed sinusoids; transformers forgets that they are when it loads a checkpoint.
-            model.model.audio_tower.embed_positions.requires_grad_(False)
+        if self.audio_tower:
+            self.audio_tower.set_trainable(train_audio_tower)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-prob of every response token, float32 [T], and the entropy at each [T]."""
+        packing = self._attention(batch.layout, batch.input_ids.device)
         hidden = self.backbone(
-            inputs_embeds=self.embed(batch), position_ids=batch.position_ids, packing=batch.layout, use_cache=False
+            inputs_embeds=self.embed(batch), position_ids=batch.position_ids, packing=packing, use_cache=False
         ).last_hidden_state
         hidden_T = hidden[0, batch.hidden_index_T]
         return token_logprobs(self.model.lm_head(hidden_T), batch.targets_T, self.temperature, self.entropy_gradient)
 
     @property
+    def has_audio(self) -> bool:
+        """Whether the model hears."""
+        return self.audio_tower is not None
+
+    @property
     def backbone(self) -> Any:
         """The language model without its head."""
-        return self.model.model.language_model if self.has_audio else self.model.model
+        return self.model.get_submodule(self._backbone_path)
 
     def embed(self, batch: MicroBatch) -> Tensor:
         """Input embeddings [1, L, H], audio features at their places."""
         embeds = self.model.get_input_embeddings()(batch.input_ids)
-        if not self.has_audio:
+        if self.audio_tower is None:
             return embeds
         if not batch.num_mel_frames:
             # Ranks reduce gradients together: each runs the tower in every pass, on silence if need be.
@@ -69,28 +72,9 @@ class Policy(nn.Module):
         return embeds[0].index_put((batch.audio_columns,), chosen)[None]
 
     def _audio_features(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
-        """Projected audio features [num_clips, most features, H] of clips zero-padded to one length.
-
-        transformers insists on 30 s of frames; the tower's own modules do not. Keys beyond a
-        clip's end are masked, and the convolutions see the clip's own two margin frames, so the
-        features are those of the 30 s pass (2.4e-7 apart in float32).
-        """
-        tower = self.model.model.audio_tower
-        hidden = gelu(tower.conv1(mel.to(tower.conv1.weight.dtype)))
-        hidden = gelu(tower.conv2(hidden)).transpose(1, 2)
-        lengths = torch.tensor([(n - 1) // 2 + 1 for n in num_mel_frames], device=hidden.device)
-        positions = torch.arange(int(lengths.max()), device=hidden.device)
-        hidden = hidden[:, : len(positions)] + tower.embed_positions(positions)
-        mask = None
-        if bool((lengths != len(positions)).any()):
-            padding = positions[None, :] >= lengths[:, None]
-            mask = hidden.new_zeros(padding.shape).masked_fill(padding, torch.finfo(hidden.dtype).min)
-            mask = mask[:, None, None, :].expand(-1, 1, len(positions), -1)
-        for layer in tower.layers:
-            hidden = layer(hidden, attention_mask=mask)
-        hidden = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
-        features = self.model.model.multi_modal_projector(tower.layer_norm(hidden))
-        return features[:, : max(map(num_audio_tokens, num_mel_frames))]
+        """Embeddings of clips [num_clips, most features, H]."""
+        assert self.audio_tower is not None, "only audio models meet clips"
+        return self.audio_tower.project(self.audio_tower.encode(mel, num_mel_frames))
 
 
 def token_logprobs(
@@ -106,30 +90,10 @@ def token_logprobs(
     return logprobs_T, entropy_T
 
 
-def load_model(path: str, dtype: torch.dtype, attn_implementation: str) -> Any:
-    """Loads the transformers model in `path`.
-
-    Raises:
-        ValueError: no such folder, not a model folder, or a model type that the learner cannot train.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM, Qwen2AudioForConditionalGeneration
-
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise ValueError(f"model.path {path} holds no config.json; give a Hugging Face model folder")
-    config = AutoConfig.from_pretrained(path)
-    if config.model_type not in AUDIO_MODEL_TYPES + TEXT_MODEL_TYPES:
-        known = ", ".join(AUDIO_MODEL_TYPES + TEXT_MODEL_TYPES)
-        raise ValueError(f"model.path {path} is a {config.model_type} model; the learner trains {known}")
-    kind = Qwen2AudioForConditionalGeneration if config.model_type in AUDIO_MODEL_TYPES else AutoModelForCausalLM
-    return kind.from_pretrained(path, dtype=dtype, attn_implementation=attn_implementation)
-
-
 def empty_policy(path: str, train_audio_tower: bool) -> Policy:
     """A policy of shapes alone (torch's meta device), for what can be told before anything is loaded."""
-    from transformers import AutoConfig, AutoModelForCausalLM, Qwen2AudioForConditionalGeneration
+    from ssr1_rl.trainer.families import make_model, read_config
 
-    config = AutoConfig.from_pretrained(path)
+    config = read_config(path)
     with torch.device("meta"):
-        has_audio = config.model_type in AUDIO_MODEL_TYPES
-        make: Any = Qwen2AudioForConditionalGeneration if has_audio else AutoModelForCausalLM.from_config
-        return Policy(make(config), 1.0, train_audio_tower)
+        return Policy(make_model(config), 1.0, train_audio_tower)

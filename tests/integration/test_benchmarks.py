@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PROGRAMS = ("end_to_end", "rollout_overhead", "trl_step")
+PROGRAMS = ("end_to_end", "gpu_learner", "rollout_overhead", "trl_step")
 CIRCUMSTANCES = {"program", "machine", "versions", "date", "command"}
 FIGURES = {
     "samples_per_s",
@@ -55,6 +55,23 @@ def test_end_to_end_gives_its_figures(tmp_path):
 def test_rollout_overhead_gives_its_ratio(tmp_path):
     result = run_tiny("rollout_overhead", tmp_path, "--rounds", "1")
     assert result["ratio_vs_bare"] == result["pool_tokens_per_s"] / result["bare_tokens_per_s"]
+
+
+def test_gpu_learner_runs_without_a_gpu_and_says_so(tmp_path):
+    result = run_tiny("gpu_learner", tmp_path, "--device", "cpu", "--rounds", "1")
+    assert (result["device"], result["measures_a_gpu"]) == ("cpu", False)
+    assert result["sides"].keys() == {"packed_sdpa", "repeated_sdpa"}
+    packed, repeated = (result["sides"][way] for way in ("packed_sdpa", "repeated_sdpa"))
+    assert packed["tflops_needed"] < repeated["tflops_needed"]
+    assert packed["mfu"] is None, "no peak is known of a CPU"
+    assert result["packed_speedup"]["sdpa"] == repeated["seconds"] / packed["seconds"]
+
+
+def test_gpu_learner_refuses_to_measure_a_cpu():
+    command = [sys.executable, str(BENCHMARKS / "gpu_learner.py"), "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is for --tiny alone" in done.stderr
 
 
 def test_the_peer_gets_the_text_model_or_a_clear_refusal():

@@ -9,7 +9,11 @@ import pytest
 
 from tests.integration.ranks import random_groups, run_ranks
 
-CUTS = [(stage, budget) for stage in (0, 1, 2, 3) for budget in (100, 100_000)]
+CUTS = [(stage, budget, False) for stage in (0, 1, 2, 3) for budget in (60, 100_000)] + [
+    (0, 60, True),
+    (3, 60, True),
+]
+"""ZeRO stage, tokens per micro-batch (60 splits groups), gradient checkpointing."""
 FAMILY_CUTS = [(1, 100_000), (3, 100)]
 # Everything that needs to know which response a token belongs to, and what has a gradient without an advantage.
 FAMILY = {
@@ -27,14 +31,21 @@ FAMILY = {
 
 
 def make_learner(
-    rank: int, world_size: int, port: int, model: str, stage: int, budget: int, grpo: dict[str, Any] | None = None
+    rank: int,
+    world_size: int,
+    port: int,
+    model: str,
+    stage: int,
+    budget: int,
+    grpo: dict[str, Any] | None = None,
+    checkpointing: bool = False,
 ) -> Any:
     from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
     from ssr1_rl.trainer.learner import Learner, RankSpec
 
     return Learner(
         RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
-        ModelConfig(path=model, dtype="float32", train_audio_tower=True),
+        ModelConfig(path=model, dtype="float32", train_audio_tower=True, gradient_checkpointing=checkpointing),
         GrpoConfig(**(grpo or {"kl_coefficient": 0.05})),
         LearnerConfig(
             zero_stage=stage,
@@ -54,19 +65,21 @@ def groups_of(learner: Any) -> Any:
     return random_groups(4, vocabulary, placeholder)
 
 
-def gradients(rank: int, world_size: int, port: int, model: str) -> dict[tuple[int, int], dict[str, np.ndarray]]:
-    """The whole gradient for every ZeRO stage and micro-batch budget, by parameter."""
+def gradients(
+    rank: int, world_size: int, port: int, model: str, cuts: list[tuple[int, int, bool]]
+) -> dict[Any, dict[str, np.ndarray]]:
+    """The whole gradient for every cut, by parameter."""
     from deepspeed.utils import safe_get_full_grad
 
     from ssr1_rl.trainer.batching import share_groups
     from ssr1_rl.trainer.parameters import trainable_parameters
 
     found = {}
-    for stage, budget in CUTS:
-        learner = make_learner(rank, world_size, port, model, stage, budget)
+    for stage, budget, checkpointing in cuts:
+        learner = make_learner(rank, world_size, port, model, stage, budget, checkpointing=checkpointing)
         totals = learner.compute_gradient(share_groups(groups_of(learner), world_size)[rank])
         grads = {n: safe_get_full_grad(p) for n, p in trainable_parameters(learner.model).items()}
-        found[stage, budget] = {n: g.detach().float().numpy().copy() for n, g in grads.items()} | {
+        found[stage, budget, checkpointing] = {n: g.detach().float().numpy().copy() for n, g in grads.items()} | {
             "loss": np.array(totals.over_ranks(learner.engine.device).sums["loss"])
         }
     return found
@@ -74,9 +87,9 @@ def gradients(rank: int, world_size: int, port: int, model: str) -> dict[tuple[i
 
 @pytest.fixture(scope="module")
 def reference(tiny_audio_model: Path) -> dict[str, np.ndarray]:
-    found = run_ranks(gradients, 1, str(tiny_audio_model))
-    check_all_equal(found, found[0, 100_000])
-    return found[0, 100_000]
+    found = run_ranks(gradients, 1, str(tiny_audio_model), CUTS)
+    check_all_equal(found, found[0, 100_000, False])
+    return found[0, 100_000, False]
 
 
 def check_all_equal(found: dict[Any, dict[str, np.ndarray]], reference: dict[str, np.ndarray]) -> None:
@@ -85,17 +98,27 @@ def check_all_equal(found: dict[Any, dict[str, np.ndarray]], reference: dict[str
     for cut, grads in found.items():
         assert grads.keys() == reference.keys()
         difference = np.sqrt(sum(((grads[n].astype(np.float64) - reference[n]) ** 2).sum() for n in reference))
-        assert difference / norm <= 1e-5, f"ZeRO stage and budget {cut}: relative difference {difference / norm:.1e}"
+        assert difference / norm <= 1e-5, f"{cut}: relative difference {difference / norm:.1e}"
         assert grads["loss"] == pytest.approx(reference["loss"], rel=1e-5)
 
 
-def test_gradient_does_not_depend_on_stage_or_micro_batches(reference: dict[str, np.ndarray]) -> None:
+def test_gradient_does_not_depend_on_stage_micro_batches_or_checkpointing(reference: dict[str, np.ndarray]) -> None:
     assert "audio_tower.embed_positions.weight" not in reference
     assert any(name.startswith("audio_tower.") for name in reference)
 
 
 def test_gradient_does_not_depend_on_ranks(reference: dict[str, np.ndarray], tiny_audio_model: Path) -> None:
-    check_all_equal(run_ranks(gradients, 2, str(tiny_audio_model)), reference)
+    check_all_equal(run_ranks(gradients, 2, str(tiny_audio_model), CUTS), reference)
+
+
+def test_gradient_of_qwen2_5_omni_does_not_depend_on_ranks_or_stage(tmp_path: Path) -> None:
+    from tests.tiny_omni import build_tiny_omni
+
+    model = str(build_tiny_omni(tmp_path / "omni", ["How many beeps are there?"]))
+    whole = run_ranks(gradients, 1, model, [(0, 100_000, False)])[0, 100_000, False]
+    assert any(name.startswith("thinker.audio_tower.layers") for name in whole)
+    assert not any(name.startswith("thinker.visual") for name in whole)
+    check_all_equal(run_ranks(gradients, 2, model, [(2, 60, False), (3, 60, True)]), whole)
 
 
 def family_groups(learner: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What unit tests share: one thread (tests run beside each other), and two tiny models of random weights."""
+"""What unit tests share: one thread (tests run beside each other), and tiny models of random weights."""
 
 from pathlib import Path
 
@@ -21,6 +21,14 @@ def random_audio_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "audio"
     return build_tiny_qwen2_audio(folder, TEXTS, hidden_size=64, num_layers=2, tower_size=64)
+
+
+@pytest.fixture(scope="session")
+def random_omni_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2.5-Omni of random weights: 2 layers, an audio tower of 2 layers."""
+    from tests.tiny_omni import build_tiny_omni
+
+    return build_tiny_omni(tmp_path_factory.mktemp("models") / "omni", TEXTS)
 
 
 @pytest.fixture(scope="session")

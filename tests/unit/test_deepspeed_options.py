@@ -6,7 +6,8 @@ import torch
 from ssr1_rl.config import ConfigError, LearnerConfig, ModelConfig
 from ssr1_rl.trainer.deepspeed_options import OWNED, check_deepspeed_options, laid_over
 from ssr1_rl.trainer.deepspeed_setup import deepspeed_settings, parameter_groups
-from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.trainer.families import load_model
+from ssr1_rl.trainer.policy import Policy
 
 
 def nested(name, value):

@@ -5,7 +5,7 @@ import torch
 
 from ssr1_rl.config import Config
 from ssr1_rl.dry_run import estimate_memory, print_dry_run
-from ssr1_rl.trainer.policy import load_model
+from ssr1_rl.trainer.families import load_model
 
 
 @pytest.fixture
@@ -104,3 +104,26 @@ def test_what_is_offloaded_is_not_on_the_device(make_config, capsys, monkeypatch
     text = capsys.readouterr().out
     assert text.count("learner rank, host") == 3
     assert f"{estimate.learner_gradients + estimate.learner_activations:.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("cpu", "sdpa (no flash: it needs run.device=cuda"), ("cuda", "auto, to be settled where the")]
+)
+def test_a_dry_run_says_how_the_learners_attend(make_config, capsys, monkeypatch, device, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = make_config()
+    config.run.device = device
+    print_dry_run(config)
+    assert f"attention of the learners: {said}" in capsys.readouterr().out
+
+
+def test_of_qwen2_5_omni_the_thinker_is_counted(make_config, random_omni_model):
+    config = make_config(path=random_omni_model)
+    frozen = estimate_memory(config)
+    model = load_model(str(random_omni_model), torch.float32, "sdpa")
+    assert frozen.num_parameters == sum(p.numel() for p in model.parameters())
+    config.model.train_audio_tower = True
+    trained = {
+        name for name, _ in model.named_parameters() if not name.startswith(("visual.", "audio_tower.audio_bos"))
+    }
+    assert estimate_memory(config).num_trained == sum(p.numel() for n, p in model.named_parameters() if n in trained)

@@ -10,8 +10,8 @@ from ssr1_rl import export
 from ssr1_rl.config import CheckpointConfig
 from ssr1_rl.export import choose_checkpoint, export_checkpoint, write_model_folder
 from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint
+from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.parameters import named_weights
-from ssr1_rl.trainer.policy import load_model
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,18 @@ def test_a_folder_that_transformers_loads(random_audio_model, trained, tmp_path,
 
     model = load_model(str(output), dtype, "sdpa")
     assert all(torch.equal(p, trained[name].to(dtype)) for name, p in named_weights(model).items())
+
+
+def test_qwen2_5_omni_leaves_as_the_thinker_of_a_whole_model(random_omni_model, tmp_path):
+    model = load_model(str(random_omni_model), torch.float32, "sdpa")
+    trained = {name: (parameter + 1).bfloat16() for name, parameter in named_weights(model).items()}
+    write_model_folder(str(random_omni_model), trained.items(), tmp_path / "out", torch.bfloat16)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "qwen2_5_omni", "vLLM finds the thinker in the whole model's configuration"
+    assert config["dtype"] == "bfloat16"
+    assert config["thinker_config"].get("dtype", "bfloat16") == "bfloat16"
+    model = load_model(str(tmp_path / "out"), torch.bfloat16, "sdpa")
+    assert all(torch.equal(parameter, trained[name]) for name, parameter in named_weights(model).items())
 
 
 def test_a_folder_with_something_in_it_is_refused(random_audio_model, trained, tmp_path):

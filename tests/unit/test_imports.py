@@ -29,6 +29,16 @@ SUB_HELP = HELP.replace("'--help'", "'grpo', '--help'")
 WRONG = HELP.replace("'--help'", "'grpo', 'no_such_file.yaml', '--dry-run'")
 
 
+def test_the_learner_s_pass_needs_neither_engines_nor_ray():
+    """So that it can be measured on a GPU with torch and transformers alone."""
+    code = (
+        "import sys; sys.path.append('benchmarks'); import gpu_learner; "
+        "found = {'ray', 'vllm', 'omegaconf', 'deepspeed'} & set(sys.modules); sys.exit(str(found) if found else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     "code",
     [

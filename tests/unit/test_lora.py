@@ -14,9 +14,10 @@ from ssr1_rl.export import export_checkpoint
 from ssr1_rl.run_grpo import check_lora_targets
 from ssr1_rl.trainer.batching import Row, collate
 from ssr1_rl.trainer.checkpoint import CheckpointStore
+from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.lora import adapters_off, add_adapters, find_targets, merged, merged_weights
 from ssr1_rl.trainer.parameters import named_adapters, named_weights, trainable_parameters
-from ssr1_rl.trainer.policy import Policy, load_model
+from ssr1_rl.trainer.policy import Policy
 
 RANK, ALPHA = 4, 12.0
 ATTENTION = ["q_proj", "v_proj"]

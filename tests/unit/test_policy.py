@@ -8,8 +8,9 @@ from transformers import AutoFeatureExtractor
 from ssr1_rl.config import DataConfig
 from ssr1_rl.data.prompt import MelExtractor, PromptBuilder, expand_audio_placeholders, num_audio_tokens, num_mel_frames
 from ssr1_rl.trainer.batching import Row, collate
+from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.parameters import checkpoint_name, named_weights, trainable_parameters
-from ssr1_rl.trainer.policy import Policy, load_model, token_logprobs
+from ssr1_rl.trainer.policy import Policy, token_logprobs
 from ssr1_rl.types import AudioRef, Question
 
 TOLERANCE = 2e-5

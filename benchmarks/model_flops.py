@@ -1,0 +1,75 @@
+"""The floating-point operations that a learner's pass needs, for model FLOPs utilisation.
+
+Counted as in PaLM (arXiv 2204.02311, appendix B): a multiply and an add for each weight of a matrix and each token,
+2 N forward and 4 N backward (2 N for the weights' gradient, 2 N for the input's), and for attention 4 x head size x
+heads forward and twice that backward for each pair of tokens in each layer. More exactly than there:
+
+- of attention only the pairs that are attended to count, not the square of the row;
+- the head counts for response tokens alone, since no other log-prob is asked for;
+- what is frozen counts forward alone, and a trained projector behind it without the gradient of its input;
+- every token counts once for each time that the pass has it: packed, a group's prompt and clip once.
+
+Recomputation under gradient checkpointing, the optimizer, and everything but matrices does not count.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from ssr1_rl.trainer.batching import MicroBatch
+from ssr1_rl.trainer.prefix_packing import PackedLayout
+
+PEAK_TFLOPS = {
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "H200": 989,
+    "H800": 989,
+    "A100": 312,
+    "A800": 312,
+    "B200": 2250,
+    "L40S": 362,
+}
+"""Dense bfloat16 peak by part of the GPU's name, the first that fits: NVIDIA's data sheets."""
+
+
+def peak_tflops(gpu_name: str) -> float | None:
+    """The GPU's peak, None where the table does not know it."""
+    return next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu_name), None)
+
+
+def attended_pairs(layout: PackedLayout) -> int:
+    """Pairs of a query and a key it sees."""
+    pairs = 0
+    for group in layout.groups:
+        prompt = group.prompt_length
+        pairs += prompt * (prompt + 1) // 2
+        pairs += sum(length * prompt + length * (length + 1) // 2 for length in group.response_lengths)
+    return pairs
+
+
+def flops_of_pass(model: Any, batch: MicroBatch, train_audio_tower: bool) -> float:
+    """Forward and backward of a Qwen2-Audio over `batch`."""
+    text = model.config.text_config
+    backbone = 6 * _matrix_weights(model.model.language_model) * batch.num_computed_tokens
+    head = 6 * model.lm_head.weight.numel() * len(batch.targets_T)
+    attention = 12 * text.hidden_size * text.num_hidden_layers * attended_pairs(batch.layout)
+    projector = (6 if train_audio_tower else 4) * _matrix_weights(model.model.multi_modal_projector)
+    return (
+        backbone + head + attention + projector * len(batch.audio_columns) + _of_tower(model, batch, train_audio_tower)
+    )
+
+
+def _of_tower(model: Any, batch: MicroBatch, trained: bool) -> float:
+    audio = model.config.audio_config
+    tower = model.model.audio_tower
+    positions = [(frames - 1) // 2 + 1 for frames in batch.num_mel_frames]
+    # The first convolution's input is the clip itself, which has no gradient.
+    first = (4 if trained else 2) * tower.conv1.weight.numel() * sum(batch.num_mel_frames)
+    matrices = (tower.conv2.weight.numel() + _matrix_weights(tower.layers)) * sum(positions)
+    pairs = sum(n * n for n in positions) * audio.d_model * audio.encoder_layers
+    return first + (6 if trained else 2) * matrices + (12 if trained else 4) * pairs
+
+
+def _matrix_weights(module: nn.Module) -> int:
+    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

@@ -1,0 +1,60 @@
+"""Which attention the learner uses here, and why. Imports no torch, so that settings are checked early."""
+
+import importlib
+from dataclasses import dataclass
+
+FASTEST_FIRST = ("flash", "flex", "sdpa")
+PACKAGES = {"flash": "flash_attn", "flex": "triton"}
+"""What each needs beside torch."""
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """A backend of `trainer/attention/`, and why it is this one."""
+
+    backend: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} ({self.why})"
+
+
+def choose_attention(wanted: str, device: str, dtype: str) -> AttentionChoice:
+    """The backend for `model.attn_implementation`; "auto" takes the fastest that can run here.
+
+    Raises:
+        ValueError: the one that was set cannot; the message says what is missing.
+    """
+    if wanted != "auto":
+        if missing := what_is_missing(wanted, device, dtype) or _missing_package(wanted):
+            raise ValueError(f"model.attn_implementation={wanted} cannot run here: {missing}; set it to auto")
+        return AttentionChoice(wanted, "as model.attn_implementation says")
+    passed_over: list[str] = []
+    for backend in FASTEST_FIRST:
+        missing = what_is_missing(backend, device, dtype) or _missing_package(backend)
+        if not missing:
+            return AttentionChoice(backend, "; ".join(passed_over) or "the fastest")
+        passed_over.append(f"no {backend}: {missing}")
+    raise AssertionError("sdpa runs everywhere")
+
+
+def what_is_missing(backend: str, device: str, dtype: str) -> str:
+    """Why the settings rule `backend` out; empty where they do not."""
+    if backend == "sdpa":
+        return ""
+    if device != "cuda":
+        return "it needs run.device=cuda" if backend == "flash" else "its backward pass needs run.device=cuda"
+    if backend == "flash" and dtype != "bfloat16":
+        return f"it needs model.dtype=bfloat16, which is {dtype}"
+    return ""
+
+
+def _missing_package(backend: str) -> str:
+    if backend not in PACKAGES:
+        return ""
+    try:
+        # A build for another torch or CUDA is found and fails only now.
+        importlib.import_module(PACKAGES[backend])
+    except ImportError as error:
+        return f"the package {PACKAGES[backend]} does not import ({error})"
+    return ""

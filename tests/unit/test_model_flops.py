@@ -1,0 +1,65 @@
+"""The operations that the GPU benchmark counts are those that torch counts, and its sides do what they say."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from gpu_learner import TINY, Sizes, build_model, make_batch
+from model_flops import attended_pairs, flops_of_pass, peak_tflops
+
+CPU = torch.device("cpu")
+OF_ATTENTION = ("bmm", "attention")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("train_tower", [True, False])
+def test_operations_are_those_that_torch_counts(train_tower, packed):
+    model = build_model(TINY, CPU, torch.float32)
+    batch = make_batch(TINY, packed)
+    policy = Policy(model, 1.0, train_tower)
+    with FlopCounterMode(display=False) as counter:
+        policy(batch)[0].sum().backward()
+    found = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}
+    matrices = sum(count for op, count in found.items() if not any(part in op for part in OF_ATTENTION))
+    config = model.config
+    positions = TINY.clip_frames // 2
+    of_tower = (12 if train_tower else 4) * positions**2 * config.audio_config.d_model * TINY.tower_layers
+    of_text = 12 * TINY.hidden_size * TINY.layers * attended_pairs(batch.layout)
+    expected = flops_of_pass(model, batch, train_tower)
+    assert matrices == pytest.approx(expected - of_text - of_tower * len(batch.num_mel_frames), rel=2e-3)
+
+
+def test_attended_pairs_by_hand():
+    assert attended_pairs(PackedLayout((PackedGroup(3, (2, 1)), PackedGroup(1, ())))) == 6 + (6 + 3) + (3 + 1) + 1
+
+
+def test_both_ways_have_the_same_responses_and_packed_has_less_of_the_rest():
+    packed, repeated = make_batch(TINY, True), make_batch(TINY, False)
+    assert torch.equal(packed.targets_T, repeated.targets_T)
+    rows = TINY.groups * TINY.group_size
+    assert (len(packed.num_mel_frames), len(repeated.num_mel_frames)) == (TINY.groups, rows)
+    assert repeated.num_computed_tokens == repeated.num_row_tokens == packed.num_row_tokens
+    prompt = repeated.num_row_tokens // rows - TINY.response_tokens
+    saved = TINY.groups * (TINY.group_size - 1) * prompt
+    assert packed.num_computed_tokens == repeated.num_computed_tokens - saved
+
+
+def test_default_size_is_qwen2_audio_7b_s():
+    model = build_model(Sizes(), torch.device("meta"), torch.bfloat16)
+    assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(8.4, abs=0.05)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_peak_of_known_gpus_only():
+    assert peak_tflops("NVIDIA H100 80GB HBM3") == 989
+    assert peak_tflops("NVIDIA H100 PCIe") == 756
+    assert peak_tflops("NVIDIA A100-SXM4-80GB") == 312
+    assert peak_tflops("Some GPU") is None
