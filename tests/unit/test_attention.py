@@ -140,18 +140,24 @@ def test_sequences_of_flash_attention(layout):
             assert seen == visible[q_bounds[i] + j].nonzero()[:, 0].tolist()
 
 
-def test_gradients_of_copied_keys_are_summed_in_float32():
-    keys = torch.zeros(1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
-    copies = flash._Copies.apply(keys, torch.zeros(257, dtype=torch.long))
-    copies.sum().backward()
-    assert keys.grad.item() == 256, (
-        "bfloat16 alone stops counting at 256 too, but 1 + 1 + … in it would end there early"
+def test_gradients_of_copied_keys_are_summed_in_float32(monkeypatch):
+    """On GPUs a sum in bfloat16 is rounded at every term; on CPUs torch sums in float32 by itself."""
+    summed_in = []
+    index_add = torch.Tensor.index_add_
+    monkeypatch.setattr(
+        torch.Tensor,
+        "index_add_",
+        lambda total, dim, index, terms: (
+            summed_in.append((total.dtype, terms.dtype)) or index_add(total, dim, index, terms)
+        ),
     )
-    small = torch.full((257, 1, 1), 2.0**-9, dtype=torch.bfloat16)
-    small[0] = 1.0
-    keys.grad = None
-    flash._Copies.apply(keys, torch.zeros(257, dtype=torch.long)).backward(small)
-    assert keys.grad.item() == 1.5, "in bfloat16 each of the small ones would be lost beside the 1"
+    keys = torch.zeros(1, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    grads = torch.full((257, 1, 1), 2.0**-9, dtype=torch.bfloat16)
+    grads[0] = 1.0
+    flash._Copies.apply(keys, torch.zeros(257, dtype=torch.long)).backward(grads)
+    assert keys.grad.item() == 1.5
+    assert keys.grad.dtype == torch.bfloat16
+    assert summed_in == [(torch.float32, torch.float32)]
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
