@@ -156,17 +156,17 @@ def test_engines_serve_the_merged_policy_and_so_does_its_export(soundworld: Path
 
 
 async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> None:
-    from ssr1_rl.config import CheckpointConfig
+    from ssr1_rl.config import CheckpointConfig, GrpoConfig
     from ssr1_rl.data.prompt import PromptBuilder
     from ssr1_rl.data.read import read_questions
     from ssr1_rl.demo import demo_config
     from ssr1_rl.export import export_checkpoint
-    from ssr1_rl.grpo import train_group
     from ssr1_rl.rollout.engine import Sampling
     from ssr1_rl.rollout.prepare import Preparer
     from ssr1_rl.rollout.weight_audit import digest
     from ssr1_rl.system import running_system
     from ssr1_rl.trainer.checkpoint import CheckpointStore
+    from ssr1_rl.trainer.train_batch import train_group
     from ssr1_rl.types import GroupId, ScoredGroup
 
     config = demo_config(
@@ -199,12 +199,14 @@ async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> 
             """
             calls = [system.pool.generate(GroupId(0, str(i)), q, Sampling(4, 1.0, 24)) for i, q in enumerate(questions)]
             groups = [replace(group, submitted_version=policy_version) for group in await asyncio.gather(*calls)]
-            return await system.learners.update(
-                [
-                    train_group(ScoredGroup(group, (0.0,) * 4, {}), question, (1.5, -0.5, -0.5, -0.5))
-                    for group, question in zip(groups, questions, strict=True)
-                ]
-            )
+            batch = [
+                replace(
+                    train_group(ScoredGroup(group, (0.0,) * 4, {}), question, GrpoConfig()),
+                    advantages_G=(1.5, -0.5, -0.5, -0.5),
+                )
+                for group, question in zip(groups, questions, strict=True)
+            ]
+            return await system.learners.update(batch, kl_coefficient=0.0)
 
         assert (await train(0))["logprob_abs_diff_max"] < 1e-4, "a fresh adapter changes nothing"
         await system.sync_weights(1, audit=True)

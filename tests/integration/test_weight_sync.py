@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,17 @@ import pytest
 import pytest_asyncio
 import ray
 
-from ssr1_rl.config import Config
+from ssr1_rl.config import Config, GrpoConfig
 from ssr1_rl.config_loading import load_config
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.demo import demo_config
-from ssr1_rl.grpo import train_group
 from ssr1_rl.guards import GuardTripped, check_weights
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.pool import PreparedQuestion
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.system import System, running_system
+from ssr1_rl.trainer.train_batch import train_group
 from ssr1_rl.types import GroupId, RolloutGroup, ScoredGroup
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -68,10 +69,13 @@ async def sample(system: System, prepared: list[PreparedQuestion], **changes: An
 async def train(system: System, prepared: list[PreparedQuestion], groups: list[RolloutGroup]) -> dict[str, float]:
     """One update on made-up advantages; its metrics compare engine and learner before the update."""
     batch = [
-        train_group(ScoredGroup(group, (0.0,) * 4, {}), question, (1.5, -0.5, -0.5, -0.5))
+        replace(
+            train_group(ScoredGroup(group, (0.0,) * 4, {}), question, GrpoConfig()),
+            advantages_G=(1.5, -0.5, -0.5, -0.5),
+        )
         for group, question in zip(groups[:4], prepared[:4], strict=True)
     ]
-    return await system.learners.update(batch)
+    return await system.learners.update(batch, kl_coefficient=0.0)
 
 
 async def test_logprobs_agree_before_and_after_a_sync(system: System, prepared: list[PreparedQuestion]) -> None:
