@@ -45,7 +45,7 @@ def test_end_to_end_gives_its_figures(tmp_path):
     result = run_tiny("end_to_end", tmp_path, "--models", "text", "--steps", "1")
     text = result["text"]
     assert text.keys() >= FIGURES
-    assert text["idle_share"].keys() == {"rollout_0", "learner"}
+    assert text["idle_share"].keys() == {"rollout_0", "rollout_1", "learner"}
     assert text["response_tokens_mean"] == 8, "the end-of-sequence token is never sampled"
     assert text["prompt_tokens"] == 40
     assert text["logprob_abs_diff_max"] < 1e-4, "engine and learner agree"
