@@ -78,7 +78,6 @@ class Learner:
         self._reference = None
         if grpo.kl_coefficient:
             self._reference = load_reference(self.engine, model, learner, temperature, self.attention.backend)
-        self.policy.entropy_gradient = bool(grpo.entropy_bonus)
         self.kl_coefficient = grpo.kl_coefficient
         self.num_updates = 0
         self.policy_version = 0

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssr1_rl.trainer.attention.interface import BACKENDS, use_packed_attention
 from ssr1_rl.trainer.batching import MicroBatch
 from ssr1_rl.trainer.families import family_of
+from ssr1_rl.trainer.logprobs import LogprobHead
 
 
 class Policy(nn.Module):
@@ -21,21 +22,18 @@ class Policy(nn.Module):
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
         train_audio_tower: when False the tower's parameters get no gradient.
         attention: which of `BACKENDS` attends over packed rows.
-
-    Attributes:
-        entropy_gradient: whether the entropy carries a gradient.
     """
 
     def __init__(self, model: Any, temperature: float, train_audio_tower: bool, attention: str = "sdpa") -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
-        self.entropy_gradient = False
         family = family_of(model.config)
         self.audio_tower = family.audio_tower(model) if family.audio_tower else None
         self._backbone_path = family.backbone
         self._attention = BACKENDS[attention]
         use_packed_attention(self.backbone)
+        LogprobHead.replace(model.lm_head)
         if self.audio_tower:
             self.audio_tower.set_trainable(train_audio_tower)
 
@@ -46,7 +44,7 @@ class Policy(nn.Module):
             inputs_embeds=self.embed(batch), position_ids=batch.position_ids, packing=packing, use_cache=False
         ).last_hidden_state
         hidden_T = hidden[0, batch.hidden_index_T]
-        return token_logprobs(self.model.lm_head(hidden_T), batch.targets_T, self.temperature, self.entropy_gradient)
+        return self.model.lm_head(hidden_T, batch.targets_T, self.temperature)
 
     @property
     def has_audio(self) -> bool:
@@ -75,19 +73,6 @@ class Policy(nn.Module):
         """Embeddings of clips [num_clips, most features, H]."""
         assert self.audio_tower is not None, "only audio models meet clips"
         return self.audio_tower.project(self.audio_tower.encode(mel, num_mel_frames))
-
-
-def token_logprobs(
-    logits_TV: Tensor, targets_T: Tensor, temperature: float, entropy_gradient: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-prob of each target under softmax(logits / temperature), and the entropy there."""
-    logits_TV = logits_TV.float() / temperature
-    log_normalizer_T = torch.logsumexp(logits_TV, dim=-1)
-    logprobs_T = logits_TV.gather(-1, targets_T[:, None])[:, 0] - log_normalizer_T
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        probs_TV = torch.softmax(logits_TV, dim=-1)
-        entropy_T = log_normalizer_T - (probs_TV * logits_TV).sum(-1)
-    return logprobs_T, entropy_T
 
 
 def empty_policy(path: str, train_audio_tower: bool) -> Policy:

@@ -71,11 +71,14 @@ def gradients(
     """The whole gradient for every cut, by parameter."""
     from deepspeed.utils import safe_get_full_grad
 
+    from ssr1_rl.trainer import logprobs
     from ssr1_rl.trainer.batching import share_groups
     from ssr1_rl.trainer.parameters import trainable_parameters
 
     found = {}
     for stage, budget, checkpointing in cuts:
+        # With the small budget few tokens make a chunk, and ranks have unequal numbers of chunks.
+        logprobs.CHUNK_BYTES = budget * 100
         learner = make_learner(rank, world_size, port, model, stage, budget, checkpointing=checkpointing)
         totals = learner.compute_gradient(share_groups(groups_of(learner), world_size)[rank])
         grads = {n: safe_get_full_grad(p) for n, p in trainable_parameters(learner.model).items()}
