@@ -9,7 +9,6 @@ The last line of stdout is one JSON object.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import time
 from typing import Any
 
 import torch
-from common import argument_parser, write_result
+from common import PeakMemory, argument_parser, write_result
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -95,16 +94,15 @@ def measure(args: argparse.Namespace, num_tokens: int) -> dict[str, float]:
 
     # Libraries load, threads start and the gradients get their memory outside of what is measured.
     forward_and_backward(1)
-    before = peak_bytes(args.device, reset=True)
+    peak = PeakMemory(args.device)
     seconds = []
     for _ in range(args.repeats):
         started = time.perf_counter()
         forward_and_backward(num_tokens)
         seconds.append(time.perf_counter() - started)
-    peak = peak_bytes(args.device)
     assert hidden.grad is not None, "the pass gave a gradient"
     return {
-        "peak_mib": (peak - before) / 2**20,
+        "peak_mib": peak.mib(),
         "median_s": statistics.median(seconds),
         "checksum": float(hidden.grad.double().norm()),
     }
@@ -120,15 +118,6 @@ def plain_logprobs(
     with torch.no_grad():
         entropy_T = log_normalizer_T - (torch.softmax(logits_TV, dim=-1) * logits_TV).sum(-1)
     return logprobs_T, entropy_T
-
-
-def peak_bytes(device: str, reset: bool = False) -> int:
-    """Most memory so far: of the process on a CPU, of its tensors on a GPU."""
-    if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if reset:
-        torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.max_memory_allocated()
 
 
 if __name__ == "__main__":
