@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import torch
 from common import PeakMemory, argument_parser, write_result
+from model_flops import flops_of_pass
 from torch import Tensor
 
 AUDIO_TOKEN = 3
@@ -32,10 +33,10 @@ MEL_FRAMES = {60: 0, 310: 1000, 800: 3000}
 SIZES = {
     # The model of 13.8 M parameters.
     "small": {"tower": 256, "tower_layers": 4, "hidden": 384, "intermediate": 1024, "layers": 6, "vocabulary": 512},
-    "tiny": {"tower": 32, "tower_layers": 1, "hidden": 64, "intermediate": 64, "layers": 1, "vocabulary": 64},
+    "tiny": {"tower": 64, "tower_layers": 1, "hidden": 128, "intermediate": 128, "layers": 1, "vocabulary": 64},
 }
-HEADS = {"small": (4, 6), "tiny": (1, 2)}
-"""Attention heads of the tower and of the language model, which has two key-value heads."""
+HEAD_SIZE = 64
+"""Of both; the language model has two key-value heads."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +107,8 @@ def compare(case: Case, args: argparse.Namespace) -> dict[str, Any]:
                     seconds[side.way].append(elapsed)
         grad_rel_diff = relative_difference(packed.ask("gradient"), repeated.ask("gradient"))
         peak_mib = {side.way: side.ask("peak_mib") for side in (repeated, packed)}
+        operations = {side.way: side.ask("operations") for side in (repeated, packed)}
     medians = {way: statistics.median(values) for way, values in seconds.items()}
-    operations = {way: num_operations(case, way, SIZES[size_name(args)]) for way in seconds}
     speedup = medians["repeated"] / medians["packed"]
     allowed = operations["repeated"] / operations["packed"]
     return {
@@ -146,7 +147,7 @@ class Side:
         return self
 
     def ask(self, what: str) -> Any:
-        """A pass (its seconds), "gradient" or "peak_mib"."""
+        """A pass (its seconds), "gradient", "peak_mib" or "operations"."""
         self._connection.send(what)
         return self._connection.recv()
 
@@ -169,6 +170,7 @@ def serve(connection: Any, way: str, case: Case, args: argparse.Namespace) -> No
         "pass": functools.partial(timed_pass, model, logprobs_of, group.advantages),
         "gradient": lambda: {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None},
         "peak_mib": peak.mib,
+        "operations": lambda: num_operations(model, group, way),
     }
     for question in iter_questions(connection):
         connection.send(answers[question]())
@@ -196,13 +198,13 @@ class Group:
 def make_model(size: str) -> Any:
     from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
 
-    sizes, (tower_heads, heads) = SIZES[size], HEADS[size]
+    sizes = SIZES[size]
     settings: dict[str, Any] = {
         "audio_config": {
             "num_mel_bins": 128,
             "d_model": sizes["tower"],
             "encoder_layers": sizes["tower_layers"],
-            "encoder_attention_heads": tower_heads,
+            "encoder_attention_heads": sizes["tower"] // HEAD_SIZE,
             "encoder_ffn_dim": 4 * sizes["tower"],
             "max_source_positions": 1500,
         },
@@ -211,7 +213,7 @@ def make_model(size: str) -> Any:
             "hidden_size": sizes["hidden"],
             "intermediate_size": sizes["intermediate"],
             "num_hidden_layers": sizes["layers"],
-            "num_attention_heads": heads,
+            "num_attention_heads": sizes["hidden"] // HEAD_SIZE,
             "num_key_value_heads": 2,
             "vocab_size": sizes["vocabulary"],
             "max_position_embeddings": 4096,
@@ -255,18 +257,42 @@ def repeated_way(model: Any, group: Group) -> Callable[[], Tensor]:
 
 def packed_way(model: Any, group: Group) -> Callable[[], Tensor]:
     """The project's own: one packed row."""
-    from ssr1_rl.data.prompt import CONV_MARGIN_FRAMES
-    from ssr1_rl.trainer.batching import Row, collate
     from ssr1_rl.trainer.policy import Policy
 
-    prompt = tuple(group.prompt.tolist())
-    clips = ("clip",) if group.num_frames else ()
-    responses = [tuple(response) for response in group.responses.tolist()]
-    rows = [Row(prompt, clips, response, (0.0,) * len(response), 1.0, True) for response in responses]
-    mel = group.mel[:, : group.num_frames + CONV_MARGIN_FRAMES].cpu()
-    batch = collate(rows, AUDIO_TOKEN, lambda clip: (clip, mel, group.num_frames), len(mel)).to(group.mel.device)
-    policy = Policy(model, 1.0, model.model.audio_tower.conv1.weight.requires_grad)
+    policy = Policy(model, 1.0, trains_tower(model))
+    batch = micro_batch(group, "packed").to(group.mel.device)
     return lambda: policy(batch)[0].view(group.responses.shape)
+
+
+def micro_batch(group: Group, way: str) -> Any:
+    """The group as the learner packs it, or with a prompt and a clip of its own for every response."""
+    from ssr1_rl.data.prompt import CONV_MARGIN_FRAMES
+    from ssr1_rl.trainer.batching import Row, collate
+
+    def mel_of(clip: Any) -> tuple[Any, Tensor, int]:
+        return clip, mel, group.num_frames
+
+    mel = group.mel[:, : group.num_frames + CONV_MARGIN_FRAMES].cpu()
+    shared = tuple(group.prompt.tolist())
+    rows = []
+    for index, response in enumerate(map(tuple, group.responses.tolist())):
+        prompt, clip = (shared, "clip") if way == "packed" else ((*shared,), index)
+        clips = (clip,) if group.num_frames else ()
+        rows.append(Row(prompt, clips, response, (0.0,) * len(response), 1.0, True))
+    return collate(rows, AUDIO_TOKEN, mel_of, len(mel))
+
+
+def num_operations(model: Any, group: Group, way: str) -> float:
+    """Of a pass, multiplications and additions; see `model_flops`."""
+    batch = micro_batch(group, way)
+    if way == "repeated":
+        # Its tower sees the padding, too.
+        batch = dataclasses.replace(batch, num_mel_frames=(3000,) * len(batch.num_mel_frames))
+    return flops_of_pass(model, batch, trains_tower(model))
+
+
+def trains_tower(model: Any) -> bool:
+    return model.model.audio_tower.conv1.weight.requires_grad
 
 
 def timed_pass(model: Any, logprobs_of: Callable[[], Tensor], advantages: Tensor) -> float:
@@ -278,36 +304,6 @@ def timed_pass(model: Any, logprobs_of: Callable[[], Tensor], advantages: Tensor
     if advantages.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - started
-
-
-def num_operations(case: Case, way: str, sizes: dict[str, int]) -> int:
-    """Multiplications of the matrix products of a forward and a backward pass, which takes twice the forward's."""
-    rows = case.group_size if way == "repeated" else 1
-    prompt, response, hidden = case.prompt_tokens, case.response_tokens, sizes["hidden"]
-    key_values = 2 * hidden // HEADS_OF_HIDDEN[hidden]
-    per_token = 2 * hidden * hidden + 2 * hidden * key_values + 3 * hidden * sizes["intermediate"]
-    tokens = rows * prompt + case.group_size * response
-    pairs = rows * causal(prompt) + case.group_size * (response * prompt + causal(response))
-    head = case.group_size * response * hidden * sizes["vocabulary"]
-    language_model = sizes["layers"] * (tokens * per_token + 2 * pairs * hidden) + head
-    sound = MEL_FRAMES[case.prompt_tokens]
-    frames, width = (3000 if way == "repeated" else sound) if sound else 0, sizes["tower"]
-    positions = frames // 2
-    tower = rows * (
-        3 * 128 * width * frames
-        + 3 * width * width * positions
-        + sizes["tower_layers"] * (12 * width * width * positions + 2 * positions**2 * width)
-        + width * hidden * positions // 2
-    )
-    return 3 * language_model + (3 if case.train_tower else 1) * tower
-
-
-HEADS_OF_HIDDEN = {sizes["hidden"]: HEADS[name][1] for name, sizes in SIZES.items()}
-
-
-def causal(length: int) -> int:
-    """Attended pairs of a sequence whose tokens see themselves and what is before them."""
-    return length * (length + 1) // 2
 
 
 def size_name(args: argparse.Namespace) -> str:

@@ -84,7 +84,7 @@ def _count_parameters(config: Config) -> tuple[Any, int, int]:
 
     check_model_folder(config.model.path)
     lora = config.model.lora
-    model = empty_policy(config.model.path, config.model.train_audio_tower).model
+    model = empty_policy(config.model.path, config.model.train_audio_tower, config.learner.prefix_packing).model
     if lora.rank:
         with torch.device("meta"):
             add_adapters(model, lora.rank, lora.alpha, find_targets(model, lora.target_modules))

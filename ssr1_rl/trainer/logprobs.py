@@ -32,11 +32,11 @@ class LogprobHead(nn.Linear):
         assert isinstance(head, nn.Linear), f"lm_head is a {type(head).__name__}, not a linear layer"
         head.__class__ = LogprobHead
 
-    def forward(self, hidden: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
-        """Logits [..., V] of `hidden` [..., H]; with `targets_T` what `token_logprobs` gives."""
+    def forward(self, input: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
+        """Logits [..., V] of hidden states [..., H]; with `targets_T` what `token_logprobs` gives."""
         if targets_T is None:
-            return super().forward(hidden)
-        return token_logprobs(hidden, self.weight, self.bias, targets_T, temperature)
+            return super().forward(input)
+        return token_logprobs(input, self.weight, self.bias, targets_T, temperature)
 
 
 def token_logprobs(
@@ -75,8 +75,9 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, bias, targets, entropies, log_normalizers = ctx.saved_tensors
+        grad_logprobs = torch.zeros_like(entropies) if grad_logprobs is None else grad_logprobs
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         chunks = list(_chunks(len(hidden), weight))
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
@@ -87,7 +88,8 @@ class _TokenLogprobs(torch.autograd.Function):
         for part in chunks:
             logits = _tempered_logits(hidden[part], weight, bias, ctx.temperature)
             logits -= log_normalizers[part, None]
-            grad = _grad_of_logits(logits, part, grad_logprobs, grad_entropies, targets, entropies)
+            of_entropies = None if grad_entropies is None else grad_entropies[part]
+            grad = _grad_of_logits(logits, grad_logprobs[part], of_entropies, targets[part], entropies[part])
             grad /= ctx.temperature
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
@@ -105,24 +107,19 @@ class _TokenLogprobs(torch.autograd.Function):
 
 def _grad_of_logits(
     logprobs_CV: Tensor,
-    part: slice,
-    grad_logprobs: Tensor | None,
-    grad_entropies: Tensor | None,
-    targets: Tensor,
-    entropies: Tensor,
+    grad_logprobs_C: Tensor,
+    grad_entropies_C: Tensor | None,
+    targets_C: Tensor,
+    entropies_C: Tensor,
 ) -> Tensor:
     """Gradient [C, V] wrt tempered logits z: d log p_t / dz = onehot_t - p, dH / dz = -p (log p + H)."""
-    if grad_entropies is None:
-        grad = logprobs_CV.exp_()
-        grad_logprobs = torch.zeros_like(entropies) if grad_logprobs is None else grad_logprobs
-        grad *= -grad_logprobs[part, None]
+    if grad_entropies_C is None:
+        grad = logprobs_CV.exp_().mul_(-grad_logprobs_C[:, None])
     else:
-        probs = logprobs_CV.exp()
-        grad_logprobs = torch.zeros_like(entropies) if grad_logprobs is None else grad_logprobs
-        grad = logprobs_CV.add_(entropies[part, None]).mul_(-grad_entropies[part, None])
-        grad -= grad_logprobs[part, None]
-        grad *= probs
-    return grad.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
+        probs_CV = logprobs_CV.exp()
+        grad = logprobs_CV.add_(entropies_C[:, None]).mul_(-grad_entropies_C[:, None])
+        grad = grad.sub_(grad_logprobs_C[:, None]).mul_(probs_CV)
+    return grad.scatter_add_(-1, targets_C[:, None], grad_logprobs_C[:, None])
 
 
 def _tempered_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:
