@@ -69,6 +69,34 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+class PeakMemory:
+    """The most memory held since this was made, beyond what was held then: of the process, or of a GPU's tensors."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        if device == "cuda":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            # The kernel's high-water mark falls to what is held now. (That of getrusage would also count
+            # what the process was before exec.)
+            Path("/proc/self/clear_refs").write_text("5")
+        self._before = self._peak_bytes()
+
+    def mib(self) -> float:
+        """In MiB."""
+        return (self._peak_bytes() - self._before) / 2**20
+
+    def _peak_bytes(self) -> int:
+        if self._device == "cuda":
+            import torch
+
+            return torch.cuda.max_memory_allocated()
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+
+
 def _cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

@@ -284,7 +284,10 @@ class LearnerConfig:
         choices=("none", "cpu"),
     )
     max_tokens_per_micro_batch: int = setting(
-        16384, "tokens of one forward and backward pass, a group's prompt counted once", ge=1
+        16384, "tokens of one forward and backward pass, a group's prompt counted once (or padding included)", ge=1
+    )
+    prefix_packing: bool = setting(
+        True, "compute a group's prompt and audio once; false: a padded row per response, for models it cannot serve"
     )
     port: int = setting(0, "TCP port of the learners' rendezvous; 0: any free one", ge=0, le=65535)
     start_timeout_s: float = setting(900.0, "longest wait for the learners to start, seconds", gt=0)

@@ -38,8 +38,10 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     in bfloat16 ZeRO-1 holds both the sum and a micro-batch's own. Float32 training needs no
     separate copy of the weights. Activations: 34 bytes x tokens x hidden size x layers in bfloat16 without
     recomputation (arXiv 2205.05198, eq. 1 without attention scores), one layer's worth and each
-    layer's input with it; and the logits of all response tokens.
+    layer's input with it; and the head's buffers for one chunk of response tokens.
     """
+    from ssr1_rl.trainer.logprobs import CHUNK_BYTES
+
     model, learner = config.model, config.learner
     hf_config, num_parameters, num_trained = _count_parameters(config)
     text = hf_config.get_text_config()
@@ -66,7 +68,7 @@ def estimate_memory(config: Config) -> MemoryEstimate:
         learner_reference=width * num_parameters // share_weights
         if config.grpo.kl_coefficient and not model.lora.rank
         else 0,
-        learner_activations=activations + 3 * 4 * response_tokens * text.vocab_size,
+        learner_activations=activations + 3 * min(CHUNK_BYTES, 4 * response_tokens * text.vocab_size),
         engine_weights=width * num_parameters // config.rollout.tensor_parallel_size,
     )
 
@@ -82,7 +84,7 @@ def _count_parameters(config: Config) -> tuple[Any, int, int]:
 
     check_model_folder(config.model.path)
     lora = config.model.lora
-    model = empty_policy(config.model.path, config.model.train_audio_tower).model
+    model = empty_policy(config.model.path, config.model.train_audio_tower, config.learner.prefix_packing).model
     if lora.rank:
         with torch.device("meta"):
             add_adapters(model, lora.rank, lora.alpha, find_targets(model, lora.target_modules))

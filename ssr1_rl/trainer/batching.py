@@ -7,6 +7,7 @@ all of them; see `ssr1_rl.trainer.prefix_packing`.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout
+from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout, PaddedLayout
 from ssr1_rl.types import TrainGroup
 
 
@@ -57,16 +58,16 @@ class Row:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Tensors of one forward and backward pass: one packed row.
+    """Tensors of one forward and backward pass: one packed row, or rows padded to one length.
 
     Attributes:
-        input_ids, position_ids: int64 [1, L].
+        input_ids, position_ids: int64 [B, L], B = 1 where packed.
         layout: where prompts and responses lie in it.
         mel: float32 [num_clips, num_mel_bins, frames], zero-padded; empty without audio.
         num_mel_frames: frames of each clip, without margin.
         audio_columns, audio_clips, audio_positions: int64 [num_features]; where in
-            `input_ids` each audio feature goes, and which clip and position it comes from.
-        hidden_index_T: int64, index into [L] of the hidden state that predicts each response token.
+            the flat `input_ids` each audio feature goes, and which clip and position it comes from.
+        hidden_index_T: int64, index into [B L] of the hidden state that predicts each response token.
         response_index_T: int64, which of the micro-batch's responses (0 up) each response token belongs to.
         targets_T, rollout_logprobs_T, old_logprobs_T, advantages_T: of each response token; see `Row`
             (`old_logprobs_T` is empty where rows have none).
@@ -95,7 +96,7 @@ class MicroBatch:
 
     @property
     def num_computed_tokens(self) -> int:
-        """L: what the pass computes."""
+        """B L: what the pass computes."""
         return self.input_ids.numel()
 
     def as_filler(self) -> "MicroBatch":
@@ -137,6 +138,18 @@ def cut_micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row
         yield batch
 
 
+def cut_padded_micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
+    """Rows of like length, as many as fit into `max_tokens` with their padding; one at least."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: row.num_tokens, reverse=True):
+        if batch and (len(batch) + 1) * batch[0].num_tokens > max_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
 def _by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
     return [list(part) for _, part in itertools.groupby(rows, key=lambda row: id(row.prompt))]
 
@@ -158,25 +171,31 @@ def _split(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
 
 
 def collate(
-    rows: Sequence[Row], placeholder_id: int, mel_of: Callable[[Any], tuple[Any, Tensor, int]], num_mel_bins: int
+    rows: Sequence[Row],
+    placeholder_id: int,
+    mel_of: Callable[[Any], tuple[Any, Tensor, int]],
+    num_mel_bins: int,
+    pack: bool = True,
 ) -> MicroBatch:
-    """Packs rows into tensors.
+    """Rows as tensors.
 
     Args:
         placeholder_id: the audio placeholder's token id (-1 for a text-only model).
         mel_of: gives for a clip's handle a key (the same for the same clip), its log-mel
             [num_mel_bins, frames + margin] and its number of frames.
+        pack: rows of one prompt behind it, once; else each has its own, and all are padded to one length.
     """
-    parts = _by_prompt(rows)
-    layout = PackedLayout(
+    parts = _by_prompt(rows) if pack else [[row] for row in rows]
+    layout = (PackedLayout if pack else PaddedLayout)(
         tuple(PackedGroup(len(part[0].prompt), tuple(len(r.response) for r in part if r.response)) for part in parts)
     )
     clips: dict[Any, tuple[int, Tensor, int]] = {}
-    tokens: list[int] = []
+    tokens = torch.zeros(math.prod(layout.shape), dtype=torch.long)
     audio: list[Tensor] = []
-    for part in parts:
-        audio.extend(_audio_index(len(tokens), part[0], placeholder_id, mel_of, clips))
-        tokens += [token for piece in (part[0].prompt, *(row.response for row in part)) for token in piece]
+    for start, part in zip(layout.starts, parts, strict=True):
+        audio.extend(_audio_index(start, part[0], placeholder_id, mel_of, clips))
+        pieces = itertools.chain(part[0].prompt, *(row.response for row in part))
+        tokens[start : start + _packed_tokens(part)] = torch.tensor(list(pieces))
     frames = [mel.shape[-1] for _, mel, _ in clips.values()]
     mel_batch = torch.zeros(len(clips), num_mel_bins, max(frames, default=0))
     for index, mel, _ in clips.values():
@@ -184,8 +203,8 @@ def collate(
     audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.tensor([len(row.response) for row in rows])
     return MicroBatch(
-        input_ids=torch.tensor(tokens)[None],
-        position_ids=layout.position_ids()[None],
+        input_ids=tokens.view(layout.shape),
+        position_ids=layout.position_ids().view(layout.shape),
         layout=layout,
         mel=mel_batch,
         num_mel_frames=tuple(num_frames for _, _, num_frames in clips.values()),

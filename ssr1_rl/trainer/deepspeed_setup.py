@@ -90,7 +90,7 @@ def load_reference(engine: Any, model: ModelConfig, learner: LearnerConfig, temp
     if model.lora.rank:
         return BasePolicy(engine)
     loaded = load_for_zero(model, learner, dist.get_world_size(), attention)
-    reference = Policy(loaded, temperature, train_audio_tower=False, attention=attention)
+    reference = Policy(loaded, temperature, False, attention, learner.prefix_packing)
     reference.requires_grad_(False)
     reference.eval()
     if learner.zero_stage < 3:

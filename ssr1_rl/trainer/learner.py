@@ -17,7 +17,14 @@ from torch import Tensor
 from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
 from ssr1_rl.trainer.attention.choice import choose_attention
-from ssr1_rl.trainer.batching import MicroBatch, Row, collate, cut_micro_batches, rows_to_train
+from ssr1_rl.trainer.batching import (
+    MicroBatch,
+    Row,
+    collate,
+    cut_micro_batches,
+    cut_padded_micro_batches,
+    rows_to_train,
+)
 from ssr1_rl.trainer.clip_features import ClipFeatures
 from ssr1_rl.trainer.deepspeed_setup import join_peers, load_for_zero, load_reference, start_deepspeed
 from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
@@ -69,7 +76,9 @@ class Learner:
         hf_model = load_for_zero(model, learner, spec.world_size, self.attention.backend)
         if model.gradient_checkpointing:
             checkpoint_layers(hf_model)
-        self.policy = Policy(hf_model, temperature, model.train_audio_tower, self.attention.backend)
+        self.policy = Policy(
+            hf_model, temperature, model.train_audio_tower, self.attention.backend, learner.prefix_packing
+        )
         self._clips = ClipFeatures(model.path, fetch_waveform) if self.policy.has_audio else None
         self.lora = model.lora
         if model.lora.rank:
@@ -78,7 +87,6 @@ class Learner:
         self._reference = None
         if grpo.kl_coefficient:
             self._reference = load_reference(self.engine, model, learner, temperature, self.attention.backend)
-        self.policy.entropy_gradient = bool(grpo.entropy_bonus)
         self.kl_coefficient = grpo.kl_coefficient
         self.num_updates = 0
         self.policy_version = 0
@@ -257,7 +265,8 @@ class Learner:
         The others fill up to the number of the rank that has most: ZeRO-3 gathers parameters within
         every pass, so ranks must run equally many. A rank without `rows` runs one of `spare`.
         """
-        own = list(cut_micro_batches(rows, self._config.max_tokens_per_micro_batch)) if rows else []
+        cut = cut_micro_batches if self._config.prefix_packing else cut_padded_micro_batches
+        own = list(cut(rows, self._config.max_tokens_per_micro_batch))
         most = max(1, int(self._max_over_ranks(len(own))))
         filler = own[-1] if own else [row for row in spare if row.response][:1]
         assert filler, "every rank holds at least one response with a token"
@@ -265,7 +274,7 @@ class Learner:
 
     def _collate(self, rows: Sequence[Row]) -> MicroBatch:
         num_mel_bins = self.model.config.audio_config.num_mel_bins if self.policy.has_audio else 0
-        return collate(rows, self._placeholder_id, self._clip_features, num_mel_bins)
+        return collate(rows, self._placeholder_id, self._clip_features, num_mel_bins, pack=self._config.prefix_packing)
 
     @property
     def _keep_all(self) -> bool:

@@ -1,16 +1,17 @@
 """The policy as the learner runs it: audio features once per clip, log-probs of response tokens alone.
 
-Shapes: L packed length, H hidden size, _T response tokens, V vocabulary.
+Shapes: B rows (1 where packed), L their length, H hidden size, _T response tokens, V vocabulary.
 """
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ssr1_rl.trainer.attention.interface import BACKENDS, use_packed_attention
+from ssr1_rl.trainer.attention.interface import BACKENDS, TRANSFORMERS_NAMES, use_packed_attention
 from ssr1_rl.trainer.batching import MicroBatch
 from ssr1_rl.trainer.families import family_of
+from ssr1_rl.trainer.logprobs import LogprobHead
+from ssr1_rl.trainer.prefix_packing import PaddedLayout
 
 
 class Policy(nn.Module):
@@ -20,33 +21,46 @@ class Policy(nn.Module):
         model: of one of the `FAMILIES`.
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
         train_audio_tower: when False the tower's parameters get no gradient.
-        attention: which of `BACKENDS` attends over packed rows.
-
-    Attributes:
-        entropy_gradient: whether the entropy carries a gradient.
+        attention: which of `BACKENDS` attends.
+        prefix_packing: False for padded rows, over which transformers' own attention of that kind attends.
     """
 
-    def __init__(self, model: Any, temperature: float, train_audio_tower: bool, attention: str = "sdpa") -> None:
+    def __init__(
+        self,
+        model: Any,
+        temperature: float,
+        train_audio_tower: bool,
+        attention: str = "sdpa",
+        prefix_packing: bool = True,
+    ) -> None:
         super().__init__()
         self.model = model
         self.temperature = temperature
-        self.entropy_gradient = False
         family = family_of(model.config)
         self.audio_tower = family.audio_tower(model) if family.audio_tower else None
         self._backbone_path = family.backbone
         self._attention = BACKENDS[attention]
-        use_packed_attention(self.backbone)
+        if prefix_packing:
+            use_packed_attention(self.backbone)
+        else:
+            self.backbone.set_attn_implementation(TRANSFORMERS_NAMES[attention])
+        LogprobHead.replace(model.lm_head)
         if self.audio_tower:
             self.audio_tower.set_trainable(train_audio_tower)
 
     def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-prob of every response token, float32 [T], and the entropy at each [T]."""
-        packing = self._attention(batch.layout, batch.input_ids.device)
+        device = batch.input_ids.device
+        attending: dict[str, Any] = (
+            {"attention_mask": batch.layout.attention_mask().to(device)}
+            if isinstance(batch.layout, PaddedLayout)
+            else {"packing": self._attention(batch.layout, device)}
+        )
         hidden = self.backbone(
-            inputs_embeds=self.embed(batch), position_ids=batch.position_ids, packing=packing, use_cache=False
+            inputs_embeds=self.embed(batch), position_ids=batch.position_ids, use_cache=False, **attending
         ).last_hidden_state
-        hidden_T = hidden[0, batch.hidden_index_T]
-        return token_logprobs(self.model.lm_head(hidden_T), batch.targets_T, self.temperature, self.entropy_gradient)
+        hidden_T = hidden.flatten(0, 1)[batch.hidden_index_T]
+        return self.model.lm_head(hidden_T, batch.targets_T, self.temperature)
 
     @property
     def has_audio(self) -> bool:
@@ -59,7 +73,7 @@ class Policy(nn.Module):
         return self.model.get_submodule(self._backbone_path)
 
     def embed(self, batch: MicroBatch) -> Tensor:
-        """Input embeddings [1, L, H], audio features at their places."""
+        """Input embeddings [B, L, H], audio features at their places."""
         embeds = self.model.get_input_embeddings()(batch.input_ids)
         if self.audio_tower is None:
             return embeds
@@ -69,7 +83,7 @@ class Policy(nn.Module):
             return embeds + 0.0 * self._audio_features(silence, (3,)).sum().to(embeds.dtype)
         features = self._audio_features(batch.mel, batch.num_mel_frames)
         chosen = features[batch.audio_clips, batch.audio_positions].to(embeds.dtype)
-        return embeds[0].index_put((batch.audio_columns,), chosen)[None]
+        return embeds.flatten(0, 1).index_put((batch.audio_columns,), chosen).view_as(embeds)
 
     def _audio_features(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
         """Embeddings of clips [num_clips, most features, H]."""
@@ -77,23 +91,10 @@ class Policy(nn.Module):
         return self.audio_tower.project(self.audio_tower.encode(mel, num_mel_frames))
 
 
-def token_logprobs(
-    logits_TV: Tensor, targets_T: Tensor, temperature: float, entropy_gradient: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Log-prob of each target under softmax(logits / temperature), and the entropy there."""
-    logits_TV = logits_TV.float() / temperature
-    log_normalizer_T = torch.logsumexp(logits_TV, dim=-1)
-    logprobs_T = logits_TV.gather(-1, targets_T[:, None])[:, 0] - log_normalizer_T
-    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-        probs_TV = torch.softmax(logits_TV, dim=-1)
-        entropy_T = log_normalizer_T - (probs_TV * logits_TV).sum(-1)
-    return logprobs_T, entropy_T
-
-
-def empty_policy(path: str, train_audio_tower: bool) -> Policy:
+def empty_policy(path: str, train_audio_tower: bool, prefix_packing: bool = False) -> Policy:
     """A policy of shapes alone (torch's meta device), for what can be told before anything is loaded."""
     from ssr1_rl.trainer.families import make_model, read_config
 
     config = read_config(path)
     with torch.device("meta"):
-        return Policy(make_model(config), 1.0, train_audio_tower)
+        return Policy(make_model(config), 1.0, train_audio_tower, prefix_packing=prefix_packing)

@@ -11,7 +11,7 @@ from torch.nn.attention import flex_attention
 
 from ssr1_rl.config import ConfigError
 from ssr1_rl.config_loading import load_config
-from ssr1_rl.trainer.attention import choice, flash, flex
+from ssr1_rl.trainer.attention import choice, flash, flex, sdpa
 from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.attention.interface import BACKENDS, NAME
 from ssr1_rl.trainer.attention.sdpa import SdpaAttention
@@ -122,6 +122,33 @@ def test_attends_as_defined(flash_attn, flex_on_cpus, backend, layout):
     for tensor, wanted in zip(found, expected, strict=True):
         assert tensor.shape == wanted.shape
         assert (tensor - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("layout", [SMALL, LARGE], ids=["small", "large"])
+def test_sdpa_of_other_devices_attends_as_defined(monkeypatch, layout):
+    monkeypatch.setattr(sdpa, "attend_to_prompt_and_self", sdpa._attend_under_mask)
+    test_attends_as_defined(None, None, "sdpa", layout)
+
+
+@pytest.mark.parametrize("of_prompt", [1.0, 100.0])
+def test_responses_of_cpus_that_see_nearly_one_part_alone(of_prompt):
+    """Scores of some hundreds on one side: the other's share is 0, and nothing overflows."""
+    query, key, value = random_inputs(SMALL)
+    key *= 101.0 - of_prompt
+    key[:, :, :5] *= of_prompt / (101.0 - of_prompt)
+    expected = attended_with_gradients(lambda *inputs: masked_attention(SMALL, *inputs), (query, key, value))
+    found = attended_with_gradients(SdpaAttention(SMALL, CPU), (query, key, value))
+    for tensor, wanted in zip(found, expected, strict=True):
+        assert (tensor - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def test_cpus_in_bfloat16():
+    exact = random_inputs(LARGE)
+    expected = attended_with_gradients(lambda *inputs: masked_attention(LARGE, *inputs), exact)
+    found = attended_with_gradients(SdpaAttention(LARGE, CPU), [tensor.bfloat16() for tensor in exact])
+    for tensor, wanted in zip(found, expected, strict=True):
+        assert tensor.dtype == torch.bfloat16
+        assert (tensor - wanted).norm() <= 0.02 * wanted.norm()
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -51,13 +51,13 @@ def rows(path):
     return rows
 
 
-def packed(path, model, rows):
+def packed(path, model, rows, pack=True):
     extract = MelExtractor(path)
 
     def mel_of(clip):
         return id(clip), torch.from_numpy(extract(clip)), num_mel_frames(len(clip))
 
-    return collate(rows, model.config.audio_token_id, mel_of, model.config.audio_config.num_mel_bins)
+    return collate(rows, model.config.audio_token_id, mel_of, model.config.audio_config.num_mel_bins, pack)
 
 
 def logprobs_alone(path, model, row):
@@ -109,6 +109,18 @@ def test_packed_equals_unpacked(path, rows, expected, train_tower, checkpointing
     assert bool(in_tower) == train_tower
     frozen = {name for name in expected_gradients if name not in trained}
     assert all("audio_tower" in name for name in frozen), "only the tower may be frozen"
+
+
+def test_padded_equals_unpacked(path, rows, expected):
+    logprobs, weights, expected_gradients = expected
+    model = load_model(path, torch.float32, "sdpa")
+    batch = packed(path, model, rows, pack=False)
+    assert len(batch.input_ids) == len(rows)
+    assert len(batch.num_mel_frames) == 5, "each clip once"
+    found, _ = Policy(model, 1.0, True, prefix_packing=False)(batch)
+    assert (found - logprobs).abs().max() <= 1e-5
+    found_gradients = gradients(model, (weights * found).sum())
+    check_gradients(found_gradients, {name: expected_gradients[name] for name in found_gradients})
 
 
 def test_the_projector_is_trained_even_behind_a_frozen_tower(path):

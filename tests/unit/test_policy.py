@@ -10,7 +10,7 @@ from ssr1_rl.data.prompt import MelExtractor, PromptBuilder, expand_audio_placeh
 from ssr1_rl.trainer.batching import Row, collate
 from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.parameters import checkpoint_name, named_weights, trainable_parameters
-from ssr1_rl.trainer.policy import Policy, token_logprobs
+from ssr1_rl.trainer.policy import Policy
 from ssr1_rl.types import AudioRef, Question
 
 TOLERANCE = 2e-5
@@ -126,24 +126,6 @@ def test_a_text_model_equals_transformers(random_text_model):
         logits = model(input_ids=torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1] / 1.3
         expected += torch.log_softmax(logits, -1)[range(len(row.response)), list(row.response)].tolist()
     assert logprobs.tolist() == pytest.approx(expected, abs=TOLERANCE)
-
-
-def test_log_probs_and_entropy_by_definition():
-    logits = torch.tensor([[1.0, 2.0, -1.0], [0.0, 0.0, 50.0]], requires_grad=True)
-    logprobs, entropy = token_logprobs(logits, torch.tensor([1, 2]), 0.5)
-    probs = torch.softmax(logits.detach().double() / 0.5, -1)
-    assert logprobs.tolist() == pytest.approx([probs[0, 1].log().item(), probs[1, 2].log().item()], abs=1e-6)
-    assert entropy.tolist() == pytest.approx(torch.special.entr(probs).sum(-1).tolist(), abs=1e-6)
-    assert logprobs.requires_grad
-    assert not entropy.requires_grad
-
-
-def test_the_entropy_carries_a_gradient_where_a_bonus_needs_it():
-    logits = torch.tensor([[1.0, 2.0, -1.0]], requires_grad=True)
-    token_logprobs(logits, torch.tensor([1]), 0.5, entropy_gradient=True)[1].sum().backward()
-    again = logits.detach().double().requires_grad_()
-    torch.special.entr(torch.softmax(again / 0.5, -1)).sum().backward()
-    assert logits.grad[0].tolist() == pytest.approx(again.grad[0].tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("train_audio_tower", [False, True])

@@ -125,5 +125,5 @@ def test_gradient_checkpointing_does_not_matter(model, monkeypatch):
 
 def test_sliding_windows_are_refused():
     config = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    with pytest.raises(ValueError, match="qwen2 model with sliding-window attention"):
+    with pytest.raises(ValueError, match=r"qwen2 model with sliding.*set learner\.prefix_packing: false"):
         Policy(Qwen2ForCausalLM(config), 1.0, False)

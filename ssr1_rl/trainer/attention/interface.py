@@ -14,6 +14,9 @@ NAME = "ssr1_rl_prefix_packing"
 
 BACKENDS: dict[str, type[PackedAttention]] = {"flash": FlashAttention, "flex": FlexAttention, "sdpa": SdpaAttention}
 
+TRANSFORMERS_NAMES = {"flash": "flash_attention_2", "flex": "flex_attention", "sdpa": "sdpa"}
+"""What transformers calls its own attention of each kind, for rows that are not packed."""
+
 
 def use_packed_attention(backbone: Any) -> None:
     """Lets a transformers language model attend by the `PackedAttention` in `packing`, a keyword of its forward pass.
@@ -27,8 +30,8 @@ def use_packed_attention(backbone: Any) -> None:
 
     if "sliding_attention" in (getattr(backbone.config, "layer_types", None) or ()):
         raise ValueError(
-            f"model.path names a {backbone.config.model_type} model with sliding-window attention, which the learner "
-            "cannot train exactly; use a model whose config.json has no sliding-window layers"
+            f"model.path names a {backbone.config.model_type} model with sliding-window attention, which prefix "
+            "packing cannot serve exactly; set learner.prefix_packing: false"
         )
 
     AttentionInterface.register(NAME, _attend)

@@ -1,6 +1,7 @@
 """Packed attention by torch's scaled_dot_product_attention over each group's parts: any device, any dtype.
 
-Shapes: P prompt tokens, G responses, R most response tokens of a group, N heads, D head size.
+Shapes: P prompt tokens, G responses, R most response tokens of a group, S all of them,
+T = P + R, N heads, D head size.
 """
 
 from functools import lru_cache
@@ -8,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.nn.utils.rnn import pad_sequence
 
+from ssr1_rl.trainer.attention.cpu import attend_to_prompt_and_self, joined, padded
 from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout
 
 
@@ -32,29 +33,36 @@ class SdpaAttention:
 
 def _attend(group: PackedGroup, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Attention of one group, [1, N, P + responses, D]."""
-    prompt_length, lengths = group.prompt_length, group.response_lengths
-    prompt_query, prompt_key, prompt_value = (tensor[:, :, :prompt_length] for tensor in (query, key, value))
-    of_prompt = scaled_dot_product_attention(prompt_query, prompt_key, prompt_value, is_causal=True, scale=scaling)
+    start, lengths = group.prompt_length, group.response_lengths
+    query_NPD, key_NPD, value_NPD = (tensor[0, :, :start] for tensor in (query, key, value))
+    of_prompt = scaled_dot_product_attention(
+        query_NPD[None], key_NPD[None], value_NPD[None], is_causal=True, scale=scaling
+    )
     if not lengths:
         return of_prompt
-    query_GNRD, key_GNRD, value_GNRD = (
-        _padded_responses(tensor[0, :, prompt_length:], lengths) for tensor in (query, key, value)
-    )
-    of_responses = scaled_dot_product_attention(
-        query_GNRD,
-        torch.cat([prompt_key.expand(len(lengths), -1, -1, -1), key_GNRD], dim=2),
-        torch.cat([prompt_value.expand(len(lengths), -1, -1, -1), value_GNRD], dim=2),
-        attn_mask=_response_mask(prompt_length, max(lengths), query.device),
-        scale=scaling,
-    )
-    responses = [of_responses[index, :, :length] for index, length in enumerate(lengths)]
-    return torch.cat([of_prompt[0], *responses], dim=1)[None]
+    query_NSD, key_NSD, value_NSD = (tensor[0, :, start:] for tensor in (query, key, value))
+    attend = attend_to_prompt_and_self if query.device.type == "cpu" else _attend_under_mask
+    of_responses = attend(query_NSD, (key_NPD, value_NPD), (key_NSD, value_NSD), lengths, scaling)
+    return torch.cat([of_prompt, of_responses[None]], dim=2)
 
 
-def _padded_responses(tensor_NTD: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[N, sum of lengths, D] -> [G, N, R, D]. Padding comes after the real keys, which never look ahead."""
-    parts = tensor_NTD.transpose(0, 1).split(lengths)
-    return pad_sequence(list(parts), batch_first=True).transpose(1, 2)
+def _attend_under_mask(
+    query_NSD: Tensor,
+    prompt: tuple[Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
+    lengths: tuple[int, ...],
+    scaling: float | None,
+) -> Tensor:
+    """As `attend_to_prompt_and_self`, by what every device has: the prompt's keys before those of each response."""
+    key_GNTD, value_GNTD = (
+        torch.cat([of_prompt.expand(len(lengths), -1, -1, -1), padded(of_responses, lengths)], dim=2)
+        for of_prompt, of_responses in zip(prompt, own, strict=True)
+    )
+    mask = _response_mask(prompt[0].shape[1], max(lengths), query_NSD.device)
+    output = scaled_dot_product_attention(
+        padded(query_NSD, lengths), key_GNTD, value_GNTD, attn_mask=mask, scale=scaling
+    )
+    return joined(output, lengths)
 
 
 @lru_cache(maxsize=64)

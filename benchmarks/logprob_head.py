@@ -1,0 +1,124 @@
+"""Measure the log-prob head against the plain way: peak memory and time of a forward and backward pass.
+
+Plain: all logits of all tokens, in float32, then their log-softmax and entropy. Ours: a chunk of
+tokens at a time, logits computed again in the backward pass. The vocabulary is Qwen2-Audio's. Each
+side runs in a process of its own, so that the peak is its own; memory is what comes on top of
+hidden states, the head's weight and their gradients, which both sides need.
+The last line of stdout is one JSON object.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+from common import PeakMemory, argument_parser, write_result
+from torch import Tensor
+from torch.nn.functional import linear
+
+VOCABULARY = 156_032
+WAYS = ("plain", "chunked")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="output tokens (default: %(default)s)")
+    parser.add_argument("--hidden-size", type=int, default=512, help="of the model (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024], help="(default: 512 1024)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed passes of each (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="compute threads on a CPU (default: %(default)s)")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # what the processes of each side are told
+    args = parser.parse_args()
+    if args.tiny:
+        args.vocabulary, args.hidden_size, args.tokens, args.repeats = 1000, 16, [32, 64], 1
+    for name in ("vocabulary", "hidden_size", "repeats", "threads"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    if min(args.tokens) < 1:
+        parser.error(f"--tokens must be at least 1, got {min(args.tokens)}")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.way:
+        print(json.dumps(measure(args, args.tokens[0])))
+        return
+    cases = []
+    for num_tokens in args.tokens:
+        case: dict[str, Any] = {"tokens": num_tokens, **{way: in_own_process(way, num_tokens) for way in WAYS}}
+        plain, chunked = case["plain"], case["chunked"]
+        difference = abs(plain["checksum"] - chunked["checksum"])
+        assert difference <= 1e-2 * abs(plain["checksum"]), "both sides compute the same gradient"
+        case["memory_ratio"] = plain["peak_mib"] / max(chunked["peak_mib"], 1e-9)
+        case["speedup"] = plain["median_s"] / chunked["median_s"]
+        print({name: case[name] for name in ("tokens", "memory_ratio", "speedup")}, flush=True)
+        cases.append(case)
+    settings = ("vocabulary", "hidden_size", "repeats", "device", "dtype", "threads")
+    largest = {name: cases[-1][name] for name in ("memory_ratio", "speedup")}
+    result = {**largest, "cases": cases, **{name: getattr(args, name) for name in settings}}
+    write_result("logprob_head", result, args.results)
+
+
+def in_own_process(way: str, num_tokens: int) -> dict[str, float]:
+    """What `measure` gives in a fresh process with this program's own arguments."""
+    command = [sys.executable, *sys.argv, "--way", way, "--tokens", str(num_tokens)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def measure(args: argparse.Namespace, num_tokens: int) -> dict[str, float]:
+    """Peak memory of a pass beyond its inputs, and its median time."""
+    from ssr1_rl.trainer.logprobs import token_logprobs
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    make = {"device": args.device, "dtype": getattr(torch, args.dtype)}
+    hidden = torch.randn(num_tokens, args.hidden_size, **make).requires_grad_()
+    weight = torch.randn(args.vocabulary, args.hidden_size, **make).mul_(0.02).requires_grad_()
+    targets = torch.randint(args.vocabulary, (num_tokens,), device=args.device)
+    advantages = torch.randn(num_tokens, device=args.device)
+
+    def forward_and_backward(num: int) -> None:
+        hidden.grad = weight.grad = None
+        way = plain_logprobs if args.way == "plain" else token_logprobs
+        logprobs, _ = way(hidden[:num], weight, None, targets[:num], 1.0)
+        (logprobs * advantages[:num]).sum().backward()
+        if args.device == "cuda":
+            torch.cuda.synchronize()
+
+    # Libraries load, threads start and the gradients get their memory outside of what is measured.
+    forward_and_backward(1)
+    peak = PeakMemory(args.device)
+    seconds = []
+    for _ in range(args.repeats):
+        started = time.perf_counter()
+        forward_and_backward(num_tokens)
+        seconds.append(time.perf_counter() - started)
+    assert hidden.grad is not None, "the pass gave a gradient"
+    return {
+        "peak_mib": peak.mib(),
+        "median_s": statistics.median(seconds),
+        "checksum": float(hidden.grad.double().norm()),
+    }
+
+
+def plain_logprobs(
+    hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_T: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probs and entropies from all logits at once."""
+    logits_TV = linear(hidden_TH, weight_VH, bias_V).float() / temperature
+    log_normalizer_T = torch.logsumexp(logits_TV, dim=-1)
+    logprobs_T = logits_TV.gather(-1, targets_T[:, None])[:, 0] - log_normalizer_T
+    with torch.no_grad():
+        entropy_T = log_normalizer_T - (torch.softmax(logits_TV, dim=-1) * logits_TV).sum(-1)
+    return logprobs_T, entropy_T
+
+
+if __name__ == "__main__":
+    main()

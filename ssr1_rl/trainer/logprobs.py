@@ -1,0 +1,146 @@
+"""Log-probs and entropies of given tokens from hidden states, without ever holding all logits.
+
+Logits of T tokens over a vocabulary of V are by far the largest tensor of a pass (16,384 tokens of
+Qwen2-Audio: 9.5 GiB in float32, several times over with their softmax and gradient). Here they
+exist for one chunk of tokens at a time, and the backward pass computes them again.
+
+Shapes: _T tokens, C tokens of a chunk, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+CHUNK_BYTES = 256 * 2**20
+"""Float32 logits of one chunk; about three such buffers are alive at once."""
+
+
+class LogprobHead(nn.Linear):
+    """An lm_head that gives log-probs when it is told the tokens, and logits as ever when it is not."""
+
+    @staticmethod
+    def replace(head: nn.Linear) -> None:
+        """Makes `head` one of this kind in place.
+
+        It stays the very module, under the same name and with the same parameters: ZeRO-3 gathers the
+        weight around a module's forward and backward pass, once, however many chunks a rank has.
+        """
+        assert isinstance(head, nn.Linear), f"lm_head is a {type(head).__name__}, not a linear layer"
+        head.__class__ = LogprobHead
+
+    def forward(self, input: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
+        """Logits [..., V] of hidden states [..., H]; with `targets_T` what `token_logprobs` gives."""
+        if targets_T is None:
+            return super().forward(input)
+        return token_logprobs(input, self.weight, self.bias, targets_T, temperature)
+
+
+def token_logprobs(
+    hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_T: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of `targets_T` under softmax(logits / temperature), and the entropies; both float32 [T] or wider.
+
+    Both carry gradients; the entropy's is computed only if the loss uses it.
+    """
+    return _TokenLogprobs.apply(hidden_TH, weight_VH, bias_V, targets_T, temperature)  # pyright: ignore[reportReturnType]
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float):
+        logprobs, entropies, log_normalizers = (
+            hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype)) for _ in range(3)
+        )
+        for part in _chunks(len(hidden), weight):
+            logits = _tempered_logits(hidden[part], weight, bias, temperature)
+            largest = logits.amax(-1)
+            logits -= largest[:, None]
+            logprobs[part] = logits.gather(-1, targets[part, None])[:, 0]
+            probs = logits.exp()
+            normalizer = probs.sum(-1)
+            log_normalizer = normalizer.log()
+            logprobs[part] -= log_normalizer
+            # H = log Z - E[logits]
+            entropies[part] = log_normalizer - probs.mul_(logits).sum(-1) / normalizer
+            log_normalizers[part] = log_normalizer + largest
+        # The weight itself is saved, not a view: ZeRO-3 frees it after this pass and gathers it for the backward one.
+        ctx.save_for_backward(hidden, weight, bias, targets, entropies, log_normalizers)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        return logprobs, entropies
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden, weight, bias, targets, entropies, log_normalizers = ctx.saved_tensors
+        grad_logprobs = torch.zeros_like(entropies) if grad_logprobs is None else grad_logprobs
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        chunks = list(_chunks(len(hidden), weight))
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        # Sums over chunks are kept in float32; a single chunk needs no sum.
+        sum_dtype = _wide(weight.dtype) if len(chunks) > 1 else weight.dtype
+        grad_weight = torch.zeros_like(weight, dtype=sum_dtype) if wants_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=_wide(bias.dtype)) if wants_bias else None
+        for part in chunks:
+            logits = _tempered_logits(hidden[part], weight, bias, ctx.temperature)
+            logits -= log_normalizers[part, None]
+            of_entropies = None if grad_entropies is None else grad_entropies[part]
+            grad = _grad_of_logits(logits, grad_logprobs[part], of_entropies, targets[part], entropies[part])
+            grad /= ctx.temperature
+            if grad_bias is not None:
+                grad_bias += grad.sum(0)
+            grad = grad.to(weight.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[part])
+            if grad_weight is not None:
+                _add_product(grad_weight, grad.T, hidden[part])
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
+        if grad_bias is not None:
+            grad_bias = grad_bias.to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None
+
+
+def _grad_of_logits(
+    logprobs_CV: Tensor,
+    grad_logprobs_C: Tensor,
+    grad_entropies_C: Tensor | None,
+    targets_C: Tensor,
+    entropies_C: Tensor,
+) -> Tensor:
+    """Gradient [C, V] wrt tempered logits z: d log p_t / dz = onehot_t - p, dH / dz = -p (log p + H)."""
+    if grad_entropies_C is None:
+        grad = logprobs_CV.exp_().mul_(-grad_logprobs_C[:, None])
+    else:
+        probs_CV = logprobs_CV.exp()
+        grad = logprobs_CV.add_(entropies_C[:, None]).mul_(-grad_entropies_C[:, None])
+        grad = grad.sub_(grad_logprobs_C[:, None]).mul_(probs_CV)
+    return grad.scatter_add_(-1, targets_C[:, None], grad_logprobs_C[:, None])
+
+
+def _tempered_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:
+    """Logits / temperature [C, V], float32 or wider, in memory of their own."""
+    return linear(hidden_CH, weight_VH, bias_V).to(_wide(hidden_CH.dtype)).div_(temperature)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _chunks(num_tokens: int, weight_VH: Tensor) -> Iterator[slice]:
+    """Equal parts of the tokens, each with float32 logits within `CHUNK_BYTES`."""
+    size = max(1, CHUNK_BYTES // (4 * len(weight_VH)))
+    num_chunks = -(-num_tokens // size)
+    for index in range(num_chunks):
+        yield slice(index * num_tokens // num_chunks, (index + 1) * num_tokens // num_chunks)
