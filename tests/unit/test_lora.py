@@ -35,7 +35,7 @@ def adapted(folder, targets=ATTENTION, train_audio_tower=False, dtype=torch.floa
     return policy
 
 
-@pytest.fixture(scope="module", params=["audio", "text"])
+@pytest.fixture(scope="module", params=["audio", "omni", "text"])
 def folder(request):
     return request.getfixturevalue(f"random_{request.param}_model")
 
@@ -43,7 +43,7 @@ def folder(request):
 def batch_for(folder, model):
     """One group of three responses, behind a clip where the model hears."""
     responses = [(11, 12, 13), (14,), (15, 16, 17, 18)]
-    if model.config.model_type != "qwen2_audio":
+    if not hasattr(model.config, "audio_config"):
         return collate([Row((1, 2, 3), (), r, (0.0,) * len(r), 1.0, True) for r in responses], -1, lambda clip: clip, 0)
     clip = (0.3 * np.random.default_rng(0).standard_normal(9_000)).astype(np.float32)
     extract, placeholder = MelExtractor(str(folder)), model.config.audio_token_id
