@@ -153,6 +153,8 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
             "enforce_eager": True,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(8192, spec.max_model_len),
+            # vLLM's own 128 here would leave up to 127 tokens of a prompt to be computed for every response.
+            "block_size": 32,
         }
         if config.tensor_parallel_size == 1:
             args["distributed_executor_backend"] = "uni"
