@@ -5,6 +5,7 @@ Shapes: B rows (1 where packed), L their length, H hidden size, _T response toke
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssr1_rl.trainer.attention.interface import BACKENDS, TRANSFORMERS_NAMES, use_packed_attention
