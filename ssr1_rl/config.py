@@ -286,6 +286,9 @@ class LearnerConfig:
     max_tokens_per_micro_batch: int = setting(
         16384, "tokens of one forward and backward pass, a group's prompt counted once (or padding included)", ge=1
     )
+    audio_cache_mib: int = setting(
+        1024, "host memory of a rank for a frozen audio tower's outputs, or else for log-mel features, MiB", ge=0
+    )
     prefix_packing: bool = setting(
         True, "compute a group's prompt and audio once; false: a padded row per response, for models it cannot serve"
     )

@@ -57,14 +57,40 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ClipBatch:
+    """Clips for the audio tower.
+
+    Attributes:
+        mel: float32 [num_clips, num_mel_bins, frames], zero-padded; two frames of margin behind each clip.
+        num_mel_frames: frames of each clip, without margin.
+    """
+
+    mel: Tensor
+    num_mel_frames: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "ClipBatch":
+        """The same on `device`."""
+        return ClipBatch(self.mel.to(device), self.num_mel_frames)
+
+
+def stack_clips(clips: Sequence[tuple[Tensor, int]], num_mel_bins: int) -> ClipBatch:
+    """Log-mel features [num_mel_bins, frames + margin] with each clip's number of frames, padded to one length."""
+    longest = max((mel.shape[-1] for mel, _ in clips), default=0)
+    stacked = torch.zeros(len(clips), num_mel_bins, longest)
+    for row, (mel, _) in zip(stacked, clips, strict=True):
+        row[:, : mel.shape[-1]] = mel
+    return ClipBatch(stacked, tuple(num_frames for _, num_frames in clips))
+
+
+@dataclass(frozen=True)
 class MicroBatch:
     """Tensors of one forward and backward pass: one packed row, or rows padded to one length.
 
     Attributes:
         input_ids, position_ids: int64 [B, L], B = 1 where packed.
         layout: where prompts and responses lie in it.
-        mel: float32 [num_clips, num_mel_bins, frames], zero-padded; empty without audio.
-        num_mel_frames: frames of each clip, without margin.
+        mel, num_mel_frames: see `ClipBatch`; empty without audio.
+        encoded: whether `mel` holds what the frozen tower made of it, [num_clips, D, most features].
         audio_columns, audio_clips, audio_positions: int64 [num_features]; where in
             the flat `input_ids` each audio feature goes, and which clip and position it comes from.
         hidden_index_T: int64, index into [B L] of the hidden state that predicts each response token.
@@ -92,6 +118,7 @@ class MicroBatch:
     advantages_T: Tensor
     comparable_T: Tensor
     num_row_tokens: int
+    encoded: bool = False
     weight: float = 1.0
 
     @property
@@ -176,6 +203,7 @@ def collate(
     mel_of: Callable[[Any], tuple[Any, Tensor, int]],
     num_mel_bins: int,
     pack: bool = True,
+    encoded: bool = False,
 ) -> MicroBatch:
     """Rows as tensors.
 
@@ -184,6 +212,7 @@ def collate(
         mel_of: gives for a clip's handle a key (the same for the same clip), its log-mel
             [num_mel_bins, frames + margin] and its number of frames.
         pack: rows of one prompt behind it, once; else each has its own, and all are padded to one length.
+        encoded: `mel_of` gives a frozen tower's output [D, num_features] in place of log-mel; `num_mel_bins` is D.
     """
     parts = _by_prompt(rows) if pack else [[row] for row in rows]
     layout = (PackedLayout if pack else PaddedLayout)(
@@ -196,18 +225,15 @@ def collate(
         audio.extend(_audio_index(start, part[0], placeholder_id, mel_of, clips))
         pieces = itertools.chain(part[0].prompt, *(row.response for row in part))
         tokens[start : start + _packed_tokens(part)] = torch.tensor(list(pieces))
-    frames = [mel.shape[-1] for _, mel, _ in clips.values()]
-    mel_batch = torch.zeros(len(clips), num_mel_bins, max(frames, default=0))
-    for index, mel, _ in clips.values():
-        mel_batch[index, :, : mel.shape[-1]] = mel
+    clip_batch = stack_clips([(mel, num_frames) for _, mel, num_frames in clips.values()], num_mel_bins)
     audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.tensor([len(row.response) for row in rows])
     return MicroBatch(
         input_ids=tokens.view(layout.shape),
         position_ids=layout.position_ids().view(layout.shape),
         layout=layout,
-        mel=mel_batch,
-        num_mel_frames=tuple(num_frames for _, _, num_frames in clips.values()),
+        mel=clip_batch.mel,
+        num_mel_frames=clip_batch.num_mel_frames,
         audio_columns=audio_index[0],
         audio_clips=audio_index[1],
         audio_positions=audio_index[2],
@@ -219,6 +245,7 @@ def collate(
         advantages_T=torch.tensor([advantage for row in rows for advantage in row.advantages]),
         comparable_T=torch.tensor([row.comparable for row in rows]).repeat_interleave(lengths),
         num_row_tokens=sum(row.num_tokens for row in rows),
+        encoded=encoded,
     )
 
 

@@ -1,6 +1,5 @@
 """Log-mel features of clips, computed once per rank and clip."""
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -9,37 +8,44 @@ import torch
 from torch import Tensor
 
 from ssr1_rl.data.prompt import MelExtractor, num_mel_frames
+from ssr1_rl.trainer.byte_cache import ByteCache
 
 MEL_CACHE_BYTES = 512 * 2**20
-"""Log-mel features kept per rank; a 10 s clip takes 0.5 MB."""
+"""Log-mel features kept unless told otherwise; a 10 s clip takes 0.5 MB."""
 
 
 class ClipFeatures:
-    """Log-mel features by clip, computed once and kept within `MEL_CACHE_BYTES` (least recently used go first)."""
+    """Log-mel features by clip, computed once and kept within `max_bytes`."""
 
-    def __init__(self, model_path: str, fetch_waveform: Callable[[Any], np.ndarray]) -> None:
+    def __init__(
+        self, model_path: str, fetch_waveform: Callable[[Any], np.ndarray], max_bytes: int = MEL_CACHE_BYTES
+    ) -> None:
         self._extract = MelExtractor(model_path)
         self._fetch = fetch_waveform
-        self._kept: OrderedDict[Any, tuple[Any, Tensor, int]] = OrderedDict()
-        self._num_bytes = 0
+        self._kept = ByteCache(max_bytes)
 
     def __call__(self, handle: Any) -> tuple[Any, Tensor, int]:
         """A key of the clip, its log-mel [num_mel_bins, frames + margin], and its number of frames."""
-        # An object reference's hex, not the reference itself: a kept reference would pin the waveform.
-        key = handle.hex() if hasattr(handle, "hex") else id(handle)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        waveform = self._fetch(handle)
-        mel = torch.from_numpy(self._extract(waveform))
-        entry = (key, mel, num_mel_frames(len(waveform)))
-        if hasattr(handle, "hex"):
-            self._keep(key, entry)
-        return entry
+        key = clip_key(handle)
+        entry = self._kept.get(key)
+        if entry is None:
+            waveform = self._fetch(handle)
+            entry = torch.from_numpy(self._extract(waveform)), num_mel_frames(len(waveform))
+            if can_be_kept(handle):
+                self._kept.put(key, entry)
+        return key, *entry
 
-    def _keep(self, key: Any, entry: tuple[Any, Tensor, int]) -> None:
-        self._kept[key] = entry
-        self._num_bytes += entry[1].nbytes
-        while self._num_bytes > MEL_CACHE_BYTES:
-            _, (_, mel, _) = self._kept.popitem(last=False)
-            self._num_bytes -= mel.nbytes
+    def num_frames(self, handle: Any) -> int:
+        """Mel frames of a clip, told without computing them."""
+        entry = self._kept.get(clip_key(handle))
+        return entry[1] if entry else num_mel_frames(len(self._fetch(handle)))
+
+
+def clip_key(handle: Any) -> Any:
+    """Names a clip: an object reference's hex, not the reference itself, which would pin the waveform."""
+    return handle.hex() if can_be_kept(handle) else id(handle)
+
+
+def can_be_kept(handle: Any) -> bool:
+    """Whether the clip's key outlives its handle."""
+    return hasattr(handle, "hex")

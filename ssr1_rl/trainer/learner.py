@@ -34,6 +34,7 @@ from ssr1_rl.trainer.loss import LossTokens, grpo_loss, loss_denominator
 from ssr1_rl.trainer.policy import Policy
 from ssr1_rl.trainer.schedule import learning_rate_share
 from ssr1_rl.trainer.totals import Totals, summarise
+from ssr1_rl.trainer.tower_outputs import TowerOutputs
 from ssr1_rl.types import TrainGroup
 
 
@@ -79,7 +80,6 @@ class Learner:
         self.policy = Policy(
             hf_model, temperature, model.train_audio_tower, self.attention.backend, learner.prefix_packing
         )
-        self._clips = ClipFeatures(model.path, fetch_waveform) if self.policy.has_audio else None
         self.lora = model.lora
         if model.lora.rank:
             add_adapters(hf_model, model.lora.rank, model.lora.alpha, find_targets(hf_model, model.lora.target_modules))
@@ -87,6 +87,7 @@ class Learner:
         self._reference = None
         if grpo.kl_coefficient:
             self._reference = load_reference(self.engine, model, learner, temperature, self.attention.backend)
+        self._clips = self._make_clips(model, fetch_waveform)
         self.kl_coefficient = grpo.kl_coefficient
         self.num_updates = 0
         self.policy_version = 0
@@ -112,6 +113,9 @@ class Learner:
                 is_first = epoch == index == 0
                 self._update_once(rows if is_first else [replace(row, comparable=False) for row in rows], totals)
         self.policy_version += 1
+        if isinstance(self._clips, TowerOutputs):
+            num_clips, num_encoded = self._clips.take_counts()
+            totals.add_sums(audio_clips=num_clips, audio_clips_encoded=num_encoded)
         return summarise(totals.over_ranks(self._device))
 
     def compute_gradient(self, groups: Sequence[TrainGroup]) -> Totals:
@@ -233,7 +237,7 @@ class Learner:
     def _rows(self, group: TrainGroup) -> list[Row]:
         prompt = group.prompt_token_ids
         if self._clips is not None:
-            lengths = [num_audio_tokens(self._clips(handle)[2]) for handle in group.waveforms]
+            lengths = [num_audio_tokens(self._clips.num_frames(handle)) for handle in group.waveforms]
             prompt = tuple(expand_audio_placeholders(prompt, self._placeholder_id, lengths))
         num_responses = len(group.responses)
         return [
@@ -270,11 +274,39 @@ class Learner:
         most = max(1, int(self._max_over_ranks(len(own))))
         filler = own[-1] if own else [row for row in spare if row.response][:1]
         assert filler, "every rank holds at least one response with a token"
+        if isinstance(self._clips, TowerOutputs):
+            self._clips.prepare(handle for part in (*own, filler) for row in part for handle in row.clips)
         return own + [filler] * (most - len(own)), len(own)
 
     def _collate(self, rows: Sequence[Row]) -> MicroBatch:
-        num_mel_bins = self.model.config.audio_config.num_mel_bins if self.policy.has_audio else 0
-        return collate(rows, self._placeholder_id, self._clip_features, num_mel_bins, pack=self._config.prefix_packing)
+        encoded = isinstance(self._clips, TowerOutputs)
+        audio = self.model.config.audio_config if self.policy.has_audio else None
+        return collate(
+            rows,
+            self._placeholder_id,
+            self._clip_features,
+            (audio.d_model if encoded else audio.num_mel_bins) if audio else 0,
+            pack=self._config.prefix_packing,
+            encoded=encoded,
+        )
+
+    def _make_clips(
+        self, model: ModelConfig, fetch_waveform: Callable[[Any], np.ndarray]
+    ) -> ClipFeatures | TowerOutputs | None:
+        """What passes get of clips: the frozen tower's outputs, log-mel features where the tower is trained."""
+        if not self.policy.has_audio:
+            return None
+        num_bytes = self._config.audio_cache_mib * 2**20
+        if model.train_audio_tower:
+            return ClipFeatures(model.path, fetch_waveform, num_bytes)
+        return TowerOutputs(
+            ClipFeatures(model.path, fetch_waveform, max_bytes=0),
+            lambda clips: self.engine(clips.to(self._device)),
+            self._max_over_ranks,
+            self.model.config.audio_config.num_mel_bins,
+            num_bytes,
+            self._config.max_tokens_per_micro_batch,
+        )
 
     @property
     def _keep_all(self) -> bool:

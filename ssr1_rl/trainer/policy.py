@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssr1_rl.trainer.attention.interface import BACKENDS, TRANSFORMERS_NAMES, use_packed_attention
-from ssr1_rl.trainer.batching import MicroBatch
+from ssr1_rl.trainer.batching import ClipBatch, MicroBatch
 from ssr1_rl.trainer.families import family_of
 from ssr1_rl.trainer.logprobs import LogprobHead
 from ssr1_rl.trainer.prefix_packing import PaddedLayout
@@ -49,8 +49,13 @@ class Policy(nn.Module):
         if self.audio_tower:
             self.audio_tower.set_trainable(train_audio_tower)
 
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-prob of every response token, float32 [T], and the entropy at each [T]."""
+    def forward(self, batch: MicroBatch | ClipBatch) -> Any:
+        """Log-prob of every response token, float32 [T], and the entropy at each [T].
+
+        Of a `ClipBatch` the audio tower's output: under ZeRO-3 weights are at hand only within a forward pass.
+        """
+        if isinstance(batch, ClipBatch):
+            return self._encode(batch.mel, batch.num_mel_frames)
         device = batch.input_ids.device
         attending: dict[str, Any] = (
             {"attention_mask": batch.layout.attention_mask().to(device)}
@@ -78,18 +83,23 @@ class Policy(nn.Module):
         embeds = self.model.get_input_embeddings()(batch.input_ids)
         if self.audio_tower is None:
             return embeds
-        if not batch.num_mel_frames:
-            # Ranks reduce gradients together: each runs the tower in every pass, on silence if need be.
-            silence = embeds.new_zeros(1, self.model.config.audio_config.num_mel_bins, 5)
-            return embeds + 0.0 * self._audio_features(silence, (3,)).sum().to(embeds.dtype)
-        features = self._audio_features(batch.mel, batch.num_mel_frames)
-        chosen = features[batch.audio_clips, batch.audio_positions].to(embeds.dtype)
+        chosen = self.audio_tower.project(self._audio_features(batch)[batch.audio_clips, batch.audio_positions])
+        chosen = chosen.to(embeds.dtype)
         return embeds.flatten(0, 1).index_put((batch.audio_columns,), chosen).view_as(embeds)
 
-    def _audio_features(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
-        """Embeddings of clips [num_clips, most features, H]."""
+    def _audio_features(self, batch: MicroBatch) -> Tensor:
+        """The audio tower's output [num_clips, most features, D] for the clips of a micro-batch."""
+        if batch.encoded:
+            return batch.mel.transpose(1, 2).to(self.model.dtype)
+        if batch.num_mel_frames:
+            return self._encode(batch.mel, batch.num_mel_frames)
+        # Ranks reduce gradients together: each runs the tower in every pass, on silence if need be.
+        num_mel_bins = self.model.config.audio_config.num_mel_bins
+        return self._encode(torch.zeros(1, num_mel_bins, 5, device=batch.mel.device), (3,))
+
+    def _encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
         assert self.audio_tower is not None, "only audio models meet clips"
-        return self.audio_tower.project(self.audio_tower.encode(mel, num_mel_frames))
+        return self.audio_tower.encode(mel, num_mel_frames)
 
 
 def empty_policy(path: str, train_audio_tower: bool, prefix_packing: bool = False) -> Policy:

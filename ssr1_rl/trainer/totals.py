@@ -89,10 +89,11 @@ def summarise(totals: Totals) -> dict[str, float]:
     """The metrics: means over trained tokens, and per update what is one figure per update.
 
     The effective sample size is (sum w)^2 / (n sum w^2) of the importance weights as they were applied,
-    1 without correction.
+    1 without correction. The hit rate is the share of clips whose frozen tower's output was kept.
     """
     sums, tokens = totals.sums, max(1.0, totals.sums["tokens"])
     updates = sums["updates"]
+    num_clips = sums.get("audio_clips", 0.0)
     return {
         "loss": sums["loss"] / (updates / sums["ranks"]),
         "grad_norm": sums["grad_norm"] / updates,
@@ -111,6 +112,7 @@ def summarise(totals: Totals) -> dict[str, float]:
         "trained_tokens": sums["tokens"],
         "row_tokens": sums["row_tokens"],
         "computed_tokens": sums["computed_tokens"],
+        **({"audio_cache_hit_rate": 1.0 - sums["audio_clips_encoded"] / num_clips} if num_clips else {}),
     }
 
 
