@@ -61,9 +61,11 @@ class TowerOutputs:
         self.num_asked += len(wanted)
         self.num_encoded += len(missing)
         passes = list(self._cut(missing))
+        # Agreed on before any rank starts: within a pass ranks wait for each other's weights.
+        most = int(self._max_over_ranks(len(passes)))
         for part in passes:
             self._compute(part)
-        for _ in range(int(self._max_over_ranks(len(passes))) - len(passes)):
+        for _ in range(most - len(passes)):
             self._run_tower(stack_clips([(torch.zeros(self._num_mel_bins, 5), 3)], self._num_mel_bins))
 
     def __call__(self, handle: Any) -> tuple[Any, Tensor, int]:
