@@ -36,6 +36,8 @@ check: $(READY)
 bench: $(READY) $(TRL_READY)
 	$(IN_VENV) python benchmarks/end_to_end.py --peer trl
 	$(IN_VENV) python benchmarks/rollout_overhead.py
+	$(IN_VENV) python benchmarks/prefix_packing.py
+	$(IN_VENV) python benchmarks/logprob_head.py
 
 venv: $(READY)
 	@echo "$(VENV) is ready: . $(VENV)/bin/activate"

@@ -4,7 +4,8 @@ Repeated: what learners do that know nothing of groups. transformers' own forwar
 prompt and response, each with its 30 s of padded mel frames, and the head on the response tokens.
 Packed: the project's own `Policy` on one row, prompt and audio computed once. Same weights, tokens
 and loss; the gradients are compared. Each side is a process of its own (for its peak memory), and
-they take turns. With a frozen audio tower both sides run it forward in every pass: no cache.
+they take turns; the fastest pass of each counts. With a frozen audio tower both sides run it
+forward in every pass: no cache.
 
 The floor is the time that the operations of the unique tokens would take at the rate (operations per
 second) that the repeated way reaches; `share_of_floor` is how near the packed way comes to it.
@@ -16,7 +17,6 @@ import dataclasses
 import functools
 import itertools
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,7 +59,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[4, 8, 16, 32], help="(default: 4 8 16 32)")
     parser.add_argument("--prompts", type=int, nargs="+", default=[60, 310, 800], choices=MEL_FRAMES, help="tokens")
     parser.add_argument("--responses", type=int, nargs="+", default=[50, 150, 400], help="tokens (default: 50 150 400)")
-    parser.add_argument("--rounds", type=int, default=3, help="timed passes of each side (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=6, help="timed passes of each side, in the headline case (default: %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="compute threads on a CPU (default: %(default)s)")
     args = parser.parse_args()
@@ -79,7 +81,8 @@ def main() -> None:
         others = [Case(*sizes, False) for sizes in itertools.product(args.group_sizes, args.prompts, args.responses)]
     results = []
     for case in headline + [case for case in others if case not in headline]:
-        results.append(compare(case, args))
+        # One timed pass shows how the rest compares with the headline.
+        results.append(compare(case, args.rounds if case in headline else 1, args))
         print(results[-1], flush=True)
     trained, frozen = results[:2]
     result = {
@@ -96,11 +99,11 @@ def main() -> None:
     write_result("prefix_packing", result, args.results)
 
 
-def compare(case: Case, args: argparse.Namespace) -> dict[str, Any]:
-    """Both sides of one case, in turns."""
+def compare(case: Case, rounds: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Both sides of one case, in turns; the first turn of each warms it up."""
     seconds: dict[str, list[float]] = {"repeated": [], "packed": []}
     with Side("repeated", case, args) as repeated, Side("packed", case, args) as packed:
-        for index in range(args.rounds + 1):
+        for index in range(rounds + 1):
             for side in (repeated, packed):
                 elapsed = side.ask("pass")
                 if index:
@@ -108,8 +111,9 @@ def compare(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         grad_rel_diff = relative_difference(packed.ask("gradient"), repeated.ask("gradient"))
         peak_mib = {side.way: side.ask("peak_mib") for side in (repeated, packed)}
         operations = {side.way: side.ask("operations") for side in (repeated, packed)}
-    medians = {way: statistics.median(values) for way, values in seconds.items()}
-    speedup = medians["repeated"] / medians["packed"]
+    # What else runs on a machine only ever slows a pass down.
+    fastest = {way: min(values) for way, values in seconds.items()}
+    speedup = fastest["repeated"] / fastest["packed"]
     allowed = operations["repeated"] / operations["packed"]
     return {
         **dataclasses.asdict(case),
@@ -120,16 +124,17 @@ def compare(case: Case, args: argparse.Namespace) -> dict[str, Any]:
         "memory_ratio": peak_mib["repeated"] / peak_mib["packed"],
         "peak_mib": peak_mib,
         "seconds": seconds,
-        "floor_s": medians["packed"] * speedup / allowed,
+        "floor_s": fastest["repeated"] / allowed,
         "tera_operations": {way: count / 1e12 for way, count in operations.items()},
     }
 
 
 def relative_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Norm of the difference of two gradients, over the norm of the expected one."""
-    assert found.keys() == expected.keys(), "both sides train the same parameters"
-    difference = sum(float((found[name].double() - expected[name]).square().sum()) for name in expected)
-    return (difference / sum(float(gradient.double().square().sum()) for gradient in expected.values())) ** 0.5
+    """Norm of the difference of two gradients, over the norm of the expected one; a parameter without one has 0."""
+    nothing = torch.zeros(())
+    pairs = [(found.get(name, nothing), expected.get(name, nothing)) for name in found.keys() | expected.keys()]
+    difference = sum(float((mine.double() - theirs).square().sum()) for mine, theirs in pairs)
+    return (difference / sum(float(theirs.double().square().sum()) for _, theirs in pairs)) ** 0.5
 
 
 class Side:
@@ -324,11 +329,12 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     ]
     figure, axes = pyplot.subplots(figsize=(2 + 1.1 * len(results), 4.5))
     bars = axes.bar(labels, [r["speedup"] for r in results], color="#4477aa", label="measured")
-    axes.bar_label(bars, fmt="%.1f×", padding=2)
-    axes.scatter(labels, [r["speedup_allowed"] for r in results], marker="_", s=600, color="#cc3311", label="allowed")
+    axes.bar_label(bars, fmt="%.1f×", label_type="center", color="white")
+    allowed = [r["speedup_allowed"] for r in results]
+    axes.scatter(labels, allowed, marker="_", s=600, color="#cc3311", label="allowed by operations")
     axes.set_ylabel("times the repeated way")
-    axes.set_title("A group's forward and backward pass, packed against repeated", fontsize=10)
-    axes.legend(frameon=False)
+    axes.set_title("A group's forward and backward pass, packed against repeated", fontsize=10, loc="left")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08), ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, bbox_inches="tight")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-PROGRAMS = ("end_to_end", "gpu_learner", "rollout_overhead", "trl_step")
+PROGRAMS = ("end_to_end", "gpu_learner", "logprob_head", "prefix_packing", "rollout_overhead", "trl_step")
 CIRCUMSTANCES = {"program", "machine", "versions", "date", "command"}
 FIGURES = {
     "samples_per_s",
@@ -72,6 +72,27 @@ def test_gpu_learner_refuses_to_measure_a_cpu():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "is for --tiny alone" in done.stderr
+
+
+def test_prefix_packing_gives_its_figures_and_a_plot(tmp_path):
+    result = run_tiny("prefix_packing", tmp_path, "--rounds", "1", "--threads", "1")
+    assert 0 < result["max_grad_rel_diff"] <= 1e-5, "both sides compute the same"
+    trained, frozen = result["cases"]
+    assert (trained["train_tower"], frozen["train_tower"]) == (True, False)
+    assert (result["speedup_trained_tower"], result["speedup_frozen_tower"]) == (trained["speedup"], frozen["speedup"])
+    assert result["share_of_floor"] == min(trained["share_of_floor"], frozen["share_of_floor"])
+    for case in result["cases"]:
+        assert case["share_of_floor"] == pytest.approx(case["speedup"] / case["speedup_allowed"])
+        assert case["tera_operations"]["repeated"] > 2 * case["tera_operations"]["packed"]
+        assert case["peak_mib"]["repeated"] > case["peak_mib"]["packed"] > 0
+    assert (tmp_path / "prefix_packing.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_logprob_head_gives_its_figures(tmp_path):
+    result = run_tiny("logprob_head", tmp_path, "--threads", "1")
+    assert [case["tokens"] for case in result["cases"]] == [32, 64]
+    assert result["speedup"] == result["cases"][-1]["speedup"] > 0
+    assert result["memory_ratio"] == result["cases"][-1]["memory_ratio"] > 0
 
 
 def test_the_peer_gets_the_text_model_or_a_clear_refusal():
