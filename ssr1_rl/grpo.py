@@ -95,7 +95,8 @@ class Grpo:
         batch, kl_metrics = await self._batch([train_group(s, p, self._config.grpo) for s, p in taken], scored)
         clock.lap("advantages_s")
         learner_metrics = await self._system.learners.update(batch, self._kl.value) | kl_metrics
-        self._kl.observe(learner_metrics["kl_to_reference"])
+        if "kl_to_reference" in learner_metrics:
+            self._kl.observe(learner_metrics["kl_to_reference"])
         clock.lap("update_s")
         check_update(learner_metrics, self._config.guard, self.step + 1)
         self._progress.phase("weight sync")

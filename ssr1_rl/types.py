@@ -150,6 +150,7 @@ class TrainGroup:
         submitted_version: as in `RolloutGroup`.
         token_advantages: for each response one advantage per token, where a response's tokens differ; else empty.
         loss_mask_G: whether each response is trained on; empty: all are.
+        num_audio_tokens: how many tokens the audio tower makes of each clip.
     """
 
     id: GroupId
@@ -162,3 +163,9 @@ class TrainGroup:
     submitted_version: int
     token_advantages: tuple[tuple[float, ...], ...] = ()
     loss_mask_G: tuple[bool, ...] = ()
+    num_audio_tokens: tuple[int, ...] = ()
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of the prompt as the model reads it, each clip's in place of its placeholder."""
+        return len(self.prompt_token_ids) + sum(self.num_audio_tokens) - len(self.num_audio_tokens)

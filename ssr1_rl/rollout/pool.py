@@ -22,12 +22,14 @@ class RolloutTimeout(TimeoutError):
 class PreparedQuestion:
     """A question ready for the engines: its prompt, and its clips in the object store.
 
-    `token_ids` has one audio placeholder per clip.
+    `token_ids` has one audio placeholder per clip; `num_audio_tokens` says how many tokens the audio tower
+    makes of each.
     """
 
     question: Question
     token_ids: tuple[int, ...]
     waveforms: tuple[ObjectRef, ...] = ()
+    num_audio_tokens: tuple[int, ...] = ()
 
 
 @dataclass
@@ -64,7 +66,8 @@ class RolloutPool:
         """
         load = min(self._loads, key=lambda load: (load.tokens, load.index))
         request_id = f"{next(self._numbers)}-{group_id.question_id}"
-        tokens = len(prepared.token_ids) + sampling.num_completions * sampling.max_response_tokens
+        num_prompt_tokens = len(prepared.token_ids) + sum(prepared.num_audio_tokens)
+        tokens = num_prompt_tokens + sampling.num_completions * sampling.max_response_tokens
         self._begin(load, request_id, group_id, tokens)
         try:
             call: Any = load.worker.generate.remote(request_id, prepared.token_ids, sampling, *prepared.waveforms)

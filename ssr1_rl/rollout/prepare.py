@@ -10,7 +10,7 @@ import ray
 
 from ssr1_rl.config import DataConfig
 from ssr1_rl.data.audio import AudioError, load_waveform
-from ssr1_rl.data.prompt import PromptBuilder, PromptTooLong
+from ssr1_rl.data.prompt import PromptBuilder, PromptTooLong, num_audio_tokens, num_mel_frames
 from ssr1_rl.rollout.pool import PreparedQuestion
 from ssr1_rl.types import AudioRef, Question
 
@@ -44,7 +44,8 @@ class Preparer:
         """
         clips = [await self._clip(ref) for ref in question.audio]
         token_ids = self._builder.token_ids(question, [clip.num_samples for clip in clips])
-        return PreparedQuestion(question, token_ids, tuple(clip.handle for clip in clips))
+        lengths = tuple(num_audio_tokens(num_mel_frames(clip.num_samples)) for clip in clips)
+        return PreparedQuestion(question, token_ids, tuple(clip.handle for clip in clips), lengths)
 
     async def _clip(self, ref: AudioRef) -> _Clip:
         if ref not in self._clips:

@@ -1,4 +1,4 @@
-"""Packs groups into micro-batches within a token budget, and shares groups among ranks.
+"""Rows of prompt and response -> the tensors of one pass.
 
 Shapes: L packed length, _T response tokens of the micro-batch, flattened row by row.
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout, PaddedLayout
-from ssr1_rl.types import TrainGroup
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Row:
             so that engine and learner log-probs must agree.
         in_loss: whether the response is trained on.
         old_logprobs: of the learner's own policy before the step's first update, where that was asked; else empty.
+        ref_logprobs: of the frozen reference, where the loss has a KL term; else empty.
     """
 
     prompt: tuple[int, ...]
@@ -44,6 +44,7 @@ class Row:
     token_advantages: tuple[float, ...] = ()
     in_loss: bool = True
     old_logprobs: tuple[float, ...] = ()
+    ref_logprobs: tuple[float, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -95,8 +96,8 @@ class MicroBatch:
             the flat `input_ids` each audio feature goes, and which clip and position it comes from.
         hidden_index_T: int64, index into [B L] of the hidden state that predicts each response token.
         response_index_T: int64, which of the micro-batch's responses (0 up) each response token belongs to.
-        targets_T, rollout_logprobs_T, old_logprobs_T, advantages_T: of each response token; see `Row`
-            (`old_logprobs_T` is empty where rows have none).
+        targets_T, rollout_logprobs_T, old_logprobs_T, ref_logprobs_T, advantages_T: of each response token; see
+            `Row` (old and reference ones are empty where rows have none).
         comparable_T: bool, see `Row`.
         num_row_tokens: tokens of all rows, the prompt counted for each of them.
         weight: 1, or 0 for a filler that keeps ranks in step.
@@ -115,6 +116,7 @@ class MicroBatch:
     targets_T: Tensor
     rollout_logprobs_T: Tensor
     old_logprobs_T: Tensor
+    ref_logprobs_T: Tensor
     advantages_T: Tensor
     comparable_T: Tensor
     num_row_tokens: int
@@ -136,65 +138,14 @@ class MicroBatch:
         return replace(self, **moved)
 
 
-def rows_to_train(rows: Sequence[Row], keep_all: bool) -> list[Row]:
-    """Leaves out rows without gradient: empty or masked responses, and (unless `keep_all`) advantages of 0.
-
-    The latter count in the loss's denominator all the same, so the gradient is exactly that of
-    all rows. One row stays if any carries loss, so that a rank has a pass to run.
-    """
-    in_loss = [row for row in rows if row.response and row.in_loss]
-    kept = [row for row in in_loss if keep_all or any(row.advantages)]
-    return kept or in_loss[:1]
-
-
-def cut_micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Whole prompts with their rows, as many as fit into `max_tokens` packed tokens, the largest first.
-
-    Only a prompt whose rows do not fit by themselves is cut: then it is computed once for each part.
-    """
-    pieces = [piece for part in _by_prompt(rows) for piece in _split(part, max_tokens)]
-    batch: list[Row] = []
-    used = 0
-    for piece in sorted(pieces, key=_packed_tokens, reverse=True):
-        if batch and used + _packed_tokens(piece) > max_tokens:
-            yield batch
-            batch, used = [], 0
-        batch += piece
-        used += _packed_tokens(piece)
-    if batch:
-        yield batch
-
-
-def cut_padded_micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Rows of like length, as many as fit into `max_tokens` with their padding; one at least."""
-    batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: row.num_tokens, reverse=True):
-        if batch and (len(batch) + 1) * batch[0].num_tokens > max_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
+def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that follow each other behind one prompt, together."""
     return [list(part) for _, part in itertools.groupby(rows, key=lambda row: id(row.prompt))]
 
 
-def _packed_tokens(rows: Sequence[Row]) -> int:
-    """Tokens of rows that share one prompt."""
+def packed_tokens(rows: Sequence[Row]) -> int:
+    """Tokens of rows that share one prompt, the prompt counted once."""
     return len(rows[0].prompt) + sum(len(row.response) for row in rows)
-
-
-def _split(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Rows of one prompt in parts within `max_tokens`, one row at least in each."""
-    part: list[Row] = []
-    for row in rows:
-        if part and _packed_tokens([*part, row]) > max_tokens:
-            yield part
-            part = []
-        part.append(row)
-    yield part
 
 
 def collate(
@@ -214,7 +165,7 @@ def collate(
         pack: rows of one prompt behind it, once; else each has its own, and all are padded to one length.
         encoded: `mel_of` gives a frozen tower's output [D, num_features] in place of log-mel; `num_mel_bins` is D.
     """
-    parts = _by_prompt(rows) if pack else [[row] for row in rows]
+    parts = by_prompt(rows) if pack else [[row] for row in rows]
     layout = (PackedLayout if pack else PaddedLayout)(
         tuple(PackedGroup(len(part[0].prompt), tuple(len(r.response) for r in part if r.response)) for part in parts)
     )
@@ -224,7 +175,7 @@ def collate(
     for start, part in zip(layout.starts, parts, strict=True):
         audio.extend(_audio_index(start, part[0], placeholder_id, mel_of, clips))
         pieces = itertools.chain(part[0].prompt, *(row.response for row in part))
-        tokens[start : start + _packed_tokens(part)] = torch.tensor(list(pieces))
+        tokens[start : start + packed_tokens(part)] = torch.tensor(list(pieces))
     clip_batch = stack_clips([(mel, num_frames) for _, mel, num_frames in clips.values()], num_mel_bins)
     audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.tensor([len(row.response) for row in rows])
@@ -242,6 +193,7 @@ def collate(
         targets_T=torch.tensor([token for row in rows for token in row.response], dtype=torch.long),
         rollout_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.rollout_logprobs]),
         old_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.old_logprobs]),
+        ref_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.ref_logprobs]),
         advantages_T=torch.tensor([advantage for row in rows for advantage in row.advantages]),
         comparable_T=torch.tensor([row.comparable for row in rows]).repeat_interleave(lengths),
         num_row_tokens=sum(row.num_tokens for row in rows),
@@ -274,34 +226,3 @@ def _audio_index(
         assert len(part) == num_features, "the prompt was expanded for this very clip"
         yield torch.stack([first_column + part, torch.full_like(positions, clip), positions])
     assert start == len(columns), "every placeholder of the prompt belongs to a clip"
-
-
-def share_minibatches(
-    groups: Sequence[TrainGroup], num_minibatches: int, num_ranks: int
-) -> list[list[list[TrainGroup]]]:
-    """For each rank its share of each mini-batch.
-
-    Mini-batches are cut in the order of the groups before they are shared, so that what an
-    update trains on does not depend on the number of ranks.
-    """
-    size = len(groups) // num_minibatches
-    parts = [groups[start : start + size] for start in range(0, len(groups), size)]
-    return [list(shares) for shares in zip(*(share_groups(part, num_ranks) for part in parts), strict=True)]
-
-
-def share_groups(groups: Sequence[TrainGroup], num_ranks: int) -> list[list[TrainGroup]]:
-    """Shares groups among ranks: equally many for each, and as equal in tokens as a greedy pass makes them."""
-    assert len(groups) % num_ranks == 0, "checked by the configuration"
-    shares: list[list[TrainGroup]] = [[] for _ in range(num_ranks)]
-    costs = [0] * num_ranks
-    capacity = len(groups) // num_ranks
-    for group in sorted(groups, key=num_train_tokens, reverse=True):
-        rank = min((r for r in range(num_ranks) if len(shares[r]) < capacity), key=lambda r: costs[r])
-        shares[rank].append(group)
-        costs[rank] += num_train_tokens(group)
-    return shares
-
-
-def num_train_tokens(group: TrainGroup) -> int:
-    """Tokens of a group's prompt and of all its responses, the audio's not expanded."""
-    return len(group.prompt_token_ids) + sum(map(len, group.responses))

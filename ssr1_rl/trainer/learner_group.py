@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import ray
 
 from ssr1_rl.cluster import Placement
 from ssr1_rl.config import Config, GrpoConfig, LearnerConfig, ModelConfig
-from ssr1_rl.trainer.batching import share_groups, share_minibatches
+from ssr1_rl.trainer.balance import share_groups, share_minibatches
 from ssr1_rl.trainer.learner import Learner, RankSpec
+from ssr1_rl.trainer.loss import keeps_all
+from ssr1_rl.trainer.pass_cost import PassCost
 from ssr1_rl.types import TrainGroup
 
 
@@ -45,11 +48,11 @@ class LearnerRank:
         learner: LearnerConfig,
         temperature: float,
         seed: int,
-    ) -> str:
-        """Loads the policy and joins the other ranks. Returns how it attends."""
+    ) -> tuple[str, PassCost]:
+        """Loads the policy and joins the other ranks. Returns how it attends, and what its passes cost."""
         self._learner = Learner(spec, model, grpo, learner, temperature, seed, fetch_waveform=_fetch)
         self._busy_s = 0.0
-        return str(self._learner.attention)
+        return str(self._learner.attention), self._learner.cost
 
     def connect_rollouts(self, backend: str, address: str, port: int, client: Any, timeout_s: float) -> None:
         """Joins the engines' weight-transfer group; a collective over ranks and engines."""
@@ -104,24 +107,28 @@ LearnerRankActor: Any = ray.remote(LearnerRank)
 
 
 class LearnerGroup:
-    """All ranks. Make it with `await LearnerGroup.start(...)`."""
+    """All ranks. `create` makes their actors, `start` loads them.
 
-    def __init__(self, ranks: Sequence[Any], config: LearnerConfig, num_minibatches: int) -> None:
+    Attributes:
+        attention: how they attend, once they are loaded.
+    """
+
+    def __init__(self, ranks: Sequence[Any], config: LearnerConfig, grpo: GrpoConfig) -> None:
         self._ranks = list(ranks)
-        self._config = config
-        self._num_minibatches = num_minibatches
+        self._config, self._grpo = config, grpo
         self._waiting: tuple[str, float] | None = None
         self.attention = ""
+        self._pass_cost: PassCost | None = None
 
     @classmethod
     def create(cls, config: Config, placement: Placement) -> "LearnerGroup":
-        """Creates the ranks' actors; `start` loads them."""
+        """Creates the ranks' actors."""
         num_ranks = config.learner.num_workers
         ranks = [LearnerRankActor.options(**placement.options("learner", i)).remote() for i in range(num_ranks)]
-        return cls(ranks, config.learner, config.grpo.num_minibatches)
+        return cls(ranks, config.learner, config.grpo)
 
     async def start(self, config: Config) -> None:
-        """Lets every rank load the policy and join the others; `attention` says how they attend."""
+        """Lets every rank load the policy and join the others."""
         learner = config.learner
         address, port = await self._find_port(learner.port, "learner.port")
         calls = [
@@ -135,7 +142,7 @@ class LearnerGroup:
             )
             for index, rank in enumerate(self._ranks)
         ]
-        self.attention = await self._call(
+        self.attention, self._pass_cost = await self._call(
             "loading the policy", "learner.start_timeout_s", learner.start_timeout_s, calls, first=True
         )
 
@@ -161,7 +168,8 @@ class LearnerGroup:
         Mini-batches are cut in the order of admission, then each is shared among the ranks, so
         that what an update trains on does not depend on the number of ranks.
         """
-        shares = share_minibatches(groups, self._num_minibatches, len(self._ranks))
+        cost = partial(self._cost, trains_all=keeps_all(self._grpo))
+        shares = share_minibatches(groups, self._grpo.num_minibatches, len(self._ranks), cost)
         calls = [rank.update.remote(share, kl_coefficient) for rank, share in zip(self._ranks, shares, strict=True)]
         return await self._call(
             "updating the policy", "learner.update_timeout_s", self._config.update_timeout_s, calls, first=True
@@ -169,7 +177,7 @@ class LearnerGroup:
 
     async def reference_kl(self, groups: Sequence[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
         """For each group and response the KL estimate of every token to the reference; see `Learner.reference_kl`."""
-        shares = share_groups(groups, len(self._ranks))
+        shares = share_groups(groups, len(self._ranks), partial(self._cost, trains_all=True))
         calls = [rank.reference_kl.remote(share) for rank, share in zip(self._ranks, shares, strict=True)]
         results = await self._call(
             "running the reference model", "learner.update_timeout_s", self._config.update_timeout_s, calls
@@ -177,6 +185,10 @@ class LearnerGroup:
         pairs = [pair for share, found in zip(shares, results, strict=True) for pair in zip(share, found, strict=True)]
         kl = {group.id: kl_GT for group, kl_GT in pairs}
         return [kl[group.id] for group in groups]
+
+    def _cost(self, group: TrainGroup, trains_all: bool) -> int:
+        assert self._pass_cost is not None, "the ranks are loaded"
+        return self._pass_cost.of_group(group, trains_all)
 
     async def send_weights(self, policy_version: int, timeout_s: float) -> None:
         """Brings every engine to `policy_version`."""

@@ -16,7 +16,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 CHUNK_BYTES = 256 * 2**20
-"""Float32 logits of one chunk; about three such buffers are alive at once."""
+"""Float32 logits of one chunk on a CPU; about three such buffers are alive at once."""
+CUDA_CHUNKS = 4
+"""Times as much on a GPU: every chunk reads and writes the whole float32 sum of the weight's gradient there."""
 
 
 class LogprobHead(nn.Linear):
@@ -140,7 +142,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _chunks(num_tokens: int, weight_VH: Tensor) -> Iterator[slice]:
     """Equal parts of the tokens, each with float32 logits within `CHUNK_BYTES`."""
-    size = max(1, CHUNK_BYTES // (4 * len(weight_VH)))
+    num_bytes = CHUNK_BYTES * (CUDA_CHUNKS if weight_VH.is_cuda else 1)
+    size = max(1, num_bytes // (4 * len(weight_VH)))
     num_chunks = -(-num_tokens // size)
     for index in range(num_chunks):
         yield slice(index * num_tokens // num_chunks, (index + 1) * num_tokens // num_chunks)

@@ -101,6 +101,16 @@ def loss_denominator(num_tokens: int, num_responses: int, grpo: GrpoConfig) -> f
     return max(1, num_responses) * per_response
 
 
+def kl_in_loss(grpo: GrpoConfig) -> bool:
+    """Whether the loss has a KL term."""
+    return bool(grpo.kl_coefficient) and grpo.kl_placement == "loss"
+
+
+def keeps_all(grpo: GrpoConfig) -> bool:
+    """Whether a token has a gradient although its advantage is 0."""
+    return kl_in_loss(grpo) or bool(grpo.entropy_bonus)
+
+
 def policy_ratio(tokens: LossTokens, grpo: GrpoConfig) -> Tensor:
     """The ratio of new to old policy for every token, with its gradient.
 

@@ -38,6 +38,13 @@ class PackedGroup:
         """Tokens of the prompt and of all responses."""
         return self.prompt_length + sum(self.response_lengths)
 
+    @property
+    def num_attended_pairs(self) -> int:
+        """Pairs of a query and a key that it sees."""
+        prompt, lengths = self.prompt_length, self.response_lengths
+        own = sum(length * (length + 1) // 2 for length in (prompt, *lengths))
+        return own + prompt * sum(lengths)
+
 
 @dataclass(frozen=True)
 class PackedLayout:

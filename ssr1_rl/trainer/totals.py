@@ -42,22 +42,30 @@ class Totals:
         """Counts one micro-batch; a filler counts as computed tokens alone."""
         gap_T = (logprobs_T - batch.rollout_logprobs_T).abs() * batch.comparable_T
         weights = terms.importance.double()
-        sums = {
+        on_device = {
+            "comparable_tokens": batch.comparable_T.sum(),
+            "loss": terms.loss.detach(),
+            "entropy": entropy_T.sum(),
+            "clipped_low": terms.clipped_low,
+            "clipped_high": terms.clipped_high,
+            "kl": terms.kl,
+            "kl_rollout": (batch.rollout_logprobs_T - logprobs_T).sum(),
+            "logprob_abs_diff": gap_T.sum(),
+            "importance_weights": weights.sum(),
+            "importance_squares": weights.square().sum(),
+            "largest_gap": gap_T.max(),
+            "largest_ratio": terms.ratio_T.max(),
+        }
+        # One wait for the device, not one for each figure.
+        figures = torch.stack([value.double() for value in on_device.values()]).tolist()
+        sums = dict(zip(on_device, figures, strict=True))
+        maxima = {"logprob_abs_diff": sums.pop("largest_gap"), "ratio": sums.pop("largest_ratio")}
+        sums |= {
             "row_tokens": float(batch.num_row_tokens),
             "tokens": float(len(logprobs_T)),
-            "comparable_tokens": float(batch.comparable_T.sum()),
-            "loss": float(terms.loss.detach()),
-            "entropy": float(entropy_T.sum()),
-            "clipped_low": float(terms.clipped_low),
-            "clipped_high": float(terms.clipped_high),
-            "kl": float(terms.kl),
-            "kl_rollout": float((batch.rollout_logprobs_T - logprobs_T).sum()),
-            "logprob_abs_diff": float(gap_T.sum()),
-            "importance_weights": float(weights.sum()),
-            "importance_squares": float(weights.square().sum()),
+            "reference_tokens": float(len(batch.ref_logprobs_T)),
             "importance_count": float(len(weights)),
         }
-        maxima = {"logprob_abs_diff": float(gap_T.max()), "ratio": float(terms.ratio_T.max())}
         # Every rank has the same entries, even one that has nothing but a filler.
         self.add_sums(computed_tokens=float(batch.num_computed_tokens), **_scaled(sums, batch.weight))
         self.add_maxima(**_scaled(maxima, batch.weight))
@@ -101,7 +109,6 @@ def summarise(totals: Totals) -> dict[str, float]:
         "entropy": sums["entropy"] / tokens,
         "clipped_low_share": sums["clipped_low"] / tokens,
         "clipped_high_share": sums["clipped_high"] / tokens,
-        "kl_to_reference": sums["kl"] / tokens,
         "kl_to_rollout": sums["kl_rollout"] / tokens,
         "effective_sample_size": _effective_share(sums),
         "ratio_max": totals.maxima["ratio"],
@@ -112,6 +119,7 @@ def summarise(totals: Totals) -> dict[str, float]:
         "trained_tokens": sums["tokens"],
         "row_tokens": sums["row_tokens"],
         "computed_tokens": sums["computed_tokens"],
+        **({"kl_to_reference": sums["kl"] / sums["reference_tokens"]} if sums["reference_tokens"] else {}),
         **({"audio_cache_hit_rate": 1.0 - sums["audio_clips_encoded"] / num_clips} if num_clips else {}),
     }
 

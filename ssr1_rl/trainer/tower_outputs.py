@@ -73,11 +73,6 @@ class TowerOutputs:
         key = clip_key(handle)
         return key, *self._current[key]
 
-    def num_frames(self, handle: Any) -> int:
-        """Mel frames of any clip."""
-        entry = self._kept.get(clip_key(handle))
-        return entry[1] if entry else self._clips.num_frames(handle)
-
     def take_counts(self) -> tuple[int, int]:
         """`num_asked` and `num_encoded`, which start again from 0."""
         counts = self.num_asked, self.num_encoded

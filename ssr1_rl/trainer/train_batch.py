@@ -28,6 +28,7 @@ def train_group(scored: ScoredGroup, prepared: PreparedQuestion, grpo: GrpoConfi
         versions=tuple(c.versions for c in completions),
         submitted_version=scored.group.submitted_version,
         loss_mask_G=loss_mask_G,
+        num_audio_tokens=prepared.num_audio_tokens,
     )
 
 

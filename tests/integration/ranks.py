@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ssr1_rl.data.prompt import num_audio_tokens, num_mel_frames
 from ssr1_rl.types import GroupId, TrainGroup
 
 
@@ -63,6 +64,7 @@ def random_groups(num_groups: int, vocabulary: range, placeholder_id: int, seed:
                 advantages_G=(1.2, -0.4, -0.8),
                 versions=(),
                 submitted_version=0,
+                num_audio_tokens=(num_audio_tokens(num_mel_frames(len(waveform))),),
             )
         )
     return groups

@@ -79,7 +79,7 @@ def gradients(
     from deepspeed.utils import safe_get_full_grad
 
     from ssr1_rl.trainer import logprobs
-    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.balance import share_groups
     from ssr1_rl.trainer.parameters import trainable_parameters
 
     found = {}
@@ -157,7 +157,7 @@ def family_results(rank: int, world_size: int, port: int, model: str) -> dict[tu
     """Gradient, KL to the reference after an update (by group and response), and metrics of two updates."""
     from deepspeed.utils import safe_get_full_grad
 
-    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.balance import share_groups
     from ssr1_rl.trainer.parameters import trainable_parameters
 
     found = {}
@@ -207,7 +207,7 @@ def train_and_save(rank: int, world_size: int, port: int, model: str, stage: int
     """Two updates, a checkpoint, then two more: the metrics of the last one."""
     import torch
 
-    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.balance import share_groups
     from ssr1_rl.trainer.learner_state import save_learner
 
     learner = make_learner(rank, world_size, port, model, stage, 100)
@@ -225,7 +225,7 @@ def load_and_train(
     rank: int, world_size: int, port: int, model: str, stages: tuple[int, ...], folder: Path
 ) -> list[dict[str, float]]:
     """For each ZeRO stage: the checkpoint, then two updates: the metrics of the last one."""
-    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.balance import share_groups
     from ssr1_rl.trainer.learner_state import load_learner
 
     found = []

@@ -41,7 +41,7 @@ def groups_of(learner: Any) -> Any:
 
 
 def share_of(learner: Any, world_size: int) -> Any:
-    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.balance import share_groups
 
     return share_groups(groups_of(learner), world_size)[learner.rank]
 

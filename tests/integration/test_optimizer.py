@@ -28,7 +28,7 @@ def make_learner(rank: int, world_size: int, port: int, model: str, case: Case) 
 
 
 def share_of(learner: Any, world_size: int) -> Any:
-    from ssr1_rl.trainer.batching import share_groups
+    from ssr1_rl.trainer.balance import share_groups
 
     vocabulary = range(10, learner.model.config.text_config.vocab_size)
     return share_groups(random_groups(4, vocabulary, learner.model.config.audio_token_id), world_size)[learner.rank]

@@ -31,10 +31,11 @@ def test_quantiles_of_both_scales_and_of_nothing():
     assert (extreme[0], extreme[-1]) == (1, 1)
 
 
-def micro_batch(weight=1.0):
+def micro_batch(weight=1.0, ref_logprobs_T=None):
     logprobs = torch.full((4,), -2.0)
     return SimpleNamespace(
         rollout_logprobs_T=logprobs,
+        ref_logprobs_T=logprobs if ref_logprobs_T is None else ref_logprobs_T,
         comparable_T=torch.ones(4, dtype=torch.bool),
         num_computed_tokens=7,
         num_row_tokens=9,
@@ -70,6 +71,16 @@ def test_metrics_by_hand():
     assert found["ratio_max"] == pytest.approx(1.2)
     assert found["ratio_p50"] == 1.0
     assert found["ratio_p01"] == pytest.approx(0.9, rel=0.01)
+
+
+def test_without_a_reference_there_is_no_kl_to_it():
+    totals = Totals()
+    no_reference = micro_batch(ref_logprobs_T=torch.zeros(0))
+    totals.add_micro_batch(no_reference, torch.full((4,), -2.5), torch.ones(4), terms([1.0]))
+    totals.add_sums(updates=1.0, grad_norm=3.0, learning_rate=0.1, ranks=1.0)
+    found = summarise(totals)
+    assert "kl_to_reference" not in found
+    assert found["kl_to_rollout"] == 0.5
 
 
 def test_without_weights_the_sample_is_whole_and_with_all_masked_none_is_left():

@@ -74,7 +74,7 @@ def test_an_output_is_the_clips_own(make):
     together = {clip.name: outputs(clip) for clip in clips}
     for clip, num_frames in zip(clips, (40, 81, 5), strict=True):
         key, output, frames = together[clip.name]
-        assert (key, frames) == (clip.name, num_frames) == (key, outputs.num_frames(clip))
+        assert (key, frames) == (clip.name, num_frames)
         assert output.shape == (WIDTH, num_audio_tokens(num_frames))
         assert output[0, -1] == pytest.approx(float(output[0, 0] * output.shape[1]))
 

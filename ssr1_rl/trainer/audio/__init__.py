@@ -6,7 +6,7 @@ tower's own modules on the frames that clips have. Weights stay in the model: a 
 
 from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class AudioTower(Protocol):
@@ -17,6 +17,11 @@ class AudioTower(Protocol):
     """
 
     def __init__(self, model: Any) -> None: ...
+
+    @property
+    def module(self) -> nn.Module:
+        """The model's tower."""
+        ...
 
     def set_trainable(self, train_tower: bool) -> None:
         """Says which parameters outside the language model get a gradient: the projector, and the tower if wanted."""

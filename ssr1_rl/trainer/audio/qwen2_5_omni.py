@@ -4,7 +4,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import gelu
 from torch.nn.utils.rnn import pad_sequence
 
@@ -19,6 +19,11 @@ class Qwen2_5OmniTower:
     def __init__(self, model: Any) -> None:
         self._tower = model.audio_tower
         self._visual = model.visual
+
+    @property
+    def module(self) -> nn.Module:
+        """See `AudioTower`."""
+        return self._tower
 
     def set_trainable(self, train_tower: bool) -> None:
         """See `AudioTower`. Nothing here looks at images, so the vision tower is frozen."""

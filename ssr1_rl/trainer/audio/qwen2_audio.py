@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from ssr1_rl.data.prompt import num_audio_tokens
@@ -20,6 +20,11 @@ class Qwen2AudioTower:
     def __init__(self, model: Any) -> None:
         self._tower = model.model.audio_tower
         self._projector = model.model.multi_modal_projector
+
+    @property
+    def module(self) -> nn.Module:
+        """See `AudioTower`."""
+        return self._tower
 
     def set_trainable(self, train_tower: bool) -> None:
         """See `AudioTower`."""
