@@ -11,6 +11,7 @@ number of ranks or another ZeRO stage, can be exported without a GPU, and holds 
 """
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,18 @@ SHARD_BYTES = 2 * 2**30
 
 
 def save_learner(learner: "Learner", folder: Path) -> None:
-    """Writes weights, optimizer and counters. A collective: every rank gathers, rank 0 writes."""
+    """Writes weights, optimizer and counters. A collective: every rank gathers, rank 0 writes.
+
+    Raises:
+        FileNotFoundError: rank 0's node does not see the controller's folder.
+    """
     from ssr1_rl.trainer.weight_source import ZeroWeightSource
 
+    if learner.rank == 0 and not folder.is_dir():
+        raise FileNotFoundError(
+            f"learner rank 0 runs on {socket.gethostname()}, where the checkpoint folder {folder} does not exist; "
+            "set run.dir to a file system that every node shares"
+        )
     writer = _ShardWriter(folder) if learner.rank == 0 else None
     trained = trainable_parameters(learner.model)
     for name, tensor in trained.items() if learner.lora.rank else ZeroWeightSource(learner.model):
