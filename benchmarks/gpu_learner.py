@@ -23,7 +23,14 @@ from typing import Any
 
 import torch
 from common import PeakMemory, argument_parser, timed, warn_if_busy, write_result
-from learner_pass import ModelSizes, micro_batch, random_group, random_qwen2_audio
+from learner_pass import (
+    TOWER_HEAD_SIZE,
+    WINDOW_FRAMES,
+    ModelSizes,
+    micro_batch,
+    random_group,
+    random_qwen2_audio,
+)
 from model_flops import flops_of_pass, peak_tflops
 from plots import bars, new_figure, save
 
@@ -31,6 +38,8 @@ from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.batching import MicroBatch
 from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.policy import Policy
+
+TEXT_HEAD_SIZE = 128
 
 
 def size(default: int, help: str) -> Any:
@@ -82,7 +91,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="timed passes of each side (default: %(default)s)")
     parser.add_argument("--train-audio-tower", action="store_true", help="the tower's gradient too")
     parser.add_argument("--keep-activations", action="store_true", help="no gradient checkpointing")
-    parser.add_argument("--peak-tflops", type=float, help="the GPU's dense bfloat16 peak, if the table lacks it")
+    parser.add_argument("--peak-tflops", type=float, help="the GPU's dense bfloat16 peak, if model_flops.py lacks it")
     for field in dataclasses.fields(Sizes):
         explained = f"{field.metadata['help']} (default: {field.default})"
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help=explained)
@@ -94,6 +103,11 @@ def parse_args() -> argparse.Namespace:
     for name, value in vars(args).items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed" and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be greater than 0, got {value}")
+    for name, unit in (("hidden_size", TEXT_HEAD_SIZE), ("tower_size", TOWER_HEAD_SIZE)):
+        if (getattr(args, name) or 0) % unit:
+            parser.error(f"--{name.replace('_', '-')} must be a multiple of {unit}, got {getattr(args, name)}")
+    if (args.clip_frames or 0) > WINDOW_FRAMES:
+        parser.error(f"--clip-frames must be at most {WINDOW_FRAMES}, got {args.clip_frames}")
     return args
 
 
@@ -126,8 +140,8 @@ def main() -> None:
 
 def build_model(sizes: Sizes, device: str, dtype: torch.dtype) -> Any:
     """A Qwen2-Audio in the proportions of the 7B model."""
-    intermediate, heads = sizes.hidden_size * 11008 // 4096, sizes.hidden_size // 128
-    text = (sizes.layers, sizes.hidden_size, intermediate, 128, heads, sizes.vocab_size)
+    intermediate, heads = sizes.hidden_size * 11008 // 4096, sizes.hidden_size // TEXT_HEAD_SIZE
+    text = (sizes.layers, sizes.hidden_size, intermediate, TEXT_HEAD_SIZE, heads, sizes.vocab_size)
     return random_qwen2_audio(ModelSizes(*text, sizes.tower_layers, sizes.tower_size), device, dtype)
 
 

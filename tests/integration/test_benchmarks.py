@@ -77,11 +77,19 @@ def test_gpu_learner_runs_without_a_gpu_and_says_so(tmp_path):
     assert result["packed_speedup"]["sdpa"] == repeated["seconds"] / packed["seconds"]
 
 
-def test_gpu_learner_refuses_to_measure_a_cpu():
-    command = [sys.executable, str(BENCHMARKS / "gpu_learner.py"), "--device", "cpu"]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "is for --tiny alone"),
+        (["--tiny", "--hidden-size", "200"], "--hidden-size must be a multiple of 128, got 200"),
+        (["--tiny", "--clip-frames", "3001"], "--clip-frames must be at most 3000, got 3001"),
+    ],
+)
+def test_gpu_learner_refuses_what_it_cannot_measure(options, message):
+    command = [sys.executable, str(BENCHMARKS / "gpu_learner.py"), "--device", "cpu", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "is for --tiny alone" in done.stderr
+    assert message in done.stderr
 
 
 def test_prefix_packing_gives_its_figures(tmp_path):
