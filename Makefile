@@ -16,7 +16,7 @@ PIP_INSTALL := bin/python -m pip install -qq --disable-pip-version-check --no-in
 help:
 	@echo "make demo      learn from sound on this machine: runs ssr1-rl demo"
 	@echo "make test      the tests                         (make test ARGS='-k loss' for some)"
-	@echo "make check     ruff and pyright"
+	@echo "make check     ruff, pyright, and what may be imported (no torch or Ray for settings and --help)"
 	@echo "make bench     the benchmarks, TRL beside ours   (makes .venv-trl as well)"
 	@echo "make venv      only the environment, in .venv    (about 2 minutes, once)"
 	@echo "make venv-trl  only TRL's environment, .venv-trl (about 1 minute, once)"
@@ -32,6 +32,7 @@ test: $(READY)
 check: $(READY)
 	$(IN_VENV) ruff check
 	$(IN_VENV) pyright
+	$(IN_VENV) python -m pytest -q tests/unit/test_imports.py
 
 bench: $(READY) $(TRL_READY)
 	$(IN_VENV) python benchmarks/end_to_end.py --peer trl

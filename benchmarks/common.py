@@ -1,19 +1,23 @@
-"""What the benchmark programs share: their arguments, and how a result is kept and printed."""
+"""What the benchmark programs share: their arguments, time and memory of a piece of work, and how a result is kept."""
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LOAD_AT_START = os.getloadavg()[0]
-"""Runnable processes, averaged over the last minute; well above 0, figures are disturbed."""
+"""Runnable processes, averaged over the last minute."""
+MOST_LOAD = 0.5
+"""Above it the machine is too busy for figures to be trusted."""
 PACKAGES = ("torch", "vllm", "ray", "deepspeed", "transformers")
 
 
@@ -28,8 +32,25 @@ def argument_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def write_result(program: str, result: Mapping[str, Any], folder: Path = RESULTS) -> None:
-    """Keeps `result` with its circumstances as `folder`/`program`.json, and prints it as one line of JSON."""
+def warn_if_busy(load: float = LOAD_AT_START) -> None:
+    """Says on stderr that others keep the machine busy, if they do."""
+    if load > MOST_LOAD:
+        print(
+            f"WARNING: the machine is busy (load {load:.2f} before the start, at most {MOST_LOAD} is fine). "
+            "The figures will be disturbed: stop what else runs here, wait a minute, and start again.",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def write_result(
+    program: str, result: Mapping[str, Any], folder: Path, plot: Callable[[Mapping[str, Any], Path], None]
+) -> None:
+    """Keeps `result` with its circumstances as `folder`/`program`.json and prints it as one line of JSON.
+
+    Args:
+        plot: draws the kept result into `folder`/`program`.png.
+    """
     whole = {
         "program": program,
         **result,
@@ -40,6 +61,10 @@ def write_result(program: str, result: Mapping[str, Any], folder: Path = RESULTS
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{program}.json").write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n")
+    if importlib.util.find_spec("matplotlib"):
+        plot(whole, folder / f"{program}.png")
+    else:
+        print("no plot: matplotlib is not installed", file=sys.stderr)
     # In one write: what other processes still print cannot come between.
     sys.stdout.flush()
     os.write(sys.stdout.fileno(), ("\n" + json.dumps(whole, allow_nan=False) + "\n").encode())
@@ -69,8 +94,24 @@ def mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
+def timed(device: str, work: Callable[[], object]) -> float:
+    """Seconds that `work` takes, with what it queues on a GPU."""
+    _finish_queue(device)
+    started = time.perf_counter()
+    work()
+    _finish_queue(device)
+    return time.perf_counter() - started
+
+
+def _finish_queue(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+
+
 class PeakMemory:
-    """The most memory held since this was made, beyond what was held then: of the process, or of a GPU's tensors."""
+    """The most memory held since this was made: by the process, or by a GPU's tensors."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -82,19 +123,20 @@ class PeakMemory:
             # The kernel's high-water mark falls to what is held now. (That of getrusage would also count
             # what the process was before exec.)
             Path("/proc/self/clear_refs").write_text("5")
-        self._before = self._peak_bytes()
+        self._before = self.total_mib()
 
-    def mib(self) -> float:
-        """In MiB."""
-        return (self._peak_bytes() - self._before) / 2**20
-
-    def _peak_bytes(self) -> int:
+    def total_mib(self) -> float:
+        """All of it, in MiB."""
         if self._device == "cuda":
             import torch
 
-            return torch.cuda.max_memory_allocated()
+            return torch.cuda.max_memory_allocated() / 2**20
         status = Path("/proc/self/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+        return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
+
+    def added_mib(self) -> float:
+        """What lies above that held at the start, in MiB."""
+        return self.total_mib() - self._before
 
 
 def _cpu_model() -> str:

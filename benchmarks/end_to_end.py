@@ -1,10 +1,10 @@
 """Measure whole GRPO steps: rollouts, rewards, learner update and weight sync, as `ssr1-rl grpo` runs them.
 
-Two models: `text` (6 M parameters, prompts of 370 tokens, responses of exactly 64)
-and `lalm` (the tiny Qwen2-Audio of the demo at the sizes of launch/local.yaml, after
-a short SFT). With --peer trl, TRL's GRPOTrainer takes the same text model, prompts
-and sizes in the same call. The last line of stdout is one JSON object; steps before
-the warm-up's end are not counted.
+Two models: `text` (6 M parameters, prompts of 370 tokens, responses of exactly 64) and
+`lalm` (the demo's tiny Qwen2-Audio after a short SFT, by the settings of launch/local.yaml:
+24 questions x 10 responses a step, without validation and checkpoints). With --peer trl,
+TRL's GRPOTrainer takes the same text model, prompts and sizes in the same call. The last
+line of stdout is one JSON object; steps before the warm-up's end are not counted.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import argument_parser, mean, write_result
+from common import argument_parser, mean, warn_if_busy, write_result
+from plots import BLUE, GREEN, GREY, ORANGE, YELLOW, new_figure, save, without_values
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent
@@ -26,21 +27,20 @@ TRL_PYTHON = REPOSITORY / ".venv-trl" / "bin" / "python"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much work is done; the text model's sizes are TRL's as well."""
+    """How much work is done; the text model's sizes are TRL's as well. `lalm_settings` go over launch/local.yaml."""
 
     text_model: str
     num_questions: int
     group_size: int
     prompt_tokens: int
     response_tokens: int
-    lalm_questions: int
-    lalm_group_size: int
     lalm_sft_clips: int
     lalm_sft_steps: int
+    lalm_settings: tuple[str, ...] = ()
 
 
-SMALL = Sizes("6m", 8, 8, 370, 64, 32, 8, 256, 60)
-TINY = Sizes("tiny", 2, 2, 40, 8, 2, 2, 16, 2)
+SMALL = Sizes("6m", 8, 8, 370, 64, 256, 60)
+TINY = Sizes("tiny", 2, 2, 40, 8, 16, 2, ("grpo.questions_per_step=2", "grpo.group_size=2"))
 
 
 def parse_args() -> argparse.Namespace:
@@ -69,6 +69,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if not args.tiny:
+        warn_if_busy()
     sizes = TINY if args.tiny else SMALL
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="ssr1-rl-bench-") as folder:
@@ -76,7 +78,7 @@ def main() -> None:
             result |= measure_text(args, sizes, Path(folder) / "text")
         if "lalm" in args.models:
             result["lalm"] = measure_lalm(args, sizes, Path(folder) / "lalm")
-    write_result("end_to_end", result, args.results)
+    write_result("end_to_end", result, args.results, plot)
 
 
 def measure_text(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[str, Any]:
@@ -124,11 +126,10 @@ def measure_lalm(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[s
     make_soundworld(folder, args.seed, world_settings, sizes.lalm_sft_steps)
     settings = [
         f"grpo.num_steps={args.warmup_steps + args.steps}",
-        f"grpo.questions_per_step={sizes.lalm_questions}",
-        f"grpo.group_size={sizes.lalm_group_size}",
         "grpo.validate_every=0",
         "grpo.validate_first=false",
         "checkpoint.every=1000000",
+        *sizes.lalm_settings,
     ]
     return run_and_read(demo_config(folder, args.seed, settings), args.warmup_steps)
 
@@ -145,7 +146,10 @@ def run_and_read(config: Any, warmup_steps: int) -> dict[str, Any]:
         "num_questions": config.grpo.questions_per_step,
         "group_size": config.grpo.group_size,
         "max_tokens_per_micro_batch": config.learner.max_tokens_per_micro_batch,
-        "threads": config.learner.num_threads,
+        "learner_ranks": config.learner.num_workers,
+        "threads_per_learner_rank": config.learner.num_threads,
+        "engines": config.rollout.num_workers,
+        "threads_per_engine": config.rollout.num_threads,
     }
 
 
@@ -162,11 +166,13 @@ def step_figures(rows: Sequence[Mapping[str, float]], warmup_steps: int) -> dict
     total_s = sum(step_times_s)
     num_samples = sum(row["samples_per_s"] * row["time/step_s"] for row in timed)
     rollout_s = sum(row["rollout/tokens"] / row["rollout/tokens_per_s"] for row in timed)
+    update_s = sum(row["train/update_s"] for row in timed)
     idle = {name: mean([row[name] for row in timed]) for name in timed[0] if "/idle_share" in name}
     return {
         "samples_per_s": num_samples / total_s,
         "rollout_tokens_per_s": sum(row["rollout/tokens"] for row in timed) / rollout_s,
-        "learner_tokens_per_s": sum(row["train/row_tokens"] for row in timed) / sum(r["train/update_s"] for r in timed),
+        "learner_tokens_per_s": sum(row["train/row_tokens"] for row in timed) / update_s,
+        "learner_computed_tokens_per_s": sum(row["train/computed_tokens"] for row in timed) / update_s,
         "weight_sync_s": mean([row["time/sync_s"] for row in timed]),
         "idle_share": {name.replace("/idle_share", ""): share for name, share in idle.items()},
         "s_per_step": total_s / len(timed),
@@ -198,6 +204,43 @@ def run_trl(args: argparse.Namespace, sizes: Sizes, model: Path, prompts: Path) 
         [str(TRL_PYTHON), str(HERE / "trl_step.py"), *arguments], stdout=subprocess.PIPE, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+STEP_PARTS = {"rollouts": BLUE, "update": ORANGE, "sync": YELLOW, "rest": GREEN}
+LEAST_LABELLED = 0.03
+"""Share of the longest step that a part must have to hold its figure."""
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Seconds of a mean step: ours by part, TRL's as a whole."""
+    names = {"text": "text model, ours", "trl": "text model, TRL", "lalm": "tiny LALM, ours"}
+    shown = [name for name in names if name in result]
+    ratio = f"; {result['ratio_vs_trl']:.1f} × TRL's samples/s" if "ratio_vs_trl" in result else ""
+    figure, [axes] = new_figure(f"Seconds of a GRPO step{ratio}", 8, 1.2 + 0.6 * len(shown))
+    longest = max(result[name]["s_per_step"] for name in shown)
+    for y, name in enumerate(shown):
+        left = 0.0
+        for seconds, colour in step_parts(result[name]):
+            axes.barh(y, seconds, left=left, color=colour, height=0.6)
+            if LEAST_LABELLED * longest < seconds < result[name]["s_per_step"]:
+                axes.text(left + seconds / 2, y, f"{seconds:.1f}", ha="center", va="center", color="white", fontsize=8)
+            left += seconds
+        axes.text(left, y, f"  {left:.1f} s, {result[name]['samples_per_s']:.3g} samples/s", va="center", fontsize=8)
+    axes.set_yticks(range(len(shown)), [names[name] for name in shown])
+    axes.invert_yaxis()
+    axes.margins(x=0.3)
+    without_values(axes)
+    for x, (part, colour) in enumerate(STEP_PARTS.items()):
+        axes.text(0.1 * x, 1.02, part, color=colour, fontsize=9, fontweight="bold", transform=axes.transAxes)
+    save(figure, path)
+
+
+def step_parts(side: Mapping[str, Any]) -> list[tuple[float, str]]:
+    """Seconds and colour of each of `STEP_PARTS`; of TRL only the whole step is known."""
+    if "update_s" not in side:
+        return [(side["s_per_step"], GREY)]
+    known = [side["rollout_wait_s"], side["update_s"], side["weight_sync_s"]]
+    return list(zip([*known, side["s_per_step"] - sum(known)], STEP_PARTS.values(), strict=True))
 
 
 if __name__ == "__main__":

@@ -9,48 +9,58 @@ MFU is the operations that the tokens need that a side really computes, by `mode
 GPU's peak. A packed side computes fewer of them, so compare `response_tokens_per_s` between ways, and MFU to see what
 is left to gain. The optimizer's step is left out: a 7B model's optimizer states fill a GPU by themselves.
 
-Needs torch, transformers and this package's trainer/, neither vLLM nor Ray. It has not run on a GPU yet; the aim
-there is an MFU of at least 0.45. `--tiny --device cpu` only shows that it runs. The last line of stdout is one JSON
-object.
+Needs torch, transformers and this package's trainer/, neither vLLM nor Ray; matplotlib for the plot. It has not run
+on a GPU yet; the aim there is an MFU of at least 0.45. `--tiny --device cpu` only shows that it runs. The last line of
+stdout is one JSON object.
 """
 
 import argparse
 import dataclasses
 import statistics
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from common import argument_parser, write_result
+from common import PeakMemory, argument_parser, timed, warn_if_busy, write_result
+from learner_pass import (
+    TOWER_HEAD_SIZE,
+    WINDOW_FRAMES,
+    ModelSizes,
+    micro_batch,
+    random_group,
+    random_qwen2_audio,
+)
 from model_flops import flops_of_pass, peak_tflops
+from plots import bars, new_figure, save
 
-from ssr1_rl.data.prompt import CONV_MARGIN_FRAMES, num_audio_tokens
 from ssr1_rl.trainer.attention.choice import choose_attention
-from ssr1_rl.trainer.batching import MicroBatch, Row, collate
-from ssr1_rl.trainer.families import make_model
+from ssr1_rl.trainer.batching import MicroBatch
 from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.policy import Policy
 
-MEL_BINS = 128
-GIB = 2**30
+TEXT_HEAD_SIZE = 128
+
+
+def size(default: int, help: str) -> Any:
+    """A field of `Sizes`, and the option of that name."""
+    return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """The model and the micro-batch. The defaults are Qwen2-Audio-7B, and groups on clips of 10 s."""
 
-    layers: int = 32
-    hidden_size: int = 4096
-    vocab_size: int = 156_032
-    tower_layers: int = 32
-    tower_size: int = 1280
-    groups: int = 4
-    group_size: int = 8
-    clip_frames: int = 1000
-    text_tokens: int = 60
-    response_tokens: int = 150
+    layers: int = size(32, "layers of the language model")
+    hidden_size: int = size(4096, "its width, a multiple of 128 (the size of its attention heads)")
+    vocab_size: int = size(156_032, "its output tokens")
+    tower_layers: int = size(32, "layers of the audio tower")
+    tower_size: int = size(1280, "the tower's width, a multiple of 64 (the size of its attention heads)")
+    groups: int = size(4, "groups (prompts, each with a clip of its own) of a micro-batch")
+    group_size: int = size(8, "responses to each prompt")
+    clip_frames: int = size(1000, "mel frames of each clip, 100 a second, at most 3000; a prompt token for each 4")
+    text_tokens: int = size(60, "tokens of each prompt besides its clip's")
+    response_tokens: int = size(150, "tokens of each response")
 
 
 TINY = Sizes(
@@ -69,16 +79,22 @@ TINY = Sizes(
 
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(default: %(default)s)")
     parser.add_argument(
-        "--attention", nargs="+", choices=("flash", "flex", "sdpa"), help="default: flash and flex; on a CPU sdpa"
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu with --tiny alone (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--attention",
+        nargs="+",
+        choices=("flash", "flex", "sdpa"),
+        help="what is compared (default: flash and flex; on a CPU sdpa)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="timed passes of each side (default: %(default)s)")
     parser.add_argument("--train-audio-tower", action="store_true", help="the tower's gradient too")
     parser.add_argument("--keep-activations", action="store_true", help="no gradient checkpointing")
-    parser.add_argument("--peak-tflops", type=float, help="the GPU's dense bfloat16 peak, if the table lacks it")
+    parser.add_argument("--peak-tflops", type=float, help="the GPU's dense bfloat16 peak, if model_flops.py lacks it")
     for field in dataclasses.fields(Sizes):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help=f"(default: {field.default})")
+        explained = f"{field.metadata['help']} (default: {field.default})"
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help=explained)
     args = parser.parse_args()
     if args.device == "cpu" and not args.tiny:
         parser.error("--device cpu measures nothing and is for --tiny alone")
@@ -87,17 +103,23 @@ def parse_args() -> argparse.Namespace:
     for name, value in vars(args).items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed" and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be greater than 0, got {value}")
+    for name, unit in (("hidden_size", TEXT_HEAD_SIZE), ("tower_size", TOWER_HEAD_SIZE)):
+        if (getattr(args, name) or 0) % unit:
+            parser.error(f"--{name.replace('_', '-')} must be a multiple of {unit}, got {getattr(args, name)}")
+    if (args.clip_frames or 0) > WINDOW_FRAMES:
+        parser.error(f"--clip-frames must be at most {WINDOW_FRAMES}, got {args.clip_frames}")
     return args
 
 
 def main() -> None:
     args = parse_args()
+    if not args.tiny:
+        warn_if_busy()
     torch.manual_seed(args.seed)
     given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Sizes)}
     sizes = dataclasses.replace(TINY if args.tiny else Sizes(), **{k: v for k, v in given.items() if v is not None})
-    device = torch.device(args.device)
-    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     on_gpu = args.device == "cuda"
+    dtype = torch.bfloat16 if on_gpu else torch.float32
     gpu_name = torch.cuda.get_device_name() if on_gpu else ""
     result: dict[str, Any] = {
         "device": gpu_name or "cpu",
@@ -108,146 +130,117 @@ def main() -> None:
         "gradient_checkpointing": not args.keep_activations,
         "peak_tflops": args.peak_tflops or peak_tflops(gpu_name),
     }
-    model = build_model(sizes, device, dtype)
+    model = build_model(sizes, args.device, dtype)
     if not args.keep_activations:
         checkpoint_layers(model)
     result["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    write_result("gpu_learner", result | measure(args, sizes, model, result["peak_tflops"]), args.results)
+    result |= measure(args, make_sides(args, sizes, model, result["dtype"]), model, result["peak_tflops"])
+    write_result("gpu_learner", result, args.results, plot)
 
 
-def build_model(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Any:
-    """A Qwen2-Audio of random weights, made on the device, in the proportions of the 7B model."""
-    from transformers import Qwen2AudioConfig
-
-    heads = sizes.hidden_size // 128
-    config = Qwen2AudioConfig(
-        text_config={
-            "model_type": "qwen2",
-            "hidden_size": sizes.hidden_size,
-            "intermediate_size": sizes.hidden_size * 11008 // 4096,
-            "num_hidden_layers": sizes.layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "vocab_size": sizes.vocab_size,
-            "tie_word_embeddings": False,
-        },
-        audio_config={
-            "num_mel_bins": MEL_BINS,
-            "d_model": sizes.tower_size,
-            "encoder_layers": sizes.tower_layers,
-            "encoder_attention_heads": sizes.tower_size // 64,
-            "encoder_ffn_dim": 4 * sizes.tower_size,
-        },
-        audio_token_index=sizes.vocab_size - 1,
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-    )
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with device:
-            return make_model(config)
-    finally:
-        torch.set_default_dtype(usual)
+def build_model(sizes: Sizes, device: str, dtype: torch.dtype) -> Any:
+    """A Qwen2-Audio in the proportions of the 7B model."""
+    intermediate, heads = sizes.hidden_size * 11008 // 4096, sizes.hidden_size // TEXT_HEAD_SIZE
+    text = (sizes.layers, sizes.hidden_size, intermediate, TEXT_HEAD_SIZE, heads, sizes.vocab_size)
+    return random_qwen2_audio(ModelSizes(*text, sizes.tower_layers, sizes.tower_size), device, dtype)
 
 
-def make_batch(sizes: Sizes, packed: bool) -> MicroBatch:
-    """The groups as one micro-batch; unless `packed`, every response has a prompt and a clip of its own."""
-    placeholder = sizes.vocab_size - 1
-    generator = torch.Generator().manual_seed(0)
-
-    def tokens(number: int) -> tuple[int, ...]:
-        return tuple(torch.randint(placeholder, (number,), generator=generator).tolist())
-
-    rows = []
-    for group in range(sizes.groups):
-        prompt = (*tokens(sizes.text_tokens), *[placeholder] * num_audio_tokens(sizes.clip_frames))
-        for index in range(sizes.group_size):
-            response, clip = tokens(sizes.response_tokens), group if packed else (group, index)
-            # An equal tuple, but not the same one, is a prompt of its own.
-            own = prompt if packed else (*prompt,)
-            rows.append(Row(own, (clip,), response, (0.0,) * len(response), 1.0, True))
-    mel = torch.randn(MEL_BINS, sizes.clip_frames + CONV_MARGIN_FRAMES, generator=generator)
-    return collate(rows, placeholder, lambda clip: (clip, mel, sizes.clip_frames), MEL_BINS)
+def make_batches(sizes: Sizes) -> dict[str, MicroBatch]:
+    """The same groups as one micro-batch, both ways."""
+    of_a_group = (sizes.text_tokens, sizes.clip_frames, sizes.group_size, sizes.response_tokens)
+    groups = [random_group(sizes.vocab_size, *of_a_group) for _ in range(sizes.groups)]
+    return {way: micro_batch(groups, sizes.vocab_size - 1, way == "packed") for way in ("packed", "repeated")}
 
 
-def measure(args: argparse.Namespace, sizes: Sizes, model: Any, peak: float | None) -> dict[str, Any]:
-    """Lets all sides take turns; figures by side, and how much faster packed is for each attention."""
-    backends = args.attention or (["flash", "flex"] if args.device == "cuda" else ["sdpa"])
-    dtype = "bfloat16" if args.device == "cuda" else "float32"
-    device = torch.device(args.device)
-    batches = {way: make_batch(sizes, way == "packed").to(device) for way in ("packed", "repeated")}
-    sides: dict[str, dict[str, Any]] = {}
-    for backend in backends:
+@dataclasses.dataclass
+class Side:
+    """One way by one attention, and what it took so far."""
+
+    policy: Policy
+    batch: MicroBatch
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    memory_gib: float = 0.0
+
+    def run_pass(self) -> None:
+        """Log-probs of all responses and the gradient of their mean."""
+        self.policy.zero_grad(set_to_none=True)
+        logprobs_T, _ = self.policy(self.batch)
+        logprobs_T.mean().backward()
+
+
+def make_sides(args: argparse.Namespace, sizes: Sizes, model: Any, dtype: str) -> dict[str, Side]:
+    """Every way and attention that can run here, by name."""
+    sides = {}
+    batches = make_batches(sizes)
+    for attention in args.attention or (["flash", "flex"] if args.device == "cuda" else ["sdpa"]):
         try:
-            choose_attention(backend, args.device, dtype)
+            choose_attention(attention, args.device, dtype)
         except ValueError as error:
             print(f"left out: {error}", flush=True)
             continue
         for way, batch in batches.items():
-            policy = Policy(model, 1.0, args.train_audio_tower, backend)
-            sides[f"{way}_{backend}"] = {"policy": policy, "batch": batch, "seconds": [], "memory_gib": 0.0}
+            policy = Policy(model, 1.0, args.train_audio_tower, attention)
+            sides[f"{way}_{attention}"] = Side(policy, batch.to(torch.device(args.device)))
+    return sides
+
+
+def measure(args: argparse.Namespace, sides: dict[str, Side], model: Any, peak: float | None) -> dict[str, Any]:
+    """Lets all sides take turns; figures by side, and how much faster packed is for each attention."""
     for number in range(args.rounds + 1):
         for name, side in list(sides.items()):
+            memory = PeakMemory(args.device)
             try:
-                with measured(args.device) as figures:
-                    run_pass(side["policy"], side["batch"])
+                seconds = timed(args.device, side.run_pass)
             except torch.OutOfMemoryError:
                 print(f"left out: {name} does not fit into memory", flush=True)
                 del sides[name]
                 continue
             # The first round compiles kernels and fills the allocator.
             if number:
-                side["seconds"].append(figures["seconds"])
-                side["memory_gib"] = max(side["memory_gib"], figures["memory_gib"])
-                print(f"round {number}, {name}: {figures['seconds']:.3f} s", flush=True)
+                side.seconds.append(seconds)
+                side.memory_gib = max(side.memory_gib, memory.total_mib() / 1024)
+                print(f"round {number}, {name}: {seconds:.3f} s", flush=True)
     if not sides:
         raise SystemExit("no side could run; choose smaller sizes or another --attention")
     found = {name: figures_of(model, side, args.train_audio_tower, peak) for name, side in sides.items()}
+    attentions = [name.removeprefix("packed_") for name in found if name.startswith("packed_")]
     speedups = {
-        backend: found[f"repeated_{backend}"]["seconds"] / found[f"packed_{backend}"]["seconds"]
-        for backend in backends
-        if {f"packed_{backend}", f"repeated_{backend}"} <= found.keys()
+        attention: found[f"repeated_{attention}"]["seconds"] / found[f"packed_{attention}"]["seconds"]
+        for attention in attentions
+        if f"repeated_{attention}" in found
     }
     return {"sides": found, "packed_speedup": speedups}
 
 
-def run_pass(policy: Policy, batch: MicroBatch) -> None:
-    """Log-probs of all responses and the gradient of their mean."""
-    policy.zero_grad(set_to_none=True)
-    logprobs_T, _ = policy(batch)
-    logprobs_T.mean().backward()
-
-
-@contextmanager
-def measured(device: str) -> Iterator[dict[str, float]]:
-    """Seconds and peak GPU memory of what runs inside, work queued on the GPU included."""
-    figures: dict[str, float] = {"memory_gib": 0.0}
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    yield figures
-    if device == "cuda":
-        torch.cuda.synchronize()
-        figures["memory_gib"] = torch.cuda.max_memory_allocated() / GIB
-    figures["seconds"] = time.perf_counter() - started
-
-
-def figures_of(model: Any, side: dict[str, Any], train_audio_tower: bool, peak: float | None) -> dict[str, Any]:
+def figures_of(model: Any, side: Side, train_audio_tower: bool, peak: float | None) -> dict[str, Any]:
     """What is kept of one side."""
-    batch: MicroBatch = side["batch"]
-    seconds = statistics.median(side["seconds"])
-    flops = flops_of_pass(model, batch, train_audio_tower)
+    seconds = statistics.median(side.seconds)
+    flops = flops_of_pass(model, side.batch, train_audio_tower)
     return {
         "seconds": seconds,
-        "computed_tokens": batch.num_computed_tokens,
-        "computed_tokens_per_s": batch.num_computed_tokens / seconds,
-        "response_tokens_per_s": len(batch.targets_T) / seconds,
+        "computed_tokens": side.batch.num_computed_tokens,
+        "computed_tokens_per_s": side.batch.num_computed_tokens / seconds,
+        "response_tokens_per_s": len(side.batch.targets_T) / seconds,
         "tflops_needed": flops / 1e12,
         "mfu": flops / seconds / (peak * 1e12) if peak else None,
-        "peak_memory_gib": side["memory_gib"],
+        "peak_memory_gib": side.memory_gib,
     }
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Tokens/s of every side, and MFU where the GPU's peak is known."""
+    names = [name.replace("_", ", ") for name in result["sides"]]
+    sides = list(result["sides"].values())
+    with_mfu = result["peak_tflops"] is not None
+    size = f"{result['parameters'] / 1e9:.2g} B parameters"
+    title = f"The learner's forward and backward pass, {size}, {result['device']}"
+    figure, panels = new_figure(title, 9 if with_mfu else 6, 1 + 0.5 * len(sides), 1 + with_mfu)
+    tokens = [side["response_tokens_per_s"] for side in sides]
+    bars(panels[0], "response tokens/s", names, tokens, [f"{value:,.0f}" for value in tokens])
+    if with_mfu:
+        mfu = [side["mfu"] for side in sides]
+        bars(panels[1], "model FLOPs utilisation", names, mfu, [f"{value:.1%}" for value in mfu])
+    save(figure, path)
 
 
 if __name__ == "__main__":

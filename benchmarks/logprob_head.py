@@ -12,11 +12,13 @@ import json
 import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from common import PeakMemory, argument_parser, write_result
+from common import PeakMemory, argument_parser, timed, warn_if_busy, write_result
+from plots import OURS, PEER, new_figure, save
 from torch import Tensor
 from torch.nn.functional import linear
 
@@ -28,15 +30,21 @@ def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="output tokens (default: %(default)s)")
     parser.add_argument("--hidden-size", type=int, default=512, help="of the model (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024], help="(default: 512 1024)")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024], help="of a pass (default: 512 1024)")
     parser.add_argument("--repeats", type=int, default=3, help="timed passes of each (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="(default: %(default)s)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both (default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of the head's weight and input (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=2, help="compute threads on a CPU (default: %(default)s)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # what the processes of each side are told
     args = parser.parse_args()
     if args.tiny:
-        args.vocabulary, args.hidden_size, args.tokens, args.repeats = 1000, 16, [32, 64], 1
+        args.vocabulary, args.hidden_size, args.repeats = 1000, 16, 1
+        args.tokens = args.tokens if args.way else [32, 64]
     for name in ("vocabulary", "hidden_size", "repeats", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
@@ -50,6 +58,8 @@ def main() -> None:
     if args.way:
         print(json.dumps(measure(args, args.tokens[0])))
         return
+    if not args.tiny:
+        warn_if_busy()
     cases = []
     for num_tokens in args.tokens:
         case: dict[str, Any] = {"tokens": num_tokens, **{way: in_own_process(way, num_tokens) for way in WAYS}}
@@ -63,7 +73,7 @@ def main() -> None:
     settings = ("vocabulary", "hidden_size", "repeats", "device", "dtype", "threads")
     largest = {name: cases[-1][name] for name in ("memory_ratio", "speedup")}
     result = {**largest, "cases": cases, **{name: getattr(args, name) for name in settings}}
-    write_result("logprob_head", result, args.results)
+    write_result("logprob_head", result, args.results, plot)
 
 
 def in_own_process(way: str, num_tokens: int) -> dict[str, float]:
@@ -89,20 +99,14 @@ def measure(args: argparse.Namespace, num_tokens: int) -> dict[str, float]:
         way = plain_logprobs if args.way == "plain" else token_logprobs
         logprobs, _ = way(hidden[:num], weight, None, targets[:num], 1.0)
         (logprobs * advantages[:num]).sum().backward()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
 
     # Libraries load, threads start and the gradients get their memory outside of what is measured.
     forward_and_backward(1)
     peak = PeakMemory(args.device)
-    seconds = []
-    for _ in range(args.repeats):
-        started = time.perf_counter()
-        forward_and_backward(num_tokens)
-        seconds.append(time.perf_counter() - started)
+    seconds = [timed(args.device, lambda: forward_and_backward(num_tokens)) for _ in range(args.repeats)]
     assert hidden.grad is not None, "the pass gave a gradient"
     return {
-        "peak_mib": peak.mib(),
+        "peak_mib": peak.added_mib(),
         "median_s": statistics.median(seconds),
         "checksum": float(hidden.grad.double().norm()),
     }
@@ -118,6 +122,32 @@ def plain_logprobs(
     with torch.no_grad():
         entropy_T = log_normalizer_T - (torch.softmax(logits_TV, dim=-1) * logits_TV).sum(-1)
     return logprobs_T, entropy_T
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Peak memory and time by the number of tokens, both ways."""
+    tokens = [case["tokens"] for case in result["cases"]]
+    figure, panels = new_figure(
+        f"The log-prob head at a vocabulary of {result['vocabulary']:,}, by tokens of a pass", 8, 3, num_panels=2
+    )
+    for axes, name, title, text in (
+        (panels[0], "peak_mib", "peak memory, MiB", "{:,.0f}"),
+        (panels[1], "median_s", "forward and backward, s", "{:.2g}"),
+    ):
+        # The larger side's labels go above its line.
+        for way, colour, above in (("plain", PEER, True), ("chunked", OURS, False)):
+            values = [case[way][name] for case in result["cases"]]
+            axes.plot(tokens, values, marker="o", color=colour)
+            style = {"va": "bottom" if above else "top", "fontsize": 8, "color": colour}
+            for x, value in zip(tokens, values, strict=True):
+                label = f" {text.format(value)} {way}" if x == tokens[-1] else text.format(value)
+                place = {"xytext": (0, 6 if above else -6), "textcoords": "offset points"}
+                axes.annotate(label, (x, value), **place, ha="left" if x == tokens[-1] else "center", **style)
+        axes.margins(x=0.35, y=0.2)
+        axes.set_ylim(bottom=0)
+        axes.set_xticks(tokens)
+        axes.set_title(title, fontsize=9, loc="left")
+    save(figure, path)
 
 
 if __name__ == "__main__":

@@ -14,29 +14,42 @@ The last line of stdout is one JSON object.
 
 import argparse
 import dataclasses
-import functools
 import itertools
 import multiprocessing
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from common import PeakMemory, argument_parser, write_result
+from common import PeakMemory, argument_parser, timed, warn_if_busy, write_result
+from learner_pass import WINDOW_FRAMES, Group, ModelSizes, micro_batch, random_group, random_qwen2_audio
 from model_flops import flops_of_pass
+from plots import ORANGE, OURS, new_figure, save
 from torch import Tensor
 
-AUDIO_TOKEN = 3
-MEL_FRAMES = {60: 0, 310: 1000, 800: 3000}
+CLIP_FRAMES = {60: 0, 310: 1000, 800: 3000}
 """Prompt tokens -> mel frames of the clip in it: none, 10 s (250 tokens of the prompt) and 30 s (750)."""
-SIZES = {
-    # The model of 13.8 M parameters.
-    "small": {"tower": 256, "tower_layers": 4, "hidden": 384, "intermediate": 1024, "layers": 6, "vocabulary": 512},
-    "tiny": {"tower": 64, "tower_layers": 1, "hidden": 128, "intermediate": 128, "layers": 1, "vocabulary": 64},
-}
-HEAD_SIZE = 64
-"""Of both; the language model has two key-value heads."""
+# The model of 13.8 M parameters.
+SMALL = ModelSizes(
+    layers=6,
+    hidden_size=384,
+    intermediate_size=1024,
+    head_size=64,
+    key_value_heads=2,
+    vocab_size=512,
+    tower_layers=4,
+    tower_size=256,
+)
+TINY = ModelSizes(
+    layers=1,
+    hidden_size=128,
+    intermediate_size=128,
+    head_size=64,
+    key_value_heads=2,
+    vocab_size=64,
+    tower_layers=1,
+    tower_size=64,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +70,14 @@ def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     parser.add_argument("--grid", action="store_true", help="every combination of the three lists below")
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[4, 8, 16, 32], help="(default: 4 8 16 32)")
-    parser.add_argument("--prompts", type=int, nargs="+", default=[60, 310, 800], choices=MEL_FRAMES, help="tokens")
+    parser.add_argument(
+        "--prompts", type=int, nargs="+", default=[60, 310, 800], choices=CLIP_FRAMES, help="tokens (default: all)"
+    )
     parser.add_argument("--responses", type=int, nargs="+", default=[50, 150, 400], help="tokens (default: 50 150 400)")
     parser.add_argument(
         "--rounds", type=int, default=6, help="timed passes of each side, in the headline case (default: %(default)s)"
     )
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="(default: %(default)s)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="compute threads on a CPU (default: %(default)s)")
     args = parser.parse_args()
     for name in ("rounds", "threads"):
@@ -75,6 +90,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if not args.tiny:
+        warn_if_busy()
     headline = [Case(*((2, 310, 5) if args.tiny else HEADLINE), tower) for tower in (True, False)]
     others = [] if args.tiny else OTHERS
     if args.grid:
@@ -95,8 +112,7 @@ def main() -> None:
         "threads": args.threads,
         "device": args.device,
     }
-    plot(results, args.results / "prefix_packing.png")
-    write_result("prefix_packing", result, args.results)
+    write_result("prefix_packing", result, args.results, plot)
 
 
 def compare(case: Case, rounds: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -165,16 +181,25 @@ def serve(connection: Any, way: str, case: Case, args: argparse.Namespace) -> No
     """What a `Side` runs: answers until the other end hangs up."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    model = make_model(size_name(args)).to(args.device)
+    sizes = TINY if args.tiny else SMALL
+    model = random_qwen2_audio(sizes, args.device)
     model.model.audio_tower.requires_grad_(case.train_tower)
     model.model.audio_tower.embed_positions.requires_grad_(False)
-    group = make_group(case, model.config.text_config.vocab_size, args.device)
-    logprobs_of = {"repeated": repeated_way, "packed": packed_way}[way](model, group)
+    frames = CLIP_FRAMES[case.prompt_tokens]
+    of_text = case.prompt_tokens - frames // 4
+    group = random_group(sizes.vocab_size, of_text, frames, case.group_size, case.response_tokens)
+    advantages = torch.randn(case.group_size, 1, device=args.device)
+    logprobs_of = {"repeated": repeated_way, "packed": packed_way}[way](model, group, args.device)
+
+    def forward_and_backward() -> None:
+        model.zero_grad()
+        (-(advantages * logprobs_of()).mean()).backward()
+
     peak = PeakMemory(args.device)
     answers: dict[str, Callable[[], Any]] = {
-        "pass": functools.partial(timed_pass, model, logprobs_of, group.advantages),
+        "pass": lambda: timed(args.device, forward_and_backward),
         "gradient": lambda: {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None},
-        "peak_mib": peak.mib,
+        "peak_mib": peak.added_mib,
         "operations": lambda: num_operations(model, group, way),
     }
     for question in iter_questions(connection):
@@ -189,110 +214,42 @@ def iter_questions(connection: Any) -> Iterator[str]:
             return
 
 
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """A prompt [P], its mel frames [128, 3000] and how many are sound, responses [G, R], advantages [G]."""
-
-    prompt: Tensor
-    mel: Tensor
-    num_frames: int
-    responses: Tensor
-    advantages: Tensor
-
-
-def make_model(size: str) -> Any:
-    from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
-
-    sizes = SIZES[size]
-    settings: dict[str, Any] = {
-        "audio_config": {
-            "num_mel_bins": 128,
-            "d_model": sizes["tower"],
-            "encoder_layers": sizes["tower_layers"],
-            "encoder_attention_heads": sizes["tower"] // HEAD_SIZE,
-            "encoder_ffn_dim": 4 * sizes["tower"],
-            "max_source_positions": 1500,
-        },
-        "text_config": {
-            "model_type": "qwen2",
-            "hidden_size": sizes["hidden"],
-            "intermediate_size": sizes["intermediate"],
-            "num_hidden_layers": sizes["layers"],
-            "num_attention_heads": sizes["hidden"] // HEAD_SIZE,
-            "num_key_value_heads": 2,
-            "vocab_size": sizes["vocabulary"],
-            "max_position_embeddings": 4096,
-            "tie_word_embeddings": False,
-        },
-        "audio_token_index": AUDIO_TOKEN,
-    }
-    return Qwen2AudioForConditionalGeneration(Qwen2AudioConfig(**settings)).eval()
-
-
-def make_group(case: Case, vocabulary: int, device: str) -> Group:
-    num_frames = MEL_FRAMES[case.prompt_tokens]
-    num_audio = num_frames // 4
-    text = torch.randint(10, vocabulary, (case.prompt_tokens - num_audio,))
-    prompt = torch.cat([text[:10], torch.full((num_audio,), AUDIO_TOKEN), text[10:]])
-    responses = torch.randint(10, vocabulary, (case.group_size, case.response_tokens))
-    tensors = (prompt, torch.randn(128, 3000), responses, torch.randn(case.group_size))
-    prompt, mel, responses, advantages = (tensor.to(device) for tensor in tensors)
-    return Group(prompt, mel, num_frames, responses, advantages)
-
-
-def repeated_way(model: Any, group: Group) -> Callable[[], Tensor]:
+def repeated_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
     """transformers' own forward over G whole rows."""
     num_rows, prompt_length = len(group.responses), len(group.prompt)
-    ids = torch.cat([group.prompt.expand(num_rows, -1), group.responses], dim=1)
+    responses = group.responses.to(device)
+    ids = torch.cat([group.prompt.to(device).expand(num_rows, -1), responses], dim=1)
     audio = {}
     if group.num_frames:
-        is_sound = (torch.arange(3000, device=ids.device) < group.num_frames).long()
+        is_sound = (torch.arange(WINDOW_FRAMES, device=device) < group.num_frames).long()
         audio = {
-            "input_features": group.mel.expand(num_rows, -1, -1),
+            "input_features": group.mel.to(device).expand(num_rows, -1, -1),
             "feature_attention_mask": is_sound.expand(num_rows, -1),
         }
 
     def logprobs() -> Tensor:
         hidden = model.model(input_ids=ids, attention_mask=torch.ones_like(ids), **audio, use_cache=False)[0]
         logits = model.lm_head(hidden[:, prompt_length - 1 : -1]).float()
-        return torch.log_softmax(logits, -1).gather(-1, group.responses[..., None])[..., 0]
+        return torch.log_softmax(logits, -1).gather(-1, responses[..., None])[..., 0]
 
     return logprobs
 
 
-def packed_way(model: Any, group: Group) -> Callable[[], Tensor]:
+def packed_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
     """The project's own: one packed row."""
     from ssr1_rl.trainer.policy import Policy
 
     policy = Policy(model, 1.0, trains_tower(model))
-    batch = micro_batch(group, "packed").to(group.mel.device)
+    batch = micro_batch([group], model.config.audio_token_index, packed=True).to(torch.device(device))
     return lambda: policy(batch)[0].view(group.responses.shape)
-
-
-def micro_batch(group: Group, way: str) -> Any:
-    """The group as the learner packs it, or with a prompt and a clip of its own for every response."""
-    from ssr1_rl.data.prompt import CONV_MARGIN_FRAMES
-    from ssr1_rl.trainer.batching import Row, collate
-
-    def mel_of(clip: Any) -> tuple[Any, Tensor, int]:
-        return clip, mel, group.num_frames
-
-    mel = group.mel[:, : group.num_frames + CONV_MARGIN_FRAMES].cpu()
-    shared = tuple(group.prompt.tolist())
-    rows = []
-    for index, response in enumerate(map(tuple, group.responses.tolist())):
-        prompt, clip = (shared, "clip") if way == "packed" else ((*shared,), index)
-        clips = (clip,) if group.num_frames else ()
-        rows.append(Row(prompt, clips, response, (0.0,) * len(response), 1.0, True))
-    return collate(rows, AUDIO_TOKEN, mel_of, len(mel))
 
 
 def num_operations(model: Any, group: Group, way: str) -> float:
     """Of a pass, multiplications and additions; see `model_flops`."""
-    batch = micro_batch(group, way)
+    batch = micro_batch([group], model.config.audio_token_index, packed=way == "packed")
     if way == "repeated":
         # Its tower sees the padding, too.
-        batch = dataclasses.replace(batch, num_mel_frames=(3000,) * len(batch.num_mel_frames))
+        batch = dataclasses.replace(batch, num_mel_frames=(WINDOW_FRAMES,) * len(batch.num_mel_frames))
     return flops_of_pass(model, batch, trains_tower(model))
 
 
@@ -300,44 +257,66 @@ def trains_tower(model: Any) -> bool:
     return model.model.audio_tower.conv1.weight.requires_grad
 
 
-def timed_pass(model: Any, logprobs_of: Callable[[], Tensor], advantages: Tensor) -> float:
-    """Seconds of one forward and backward pass."""
-    model.zero_grad()
-    started = time.perf_counter()
-    logprobs = logprobs_of()
-    (-(advantages[:, None] * logprobs).mean()).backward()
-    if advantages.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+MOST_BARS = 8
 
 
-def size_name(args: argparse.Namespace) -> str:
-    return "tiny" if args.tiny else "small"
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Measured speed-ups, and what the operations allow: a bar each, of a whole grid a heat map."""
+    draw = plot_bars if len(result["cases"]) <= MOST_BARS else plot_grid
+    draw(result["cases"], path)
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Measured speed-ups, and what the operations allow."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    labels = [
-        f"G {r['group_size']}\nprompt {r['prompt_tokens']}\nresponse {r['response_tokens']}\n"
-        f"tower {'trained' if r['train_tower'] else 'frozen'}"
-        for r in results
+def plot_bars(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
+    names = [
+        f"G {case['group_size']}\nprompt {case['prompt_tokens']}\nresponse {case['response_tokens']}\n"
+        f"tower {'trained' if case['train_tower'] else 'frozen'}"
+        for case in cases
     ]
-    figure, axes = pyplot.subplots(figsize=(2 + 1.1 * len(results), 4.5))
-    bars = axes.bar(labels, [r["speedup"] for r in results], color="#4477aa", label="measured")
-    axes.bar_label(bars, fmt="%.1f×", label_type="center", color="white")
-    allowed = [r["speedup_allowed"] for r in results]
-    axes.scatter(labels, allowed, marker="_", s=600, color="#cc3311", label="allowed by operations")
-    axes.set_ylabel("times the repeated way")
-    axes.set_title("A group's forward and backward pass, packed against repeated", fontsize=10, loc="left")
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.08), ncols=2)
-    axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    title = "A group's forward and backward pass: times as fast packed as repeated; in orange what the operations allow"
+    figure, [axes] = new_figure(title, max(7.0, 1 + 1.2 * len(cases)), 4)
+    drawn = axes.bar(range(len(cases)), [case["speedup"] for case in cases], color=OURS, width=0.7)
+    axes.bar_label(drawn, fmt="%.1f×", label_type="center", color="white", fontsize=9)
+    for x, case in enumerate(cases):
+        allowed = case["speedup_allowed"]
+        axes.hlines(allowed, x - 0.42, x + 0.42, color=ORANGE, linewidth=2)
+        above = max(allowed, case["speedup"])
+        axes.annotate(
+            f"{allowed:.1f}×", (x, above), (0, 3), textcoords="offset points", ha="center", color=ORANGE, fontsize=9
+        )
+    axes.set_xticks(range(len(cases)), names)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    save(figure, path)
+
+
+def plot_grid(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A panel for each prompt length: speed-up over group size and response length, with a frozen tower."""
+    frozen = {
+        (case["prompt_tokens"], case["group_size"], case["response_tokens"]): case
+        for case in cases
+        if not case["train_tower"]
+    }
+    prompts, groups, responses = (sorted(set(values)) for values in zip(*frozen, strict=True))
+    title = "A group's forward and backward pass, frozen tower: times as fast packed as repeated (operations allow)"
+    width, height = 1.5 + 0.8 * len(responses) * len(prompts), 1.4 + 0.5 * len(groups)
+    figure, panels = new_figure(title, width, height, len(prompts))
+    highest = max(case["speedup"] for case in frozen.values())
+    for axes, prompt in zip(panels, prompts, strict=True):
+        table = [[frozen.get((prompt, group, response)) for response in responses] for group in groups]
+        speedups = [[case["speedup"] if case else float("nan") for case in row] for row in table]
+        # From light to dark, so that it reads in grey as well.
+        axes.imshow(speedups, cmap="Blues", vmin=0, vmax=1.1 * highest, aspect="auto")
+        for y, x in itertools.product(range(len(groups)), range(len(responses))):
+            if case := table[y][x]:
+                text = f"{case['speedup']:.1f}×\n({case['speedup_allowed']:.1f}×)"
+                colour = "white" if case["speedup"] > 0.6 * highest else "black"
+                axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8)
+        axes.set_title(f"prompt of {prompt} tokens", fontsize=9, loc="left")
+        axes.set_xticks(range(len(responses)), responses)
+        axes.set_yticks(range(len(groups)), [f"G {group}" for group in groups])
+        axes.set_xlabel("response tokens", fontsize=8)
+        axes.spines[:].set_visible(False)
+    save(figure, path)
 
 
 if __name__ == "__main__":

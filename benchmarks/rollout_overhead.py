@@ -16,11 +16,12 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from common import argument_parser, write_result
+from common import argument_parser, warn_if_busy, write_result
+from plots import OURS, PEER, new_figure, save
 
 TokenIds = tuple[int, ...]
 
@@ -53,6 +54,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    if not args.tiny:
+        warn_if_busy()
     sizes = TINY if args.tiny else SMALL
     # Before vLLM is imported here: the bare engine gets what rollout workers set for theirs.
     os.environ |= {
@@ -69,7 +72,7 @@ def main() -> None:
         num_prompts = (args.rounds + 1) * sizes.num_prompts
         task = make_text_task(Path(folder), sizes.model, num_prompts, sizes.prompt_tokens, args.seed)
         result = measure(args, sizes, task)
-    write_result("rollout_overhead", result, args.results)
+    write_result("rollout_overhead", result, args.results, plot)
 
 
 def measure(args: argparse.Namespace, sizes: Sizes, task: Any) -> dict[str, Any]:
@@ -181,6 +184,23 @@ class Pool:
         ray.get(self._worker.shutdown.remote())
         ray.shutdown()
         self._loop.close()
+
+
+def plot(result: Mapping[str, Any], path: Path) -> None:
+    """Tokens/s of every round, and each side's median."""
+    title = f"Rollouts through the pool: {result['ratio_vs_bare']:.2f} × the tokens/s of bare vllm.LLM.generate"
+    figure, [axes] = new_figure(title, 6.5, 2)
+    for y, (side, name, colour) in enumerate((("pool", "pool", OURS), ("bare", "bare vLLM", PEER))):
+        by_round, median = result[f"{side}_tokens_per_s_by_round"], result[f"{side}_tokens_per_s"]
+        axes.scatter(by_round, [y] * len(by_round), s=30, color=colour, alpha=0.6)
+        axes.vlines(median, y - 0.3, y + 0.3, color=colour, linewidth=2)
+        axes.annotate(f"{name}: median {median:,.0f}", (median, y - 0.35), ha="center", va="bottom", fontsize=9)
+    axes.set_ylim(1.5, -0.9)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(0, 1.2 * max(result["pool_tokens_per_s"], result["bare_tokens_per_s"]))
+    axes.set_xlabel("tokens/s; a dot for each round", fontsize=8)
+    save(figure, path)
 
 
 if __name__ == "__main__":

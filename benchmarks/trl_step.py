@@ -7,6 +7,8 @@ line of stdout is one JSON object; only steps after the warm-up are counted.
 """
 
 import argparse
+import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="steps that are timed (default 5)")
     parser.add_argument("--warmup-steps", type=int, default=1, help="steps before them that are not (default 1)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of TRL's trainer (default 0)")
     args = parser.parse_args()
     for name in ("num_questions", "max_new_tokens", "steps", "threads"):
         if getattr(args, name) < 1:
@@ -53,87 +56,93 @@ def share_of_a(completions: list[str], **_: object) -> list[float]:
 def main() -> None:
     args = parse_args()
     rows = read_prompts(args.prompts, at_least=args.num_questions)
-
     # Both before the first import of torch and transformers.
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
+    print(json.dumps(figures(args, train(args, rows)) | {"versions": versions()}), flush=True)
 
+
+def train(args: argparse.Namespace, rows: list[dict[str, str]]) -> list[float]:
+    """Trains; the clock at the start and at the end of every step."""
     import datasets
     import torch
     import transformers
     import trl
 
     torch.set_num_threads(args.threads)
+    clock_s: list[float] = []
 
     class StepTimes(transformers.TrainerCallback):
-        def __init__(self) -> None:
-            self.ends_s: list[float] = []
-
         def on_train_begin(self, *_: object, **__: object) -> None:
-            self.ends_s.append(time.perf_counter())
+            clock_s.append(time.perf_counter())
 
         def on_step_end(self, *_: object, **__: object) -> None:
-            self.ends_s.append(time.perf_counter())
+            clock_s.append(time.perf_counter())
 
-    times = StepTimes()
     with tempfile.TemporaryDirectory() as output_dir:
-        config = trl.GRPOConfig(
-            output_dir=output_dir,
-            per_device_train_batch_size=args.num_questions * args.group_size,
-            num_generations=args.group_size,
-            max_completion_length=args.max_new_tokens,
-            generation_kwargs={"min_new_tokens": args.max_new_tokens},
-            max_steps=args.warmup_steps + args.steps,
-            learning_rate=1e-6,
-            beta=0.0,
-            temperature=1.0,
-            use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            report_to=[],
-            logging_steps=1,
-            disable_tqdm=True,
-            seed=args.seed,
-        )
         trainer = trl.GRPOTrainer(
             model=transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32),
             processing_class=transformers.AutoTokenizer.from_pretrained(args.model),
             reward_funcs=share_of_a,
-            args=config,
+            args=trl.GRPOConfig(output_dir=output_dir, **settings(args)),
             train_dataset=datasets.Dataset.from_list(rows),
-            callbacks=[times],
+            callbacks=[StepTimes()],
         )
         trainer.train()
+    check_lengths(trainer.state.log_history, args.max_new_tokens)
+    return clock_s
 
-    lengths = {
-        log[key]
-        for log in trainer.state.log_history
-        for key in ("completions/min_length", "completions/max_length")
-        if key in log
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """TRL's settings."""
+    return {
+        "per_device_train_batch_size": args.num_questions * args.group_size,
+        "num_generations": args.group_size,
+        "max_completion_length": args.max_new_tokens,
+        "generation_kwargs": {"min_new_tokens": args.max_new_tokens},
+        "max_steps": args.warmup_steps + args.steps,
+        "learning_rate": 1e-6,
+        "beta": 0.0,
+        "temperature": 1.0,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": [],
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "seed": args.seed,
     }
-    assert lengths == {args.max_new_tokens}, f"responses of {lengths} tokens, not {args.max_new_tokens}: unequal work"
-    assert len(times.ends_s) == 1 + args.warmup_steps + args.steps, "the trainer did another number of steps"
 
-    s_per_step = (times.ends_s[-1] - times.ends_s[args.warmup_steps]) / args.steps
-    result = {
+
+def check_lengths(logs: list[dict[str, float]], expected: int) -> None:
+    """Stops unless every response had `expected` tokens."""
+    names = ("completions/min_length", "completions/max_length")
+    lengths = {log[name] for log in logs for name in names if name in log}
+    assert lengths == {expected}, f"responses of {lengths} tokens, not {expected}: unequal work"
+
+
+def figures(args: argparse.Namespace, clock_s: list[float]) -> dict[str, Any]:
+    """Those of the steps after the warm-up, and the sizes."""
+    assert len(clock_s) == 1 + args.warmup_steps + args.steps, "the trainer did another number of steps"
+    s_per_step = (clock_s[-1] - clock_s[args.warmup_steps]) / args.steps
+    return {
         "samples_per_s": args.num_questions * args.group_size / s_per_step,
         "s_per_step": s_per_step,
         "steps": args.steps,
-        "step_times_s": [end - start for start, end in zip(times.ends_s, times.ends_s[1:], strict=False)],
+        "step_times_s": [end - start for start, end in itertools.pairwise(clock_s)],
         "warmup_steps": args.warmup_steps,
         "num_questions": args.num_questions,
         "group_size": args.group_size,
         "response_tokens": args.max_new_tokens,
         "threads": args.threads,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "trl": trl.__version__,
-        },
     }
-    print(json.dumps(result), flush=True)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and what TRL runs on."""
+    packages = ("torch", "transformers", "trl")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 if __name__ == "__main__":

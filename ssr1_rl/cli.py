@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs the command; what a user can mend is printed as a sentence, not as a traceback.
+    """Runs the command; what a user can fix is printed as a sentence, not as a traceback.
 
     SSR1_RL_DEBUG=1 shows the traceback as well.
     """

@@ -14,7 +14,7 @@ from ssr1_rl.config import Config
 
 
 class ClusterTooSmall(RuntimeError):
-    """The cluster cannot hold the run; the message says what was asked, what is there, and the mend."""
+    """The cluster cannot hold the run; the message says what was asked, what is there, and the fix."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None
         )
     lacking = [name for name, amount in asked.items() if amount > there.get(name, 0.0) + 1e-9]
     if lacking:
-        mends = {
+        fixes = {
             "GPU": "lower rollout.num_workers, rollout.tensor_parallel_size or learner.num_workers",
             "CPU": "lower rollout.num_cpus, learner.num_cpus or rewards.*.num_cpus (reservations, not threads)",
         }
         rows = "; ".join(f"{count} x {who}: {each}" for who, count, each in plan.rows())
         raise ClusterTooSmall(
             f"this run needs {_in_words(asked)} ({rows}) but the cluster has {_in_words(there)}: "
-            + " and ".join(mends.get(name, f"lower {name}") for name in lacking)
+            + " and ".join(fixes.get(name, f"lower {name}") for name in lacking)
         )
 
 

@@ -20,9 +20,9 @@ class Evaluation:
     Attributes:
         score: mean of the `accuracy` reward where the run has one, else of the summed reward.
         rewards: mean of each reward function, by name.
-        score_by_kind: `score` for each kind of question.
+        score_by_kind: `score` for each kind of question that the data set names.
         num_questions: questions answered and scored.
-        mean_response_tokens: mean length of the responses, in tokens.
+        response_tokens_mean: mean length of the responses, in tokens.
         truncated_share: share of responses cut at the token limit.
     """
 
@@ -30,8 +30,19 @@ class Evaluation:
     rewards: Mapping[str, float]
     score_by_kind: Mapping[str, float]
     num_questions: int
-    mean_response_tokens: float
+    response_tokens_mean: float
     truncated_share: float
+
+    def metrics(self) -> dict[str, float]:
+        """Every figure, by the name it has in `metrics.jsonl` behind validation/<split>/."""
+        return {
+            **self.rewards,
+            "score": self.score,
+            **{f"score/{kind}": score for kind, score in self.score_by_kind.items()},
+            "num_questions": float(self.num_questions),
+            "response_tokens_mean": self.response_tokens_mean,
+            "truncated_share": self.truncated_share,
+        }
 
 
 async def evaluate(
@@ -85,14 +96,15 @@ def _summarise(results: Sequence[ScoredGroup]) -> Evaluation:
         raise ValueError("no question of the validation split can be used; see skipped.jsonl in run.dir")
     by_kind: dict[str, list[float]] = defaultdict(list)
     for result in results:
-        by_kind[result.group.question.kind].append(_score(result))
+        if result.group.question.kind:
+            by_kind[result.group.question.kind].append(_score(result))
     completions = [result.group.completions[0] for result in results]
     return Evaluation(
         score=_mean([_score(result) for result in results]),
         rewards={name: _mean([r.breakdown[name][0] for r in results]) for name in results[0].breakdown},
         score_by_kind={kind: _mean(scores) for kind, scores in sorted(by_kind.items())},
         num_questions=len(results),
-        mean_response_tokens=_mean([len(c.token_ids) for c in completions]),
+        response_tokens_mean=_mean([len(c.token_ids) for c in completions]),
         truncated_share=_mean([c.finish_reason == "length" for c in completions]),
     )
 

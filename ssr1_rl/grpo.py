@@ -20,7 +20,7 @@ from ssr1_rl.guards import check_update
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer, SkipList
-from ssr1_rl.step_metrics import StepClock, step_metrics
+from ssr1_rl.step_metrics import NotTrained, StepClock, step_metrics
 from ssr1_rl.system import System
 from ssr1_rl.telemetry.metrics import MetricsWriter
 from ssr1_rl.telemetry.progress import Progress
@@ -128,10 +128,10 @@ class Grpo:
         learner_metrics: Mapping[str, float],
         clock: StepClock,
     ) -> None:
-        metrics = step_metrics(scored, batch, learner_metrics, clock, self.step, self._feed.num_replaced)
-        metrics["rollout/replacement_limit_reached"] = float(self._feed.reached_limit)
-        metrics["data/skipped_questions"] = float(self._skips.num_skipped)
-        metrics["reward/failed_groups"] = float(self._feed.num_failed)
+        not_trained = NotTrained(
+            self._feed.num_replaced, self._feed.reached_limit, self._feed.num_failed, self._skips.num_skipped
+        )
+        metrics = step_metrics(scored, batch, learner_metrics, clock, self.step, not_trained)
         self._metrics.write(self.step, metrics)
         if self._config.telemetry.samples:
             self._samples.write(self.step, self.step - 1, scored, [g.advantages_G for g in batch])
@@ -152,10 +152,9 @@ class Grpo:
                 on_progress=partial(self._answered, name, len(questions)),
             )
             self.scores[name] = result
-            figures = {f"validation/{name}/score": result.score} | {
-                f"validation/{name}/{reward}": value for reward, value in result.rewards.items()
-            }
-            self._metrics.write(self.step, figures)
+            self._metrics.write(
+                self.step, {f"validation/{name}/{figure}": value for figure, value in result.metrics().items()}
+            )
             self._progress.validation(name, result.score, result.num_questions)
         return next(iter(self.scores.values())).score if self.scores else None
 

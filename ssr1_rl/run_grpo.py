@@ -65,7 +65,7 @@ def run_grpo(config: Config) -> dict[str, Any]:
         The figures that `summary.json` holds.
 
     Raises:
-        ValueError, RuntimeError: with what is wrong and how to mend it.
+        ValueError, RuntimeError: with what is wrong and how to fix it.
         Interrupted: stopped by SIGINT or SIGTERM; every actor is gone.
     """
     check_model_folder(config.model.path)

@@ -1,8 +1,9 @@
-"""The figures of one step, from its groups, the learners' metrics and the clock."""
+"""The figures of one step, from its groups, the learners' metrics and the clock; docs/metrics.md explains each."""
 
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.trainer.advantage import has_no_variance
@@ -35,21 +36,38 @@ class StepClock:
         return [after - before for after, before in zip(self._pool.busy_s(), self._busy_before, strict=True)]
 
 
+@dataclass(frozen=True)
+class NotTrained:
+    """Groups and questions that the step's batch leaves out.
+
+    Attributes:
+        num_replaced: groups without reward variance that were replaced for this step.
+        replacement_limit_reached: whether that was as many as may be.
+        num_failed_groups: set aside so far because a reward function failed.
+        num_skipped_questions: that could not be used so far.
+    """
+
+    num_replaced: int = 0
+    replacement_limit_reached: bool = False
+    num_failed_groups: int = 0
+    num_skipped_questions: int = 0
+
+
 def step_metrics(
     scored: Sequence[ScoredGroup],
     batch: Sequence[TrainGroup],
     learner: Mapping[str, float],
     clock: StepClock,
     step: int,
-    num_replaced: int = 0,
+    not_trained: NotTrained,
 ) -> dict[str, float]:
     """Every figure of a step, by the name it has in `metrics.jsonl`.
 
     Args:
         scored, batch: the groups trained on, as they were scored and as the learners took them.
-        learner: the learners' metrics.
-        num_replaced: groups without reward variance that were replaced; they count in
-            `reward/zero_variance_share` alone.
+        learner: the learners' metrics. Their `row_tokens` have a group's prompt once for each response, as a
+            learner without prefix packing would compute it; their `computed_tokens` are those really computed.
+        not_trained: replaced groups count in `reward/zero_variance_share` as well, and nowhere else.
     """
     completions = [c for s in scored for c in s.group.completions]
     rewards = [r for s in scored for r in s.rewards_G]
@@ -58,12 +76,16 @@ def step_metrics(
     rollout_s = max(busy_s)
     update_s = learner["update_s"]
     stale_tokens = sum((step - 1 - s.policy_version) * (s.end - s.start) for c in completions for s in c.versions)
+    num_same = sum(has_no_variance(s.rewards_G) for s in scored)
+    num_replaced = not_trained.num_replaced
     metrics = {
         "reward/mean": statistics.fmean(rewards),
         "reward/std": statistics.pstdev(rewards),
-        "reward/zero_variance_share": (sum(has_no_variance(s.rewards_G) for s in scored) + num_replaced)
-        / (len(scored) + num_replaced),
+        "reward/zero_variance_share": (num_same + num_replaced) / (len(scored) + num_replaced),
+        "reward/failed_groups": float(not_trained.num_failed_groups),
+        "data/skipped_questions": float(not_trained.num_skipped_questions),
         "rollout/replaced_groups": float(num_replaced),
+        "rollout/replacement_limit_reached": float(not_trained.replacement_limit_reached),
         "rollout/response_tokens_mean": statistics.fmean(lengths),
         "rollout/response_tokens_max": float(max(lengths)),
         "rollout/truncated_share": statistics.fmean(c.finish_reason == "length" for c in completions),
@@ -71,6 +93,7 @@ def step_metrics(
         "rollout/tokens_per_s": sum(lengths) / rollout_s if rollout_s else 0.0,
         "rollout/staleness_mean": stale_tokens / max(1, sum(lengths)),
         "learner/tokens_per_s": learner["row_tokens"] / update_s,
+        "learner/computed_tokens_per_s": learner["computed_tokens"] / update_s,
         "learner/idle_share": 1.0 - min(1.0, update_s / clock.step_s),
         "time/step_s": clock.step_s,
         "samples_per_s": len(completions) / clock.step_s,
@@ -103,9 +126,9 @@ def _advantage_statistics(batch: Sequence[TrainGroup]) -> dict[str, float]:
 
 
 def _length_by_outcome(scored: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Mean tokens of right and of wrong responses, as the `accuracy` reward has them; nothing without it."""
-    lengths: dict[str, list[int]] = {"right": [], "wrong": []}
+    """Mean tokens of correct and of incorrect responses by the `accuracy` reward; nothing without it."""
+    lengths: dict[str, list[int]] = {"correct": [], "incorrect": []}
     for s in scored:
         for completion, accuracy in zip(s.group.completions, s.breakdown.get("accuracy", ()), strict=False):
-            lengths["right" if accuracy > 0.5 else "wrong"].append(len(completion.token_ids))
+            lengths["correct" if accuracy > 0.5 else "incorrect"].append(len(completion.token_ids))
     return {f"rollout/response_tokens_{outcome}": statistics.fmean(n) for outcome, n in lengths.items() if n}

@@ -116,11 +116,6 @@ class RolloutGroup:
     completions: tuple[Completion, ...]
     submitted_version: int = 0
 
-    @property
-    def oldest_policy_version(self) -> int:
-        """The oldest policy version that wrote any token of this group."""
-        return min(span.policy_version for c in self.completions for span in c.versions)
-
 
 @dataclass(frozen=True)
 class ScoredGroup:

@@ -2,7 +2,7 @@
 
 The first stage of a question's way: everything behind it (engine, learner,
 telemetry) sees only waveforms that passed the checks here. A clip that cannot
-be used is an `AudioError` that names file, reason and mend, never a crash of
+be used is an `AudioError` that names file, reason and fix, never a crash of
 the engine three processes further on.
 """
 
@@ -33,7 +33,7 @@ _CODEC_SLACK_S = 0.2
 
 
 class AudioError(ValueError):
-    """A clip that cannot be used; the message gives file, reason and mend."""
+    """A clip that cannot be used; the message gives file, reason and fix."""
 
 
 def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop") -> np.ndarray:
@@ -54,7 +54,7 @@ def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop"
     """
     path = Path(ref.path)
     if not path.is_file():
-        raise AudioError(f"{path}: no such audio file; put it there, or mend data's audio_dir")
+        raise AudioError(f"{path}: no such audio file; put it there, or fix data's audio_dir")
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes); fetch it again or leave its row out")
     wanted_s = max_audio_s if long_audio == "crop" else float("inf")
@@ -110,7 +110,7 @@ def _read_sound_file(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
             samples = file.read(num_wanted, dtype="float32", always_2d=True)
             rate = file.samplerate
     except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror}); mend its permissions") from error
+        raise AudioError(f"{path}: cannot be read ({error.strerror}); fix its permissions") from error
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{path}: corrupt or of an unknown format ({error}); fetch or encode it again") from error
     if len(samples) < num_promised - _CODEC_SLACK_S * rate:

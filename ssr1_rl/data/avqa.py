@@ -41,7 +41,7 @@ def read_avqa(config: DatasetConfig) -> ReadResult:
     rows = _read_array(config.path)
     audio_dir = Path(config.audio_dir) if config.audio_dir else Path(config.path).parent
     if not audio_dir.is_dir():
-        raise ValueError(f"{audio_dir}: no such folder of clips; mend the data set's audio_dir")
+        raise ValueError(f"{audio_dir}: no such folder of clips; fix the data set's audio_dir")
     # One listing instead of up to 14 look-ups a row: AVQA has 57,000 clips, often on a network disk.
     file_names = {entry.name for entry in os.scandir(audio_dir)}
 
@@ -67,7 +67,7 @@ def _read_array(path: str) -> list[Any]:
         rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path} line {error.lineno} column {error.colno}: is not JSON ({error.msg}); mend or fetch it again"
+            f"{path} line {error.lineno} column {error.colno}: is not JSON ({error.msg}); fix or fetch it again"
         ) from error
     if not isinstance(rows, list):
         raise ValueError(f"{path}: expected a JSON array of questions, got {type(rows).__name__}; is it AVQA's file?")

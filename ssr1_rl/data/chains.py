@@ -2,7 +2,7 @@
 
 A vision teacher that writes what must be audible now and then hallucinates, and a student that
 learns from it learns its mistakes too. This one mishears in a fixed way, so that a student
-taught by SFT stays below what it could hear, and GRPO, which is told the truth, has something to mend.
+taught by SFT stays below what it could hear, and GRPO, which is told the truth, has something to fix.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ MISHEARD: dict[str, tuple[str, str]] = {
 
 
 def chain_of_thought(kind: str, answer: str) -> str:
-    """What a response says that hears `answer`, both tags included."""
+    """The response of a teacher that heard `answer`, both tags included."""
     return f"<think> I hear {_heard(kind, answer)} </think> <answer> {answer} </answer>"
 
 

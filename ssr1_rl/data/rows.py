@@ -78,7 +78,7 @@ def check_skipped(result: ReadResult, max_skipped_share: float) -> None:
     if result.questions and num_skipped <= max_skipped_share * num_rows:
         return
     if not num_rows:
-        raise ValueError("the file holds no rows; mend the path of the data set")
+        raise ValueError("the file holds no rows; fix the path of the data set")
     shown = "\n".join(f"  {skipped}" for skipped in result.skipped[:5])
     more = f"\n  … and {num_skipped - 5} more" if num_skipped > 5 else ""
     raise ValueError(
@@ -145,6 +145,6 @@ def read_text(path: str) -> str:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); mend the path of the data set") from error
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); fix the path of the data set") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error

@@ -23,7 +23,7 @@ class QuestionStream:
     def __init__(self, questions: Sequence[Question], seed: int) -> None:
         self._questions = {question.id: question for question in questions}
         if not questions:
-            raise ValueError("a stream needs at least one question, got none; mend the path of the data set")
+            raise ValueError("a stream needs at least one question, got none; fix the path of the data set")
         if len(self._questions) < len(questions):
             raise ValueError(f"question ids must differ, got {len(self._questions)} ids for {len(questions)} questions")
         self._seed = seed

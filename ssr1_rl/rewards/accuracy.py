@@ -72,7 +72,7 @@ def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool
     """
     if not choices:
         if not ground_truth.strip():
-            raise ValueError("ground_truth is empty: no answer could be right; mend the row or leave it out")
+            raise ValueError("ground_truth is empty: no answer could be right; fix the row or leave it out")
         candidates: Sequence[str] = (ground_truth,)
     else:
         candidates = choices
@@ -80,7 +80,7 @@ def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool
     if right is None:
         raise ValueError(
             f"ground_truth {ground_truth!r} is none of the choices {list(choices)!r}: no answer could be right; "
-            "mend the row or leave it out"
+            "fix the row or leave it out"
         )
     selected = _find_by_text(answer, candidates)
     words = _fold_numbers(answer).split()

@@ -82,6 +82,6 @@ class FailureBudget:
             f"{last.attempts} of {last.attempts} tries: {last.error}\n"
             f"{sum(self._newest)} of the newest {self._newest.maxlen} groups were set aside like this, "
             f"grpo.max_failed_share is {self._max_failed_share:g}. "
-            "Mend the function or the row; if it is only slow, raise its timeout_s; "
+            "Fix the function or the row; if it is only slow, raise its timeout_s; "
             "if such groups are to be expected, raise grpo.max_failed_share."
         )

@@ -52,11 +52,6 @@ class RolloutPool:
         self._timeout_s = generate_timeout_s
         self._numbers = itertools.count()
 
-    @property
-    def num_in_flight(self) -> int:
-        """Groups submitted and not yet returned."""
-        return sum(len(load.waiting) for load in self._loads)
-
     async def generate(self, group_id: GroupId, prepared: PreparedQuestion, sampling: Sampling) -> RolloutGroup:
         """Generates one group on the least loaded worker.
 

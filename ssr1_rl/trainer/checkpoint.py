@@ -105,10 +105,6 @@ class CheckpointStore:
             found.append(Checkpoint(path, int(path.name.removeprefix(PREFIX)), score))
         return found
 
-    def latest(self) -> Checkpoint | None:
-        """The newest checkpoint, None before the first."""
-        return max(self.all(), key=lambda c: c.step, default=None)
-
     def best(self) -> Checkpoint | None:
         """The checkpoint with the best validation score (the older of equals), None before the first validation."""
         scored = [c for c in self.all() if c.score is not None]

@@ -13,6 +13,7 @@ import pytest
 
 from ssr1_rl.trainer.checkpoint import open_checkpoint
 from tests.e2e.commands import ROOT, SMALL, SSR1_RL, environment, grpo
+from tests.metric_names import undocumented
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,8 @@ def test_a_run_leaves_its_figures(finished: Path) -> None:
     assert summary["logprob_abs_diff_max"] < 1e-4
     assert summary["accuracy_after_grpo_unseen_scenes"] is not None
     assert list((finished / "tensorboard").glob("events*"))
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert undocumented({name for row in rows for name in row} - {"step", "time_s"}) == []
 
 
 def test_samples_are_kept_with_their_rewards(finished: Path) -> None:

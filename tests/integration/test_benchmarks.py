@@ -7,13 +7,19 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from end_to_end import HERE as BENCHMARKS
+from end_to_end import TRL_PYTHON
+from text_task import make_text_task
+
 PROGRAMS = ("end_to_end", "gpu_learner", "logprob_head", "prefix_packing", "rollout_overhead", "trl_step")
 CIRCUMSTANCES = {"program", "machine", "versions", "date", "command"}
 FIGURES = {
     "samples_per_s",
     "rollout_tokens_per_s",
     "learner_tokens_per_s",
+    "learner_computed_tokens_per_s",
     "weight_sync_s",
     "idle_share",
 }
@@ -27,11 +33,12 @@ def run(program: str, *arguments: str) -> str:
 
 
 def run_tiny(program: str, results: Path, *arguments: str) -> dict:
-    """The JSON of the last line, which has to be the kept one too."""
+    """The JSON of the last line, which has to be the kept one too, with a plot beside it."""
     printed = json.loads(run(program, "--tiny", "--results", str(results), *arguments).splitlines()[-1])
     assert printed == json.loads((results / f"{program}.json").read_text())
     assert printed.keys() >= CIRCUMSTANCES
     assert printed["program"] == program
+    assert (results / f"{program}.png").read_bytes().startswith(b"\x89PNG")
     assert printed["versions"].keys() == {"python", "torch", "vllm", "ray", "deepspeed", "transformers"}
     return printed
 
@@ -48,6 +55,9 @@ def test_end_to_end_gives_its_figures(tmp_path):
     assert text["idle_share"].keys() == {"rollout_0", "rollout_1", "learner"}
     assert text["response_tokens_mean"] == 8, "the end-of-sequence token is never sampled"
     assert text["prompt_tokens"] == 40
+    assert (text["learner_ranks"], text["threads_per_learner_rank"]) == (2, 1)
+    assert (text["engines"], text["threads_per_engine"]) == (2, 1)
+    assert text["learner_computed_tokens_per_s"] < text["learner_tokens_per_s"], "prompts are computed once"
     assert text["logprob_abs_diff_max"] < 1e-4, "engine and learner agree"
     assert "ratio_vs_trl" not in result, "no peer was asked for"
 
@@ -67,14 +77,22 @@ def test_gpu_learner_runs_without_a_gpu_and_says_so(tmp_path):
     assert result["packed_speedup"]["sdpa"] == repeated["seconds"] / packed["seconds"]
 
 
-def test_gpu_learner_refuses_to_measure_a_cpu():
-    command = [sys.executable, str(BENCHMARKS / "gpu_learner.py"), "--device", "cpu"]
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "is for --tiny alone"),
+        (["--tiny", "--hidden-size", "200"], "--hidden-size must be a multiple of 128, got 200"),
+        (["--tiny", "--clip-frames", "3001"], "--clip-frames must be at most 3000, got 3001"),
+    ],
+)
+def test_gpu_learner_refuses_what_it_cannot_measure(options, message):
+    command = [sys.executable, str(BENCHMARKS / "gpu_learner.py"), "--device", "cpu", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "is for --tiny alone" in done.stderr
+    assert message in done.stderr
 
 
-def test_prefix_packing_gives_its_figures_and_a_plot(tmp_path):
+def test_prefix_packing_gives_its_figures(tmp_path):
     result = run_tiny("prefix_packing", tmp_path, "--rounds", "1", "--threads", "1")
     assert 0 < result["max_grad_rel_diff"] <= 1e-5, "both sides compute the same"
     trained, frozen = result["cases"]
@@ -85,12 +103,13 @@ def test_prefix_packing_gives_its_figures_and_a_plot(tmp_path):
         assert case["share_of_floor"] == pytest.approx(case["speedup"] / case["speedup_allowed"])
         assert case["tera_operations"]["repeated"] > 2 * case["tera_operations"]["packed"]
         assert case["peak_mib"]["repeated"] > case["peak_mib"]["packed"] > 0
-    assert (tmp_path / "prefix_packing.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_logprob_head_gives_its_figures(tmp_path):
     result = run_tiny("logprob_head", tmp_path, "--threads", "1")
     assert [case["tokens"] for case in result["cases"]] == [32, 64]
+    few, many = (case["plain"]["checksum"] for case in result["cases"])
+    assert few != many, "each case has its own number of tokens"
     assert result["speedup"] == result["cases"][-1]["speedup"] > 0
     assert result["memory_ratio"] == result["cases"][-1]["memory_ratio"] > 0
 
@@ -100,3 +119,17 @@ def test_the_peer_gets_the_text_model_or_a_clear_refusal():
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "add text to --models" in done.stderr
+
+
+@pytest.mark.skipif(not TRL_PYTHON.is_file(), reason="no .venv-trl here; `make venv-trl` makes it")
+def test_trl_takes_the_text_task_and_gives_its_figures(tmp_path):
+    task = make_text_task(tmp_path, "tiny", num_questions=4, prompt_tokens=40, seed=0)
+    sizes = {"num-questions": 2, "group-size": 2, "max-new-tokens": 8, "steps": 1, "warmup-steps": 1}
+    options = [text for name, value in sizes.items() for text in (f"--{name}", str(value))]
+    command = [TRL_PYTHON, BENCHMARKS / "trl_step.py", "--model", task.model, "--prompts", task.prompts, *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["samples_per_s"] == pytest.approx(2 * 2 / figures["step_times_s"][1])
+    assert (len(figures["step_times_s"]), figures["response_tokens"], figures["threads"]) == (2, 8, 2)
+    assert figures["versions"].keys() == {"python", "torch", "transformers", "trl"}

@@ -35,7 +35,7 @@ async def test_saved_and_opened_again(make_store, tmp_path):
     saved = await save(make_store(), 40, score=0.75)
     assert names(tmp_path) == ["step_000040"]
     opened = open_checkpoint(tmp_path / "checkpoints" / "step_000040")
-    assert opened == saved == make_store().latest() == make_store().best()
+    assert opened == saved == make_store().all()[-1] == make_store().best()
     assert (opened.step, opened.score) == (40, 0.75)
     assert opened.controller_state() == STATE
     assert (opened.learner / "weights-00000.safetensors").read_bytes() == bytes(range(256))
@@ -67,7 +67,7 @@ async def test_a_save_that_fails_leaves_nothing_and_the_next_one_clears_up(make_
         await store.save(2, STATE, None, fail)
     assert [c.step for c in store.all()] == [1]
     assert not (tmp_path / "checkpoints" / "step_000002").exists()
-    store.latest().verify()
+    store.all()[-1].verify()
     await save(store, 3)
     assert names(tmp_path) == ["step_000001", "step_000003"]
 
@@ -77,7 +77,7 @@ async def test_the_same_step_can_be_saved_again(make_store):
     await save(store, 5, score=0.1)
     await save(store, 5, score=0.2)
     assert [(c.step, c.score) for c in store.all()] == [(5, 0.2)]
-    store.latest().verify()
+    store.all()[-1].verify()
 
 
 def truncate(folder):
@@ -137,7 +137,7 @@ async def test_the_newest_and_the_best_are_kept(make_store, tmp_path, settings, 
 
 
 def test_before_the_first_checkpoint(make_store):
-    assert (make_store().all(), make_store().latest(), make_store().best()) == ([], None, None)
+    assert (make_store().all(), make_store().best()) == ([], None)
 
 
 async def test_an_unscored_checkpoint_is_never_best(make_store):
@@ -151,7 +151,7 @@ async def test_going_on_from_an_older_checkpoint_keeps_what_is_saved(make_store)
     await save(store, 60, 80)
     saved = await save(store, 50)  # run.resume named step 40
     assert saved.path.exists()
-    assert store.latest().step == 50, "auto must not go back to the abandoned branch"
+    assert store.all()[-1].step == 50, "auto must not go back to the abandoned branch"
 
 
 async def test_a_damaged_checkpoint_does_not_push_out_whole_ones(make_store):

@@ -1,4 +1,4 @@
-"""A launch file is refused before anything starts, and the error says where and how to mend it."""
+"""A launch file is refused before anything starts, and the error says where and how to fix it."""
 
 import os
 from pathlib import Path

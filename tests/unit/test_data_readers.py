@@ -161,7 +161,7 @@ def test_file_that_is_no_text(tmp_path):
 
 
 def test_missing_folder_of_clips(folder):
-    with pytest.raises(ValueError, match=r"nowhere: no such folder of clips; mend the data set's audio_dir"):
+    with pytest.raises(ValueError, match=r"nowhere: no such folder of clips; fix the data set's audio_dir"):
         read_avqa(folder.avqa(AVQA_ROW, audio_dir=str(folder.path / "nowhere")))
 
 

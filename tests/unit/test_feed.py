@@ -22,7 +22,9 @@ SAMPLING = Sampling(2, 1.0, 8)
 
 
 def questions(count):
-    return [Question(str(i), f"question {i}", "yes", source=f"file row {i}") for i in range(count)]
+    """Those of odd number are of kind odd, the others of none."""
+    kinds = ("", "odd")
+    return [Question(str(i), f"question {i}", "yes", kind=kinds[i % 2], source=f"file row {i}") for i in range(count)]
 
 
 class World:
@@ -293,7 +295,9 @@ async def test_a_clip_of_two_questions_is_decoded_once(decoded):
 async def test_evaluation_is_the_mean_over_a_split(tmp_path):
     world = World(unusable=["3"])
     result = await evaluate(questions(5), world, world, world, 8, SkipList(tmp_path / "s", 1.0, 5), max_in_flight=2)
-    assert (result.score, result.num_questions, result.mean_response_tokens, result.truncated_share) == (1.0, 4, 1, 0)
+    figures = {"score": 1.0, "score/odd": 1.0, "num_questions": 4, "response_tokens_mean": 1, "truncated_share": 0}
+    assert {name: result.metrics()[name] for name in figures} == figures
+    assert result.score_by_kind.keys() == {"odd"}, "questions without a kind have no figure of their own"
     assert world.most_in_flight <= 2
     with pytest.raises(RewardFailure, match="failed on validation question 2"):
         await evaluate(

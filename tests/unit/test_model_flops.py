@@ -12,18 +12,17 @@ from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from gpu_learner import TINY, Sizes, build_model, make_batch
+from gpu_learner import TINY, Sizes, build_model, make_batches
 from model_flops import attended_pairs, flops_of_pass, peak_tflops
 
-CPU = torch.device("cpu")
 OF_ATTENTION = ("bmm", "attention")
 
 
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("train_tower", [True, False])
 def test_operations_are_those_that_torch_counts(train_tower, packed):
-    model = build_model(TINY, CPU, torch.float32)
-    batch = make_batch(TINY, packed)
+    model = build_model(TINY, "cpu", torch.float32)
+    batch = make_batches(TINY)["packed" if packed else "repeated"]
     policy = Policy(model, 1.0, train_tower)
     with FlopCounterMode(display=False) as counter:
         policy(batch)[0].sum().backward()
@@ -42,7 +41,7 @@ def test_attended_pairs_by_hand():
 
 
 def test_both_ways_have_the_same_responses_and_packed_has_less_of_the_rest():
-    packed, repeated = make_batch(TINY, True), make_batch(TINY, False)
+    packed, repeated = make_batches(TINY).values()
     assert torch.equal(packed.targets_T, repeated.targets_T)
     rows = TINY.groups * TINY.group_size
     assert (len(packed.num_mel_frames), len(repeated.num_mel_frames)) == (TINY.groups, rows)
@@ -53,7 +52,7 @@ def test_both_ways_have_the_same_responses_and_packed_has_less_of_the_rest():
 
 
 def test_default_size_is_qwen2_audio_7b_s():
-    model = build_model(Sizes(), torch.device("meta"), torch.bfloat16)
+    model = build_model(Sizes(), "meta", torch.bfloat16)
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(8.4, abs=0.05)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
 

@@ -1,4 +1,4 @@
-"""The learners' rendezvous and the weight sync's: a free port, the one that was set, or an error with the mend."""
+"""The learners' rendezvous and the weight sync's: a free port, the one that was set, or an error with the fix."""
 
 import socket
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssr1_rl.step_metrics import StepClock, step_metrics
+from ssr1_rl.step_metrics import NotTrained, StepClock, step_metrics
 from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup, TrainGroup, VersionSpan
 
 
@@ -54,8 +54,8 @@ def metrics(clock):
         ),
     ]
     batch = [trained((1.5, -0.5), (10, 30), (True, False)), trained((0.5, -0.5), (20, 20), (True, True))]
-    learner = {"update_s": 2.5, "row_tokens": 500.0, "loss": 0.25}
-    return step_metrics(groups, batch, learner, clock, step=5, num_replaced=2)
+    learner = {"update_s": 2.5, "row_tokens": 500.0, "computed_tokens": 125.0, "loss": 0.25}
+    return step_metrics(groups, batch, learner, clock, step=5, not_trained=NotTrained(2, True, 1, 4))
 
 
 def trained(advantages_G, lengths, mask_G):
@@ -69,9 +69,12 @@ def trained(advantages_G, lengths, mask_G):
         ("reward/mean", 0.4),
         ("reward/std", ((0.6**2 + 0.4**2 + 2 * 0.1**2) / 4) ** 0.5),
         ("reward/zero_variance_share", 0.75),  # one of the two trained on, and two that were replaced
+        ("reward/failed_groups", 1.0),
+        ("data/skipped_questions", 4.0),
         ("rollout/replaced_groups", 2.0),
-        ("rollout/response_tokens_right", 10.0),
-        ("rollout/response_tokens_wrong", 70 / 3),
+        ("rollout/replacement_limit_reached", 1.0),
+        ("rollout/response_tokens_correct", 10.0),
+        ("rollout/response_tokens_incorrect", 70 / 3),
         ("advantage/mean", 0.5),  # 1.5, 0.5 and -0.5: the masked one does not count
         ("advantage/std", (2 / 3) ** 0.5),
         ("advantage/min", -0.5),
@@ -87,6 +90,7 @@ def trained(advantages_G, lengths, mask_G):
         ("rollout/idle_share_0", 0.2),
         ("rollout/idle_share_1", 0.8),
         ("learner/tokens_per_s", 200.0),
+        ("learner/computed_tokens_per_s", 50.0),
         ("learner/idle_share", 0.75),
         ("samples_per_s", 0.4),
         ("time/step_s", 10.0),
@@ -103,6 +107,7 @@ def test_by_hand(metrics, name, value):
 
 def test_staleness_is_the_mean_over_tokens(clock):
     group = scored((1.0, 0.0), [completion(10, [(3, 1), (4, 9)]), completion(10, [(4, 10)])])
-    figures = step_metrics([group], [], {"update_s": 1.0, "row_tokens": 1.0}, clock, step=5)
+    learner = {"update_s": 1.0, "row_tokens": 1.0, "computed_tokens": 1.0}
+    figures = step_metrics([group], [], learner, clock, 5, NotTrained())
     assert figures["rollout/staleness_mean"] == pytest.approx(1 / 20)
-    assert not any(name.startswith(("advantage/", "rollout/response_tokens_right")) for name in figures)
+    assert not any(name.startswith(("advantage/", "rollout/response_tokens_correct")) for name in figures)

@@ -50,13 +50,13 @@ def terms(importance):
     )
 
 
-def summary(*counted):
+def summary(*counted, **sums):
     totals = Totals()
     for importance, weight in counted:
         totals.add_micro_batch(
             micro_batch(weight), torch.tensor([-2.0, -2.5, -2.0, -1.0]), torch.ones(4), terms(importance)
         )
-    totals.add_sums(updates=1.0, grad_norm=3.0, learning_rate=0.1, ranks=1.0)
+    totals.add_sums(updates=1.0, grad_norm=3.0, learning_rate=0.1, ranks=1.0, **sums)
     return summarise(totals)
 
 
