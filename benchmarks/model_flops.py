@@ -17,7 +17,6 @@ from typing import Any
 from torch import nn
 
 from ssr1_rl.trainer.batching import MicroBatch
-from ssr1_rl.trainer.prefix_packing import PackedLayout
 
 PEAK_TFLOPS = {
     "H100 PCIe": 756,
@@ -38,22 +37,13 @@ def peak_tflops(gpu_name: str) -> float | None:
     return next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu_name), None)
 
 
-def attended_pairs(layout: PackedLayout) -> int:
-    """Pairs of a query and a key it sees."""
-    pairs = 0
-    for group in layout.groups:
-        prompt = group.prompt_length
-        pairs += prompt * (prompt + 1) // 2
-        pairs += sum(length * prompt + length * (length + 1) // 2 for length in group.response_lengths)
-    return pairs
-
-
 def flops_of_pass(model: Any, batch: MicroBatch, train_audio_tower: bool) -> float:
     """Forward and backward of a Qwen2-Audio over `batch`."""
     text = model.config.text_config
+    pairs = sum(group.num_attended_pairs for group in batch.layout.groups)
     backbone = 6 * _matrix_weights(model.model.language_model) * batch.num_computed_tokens
     head = 6 * model.lm_head.weight.numel() * len(batch.targets_T)
-    attention = 12 * text.hidden_size * text.num_hidden_layers * attended_pairs(batch.layout)
+    attention = 12 * text.hidden_size * text.num_hidden_layers * pairs
     projector = (6 if train_audio_tower else 4) * _matrix_weights(model.model.multi_modal_projector)
     return (
         backbone + head + attention + projector * len(batch.audio_columns) + _of_tower(model, batch, train_audio_tower)

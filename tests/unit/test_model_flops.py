@@ -8,12 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssr1_rl.trainer.policy import Policy
-from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 from gpu_learner import TINY, Sizes, build_model, make_batches
-from model_flops import attended_pairs, flops_of_pass, peak_tflops
+from model_flops import flops_of_pass, peak_tflops
 
 OF_ATTENTION = ("bmm", "attention")
 
@@ -31,13 +30,10 @@ def test_operations_are_those_that_torch_counts(train_tower, packed):
     config = model.config
     positions = TINY.clip_frames // 2
     of_tower = (12 if train_tower else 4) * positions**2 * config.audio_config.d_model * TINY.tower_layers
-    of_text = 12 * TINY.hidden_size * TINY.layers * attended_pairs(batch.layout)
+    pairs = sum(group.num_attended_pairs for group in batch.layout.groups)
+    of_text = 12 * TINY.hidden_size * TINY.layers * pairs
     expected = flops_of_pass(model, batch, train_tower)
     assert matrices == pytest.approx(expected - of_text - of_tower * len(batch.num_mel_frames), rel=2e-3)
-
-
-def test_attended_pairs_by_hand():
-    assert attended_pairs(PackedLayout((PackedGroup(3, (2, 1)), PackedGroup(1, ())))) == 6 + (6 + 3) + (3 + 1) + 1
 
 
 def test_both_ways_have_the_same_responses_and_packed_has_less_of_the_rest():

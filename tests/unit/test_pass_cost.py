@@ -26,6 +26,7 @@ def group(name, num_audio_tokens, lengths, advantages_G):
 def test_pairs_by_hand():
     # A prompt of 3: 1 + 2 + 3. Each response token sees it, and its response so far.
     assert PackedGroup(3, (2, 1)).num_attended_pairs == 6 + (3 + 1) + (3 + 2) + (3 + 1)
+    assert PackedGroup(1, ()).num_attended_pairs == 1
 
 
 def test_of_a_group_by_hand():
