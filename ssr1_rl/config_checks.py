@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ssr1_rl.config import Config, ConfigError, LearnerConfig, ModelConfig, RolloutConfig
+from ssr1_rl.config import Config, ConfigError, LearnerConfig, ModelConfig
 from ssr1_rl.config_values import Key, Origins, nearest, refused
 from ssr1_rl.presets import check_family
 from ssr1_rl.rewards.base import check_built_in
+from ssr1_rl.rollout.engine_options import refuse_owned
 from ssr1_rl.trainer.attention.choice import what_is_missing
 from ssr1_rl.trainer.deepspeed_options import check_deepspeed_options
 
@@ -72,7 +73,7 @@ def _check_together(config: Config) -> None:
     check_deepspeed_options(config.learner)
     _state_can_be_offloaded(config.learner)
     _adapters_have_targets(config.model)
-    _engines_keep_what_the_system_relies_on(config.rollout)
+    refuse_owned(config.rollout)
     _adam_betas_are_shares(config.learner)
     check_family(config.grpo)
     _attention_suits_device_and_dtype(config)
@@ -110,31 +111,6 @@ def _rewards_are_named_once(config: Config) -> None:
             raise ConfigError(f"rewards.{index}.name {name!r} is used twice; give one of them another name")
         if not math.isfinite(reward.weight):
             raise ConfigError(f"rewards.{index}.weight must be a finite number, got {reward.weight}")
-
-
-_OWNED_BY_SYSTEM = (
-    "data_parallel_size",
-    "dtype",
-    "generation_config",
-    "logprobs_mode",
-    "max_model_len",
-    "max_num_seqs",
-    "model",
-    "pipeline_parallel_size",
-    "seed",
-    "tensor_parallel_size",
-    "weight_transfer_config",
-    "worker_extension_cls",
-)
-
-
-def _engines_keep_what_the_system_relies_on(rollout: RolloutConfig) -> None:
-    for name in _OWNED_BY_SYSTEM:
-        if name in rollout.engine_args:
-            raise ConfigError(
-                f"rollout.engine_args.{name} is set by the system itself, got {rollout.engine_args[name]!r}; "
-                "use the setting of that meaning in model, data or rollout"
-            )
 
 
 def _adam_betas_are_shares(learner: LearnerConfig) -> None:
