@@ -11,6 +11,7 @@ from rich.markup import escape
 
 app = typer.Typer(
     help="GRPO for audio-language models: vLLM rollouts, DeepSpeed learners and reward actors on Ray.",
+    epilog="SSR1_RL_DEBUG=1 in the environment shows the traceback of every error.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,28 +34,44 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("SSR1_RL_DEBUG") or not _is_explained(error):
             raise
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(_sentence(error))}", soft_wrap=True)
+        console = Console(stderr=True)
+        console.print(f"[bold red]error:[/] {escape(_sentence(error))}", soft_wrap=True)
+        console.print("(SSR1_RL_DEBUG=1 shows the traceback)", style="dim")
         sys.exit(EXIT_USER)
 
 
 def _is_explained(error: Exception) -> bool:
     """Whether the message is meant for the user; anything else is a bug and shows its traceback."""
+    cause = _cause(error)
+    if cause is not error:
+        return _is_explained(cause)
     return isinstance(error, ValueError | RuntimeError | OSError) or type(error).__module__.startswith("ray.")
 
 
 def _sentence(error: Exception) -> str:
-    # Ray wraps what an actor raised; the user wants the cause, not the wrapping.
-    cause = getattr(error, "cause", None)
-    return str(cause if isinstance(cause, Exception) else error) or type(error).__name__
+    cause = _cause(error)
+    return str(cause) or type(cause).__name__
+
+
+def _cause(error: Exception) -> Exception:
+    """What an actor raised, of the error that Ray wraps it in; any other error itself."""
+    cause = getattr(error, "cause", None) if type(error).__module__.startswith("ray.") else None
+    return _cause(cause) if isinstance(cause, Exception) else error
 
 
 @app.command()
 def grpo(
     file: Annotated[Path, typer.Argument(help="launch file (YAML), such as launch/local.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides: grpo.group_size=16")] = None,
-    dry_run: Annotated[bool, typer.Option(help="print settings, placement and memory estimate; start nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="check everything, print settings, placement and memory estimate; start nothing")
+    ] = False,
 ) -> None:
-    """Trains by GRPO, or goes on with the run in run.dir."""
+    """Trains by GRPO, or goes on with the run in run.dir.
+
+    Every setting is explained in docs/settings.md and ssr1_rl/config.py. Algorithms by name:
+    grpo.preset=grpo, dapo, dr_grpo, gspo, cispo, rloo or reinforce_pp.
+    """
     from ssr1_rl.config_loading import load_config
 
     config = load_config(file, overrides or [])
@@ -115,15 +132,17 @@ def export(
 ) -> None:
     """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load, LoRA adapters merged in."""
     from ssr1_rl.config_loading import load_config
-    from ssr1_rl.export import choose_checkpoint, export_checkpoint
+    from ssr1_rl.export import base_model_folder, check_dtype, choose_checkpoint, export_checkpoint
 
+    check_dtype(dtype or "float32")
     settings = run / "config.yaml"
     if not settings.is_file():
         raise ValueError(f"{run} holds no run (no config.yaml); give the run.dir of a GRPO run")
     config = load_config(settings)
     checkpoint = choose_checkpoint(run, config.checkpoint, step)
     folder = output or run / "export"
-    export_checkpoint(checkpoint, config.model.path, folder, dtype or config.model.dtype, adapter)
+    base_model = base_model_folder(run, config)
+    export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
     print(f"wrote step {checkpoint.step} to {folder}")
 
 

@@ -172,8 +172,8 @@ class GrpoConfig:
     num_minibatches: int = setting(1, "optimizer updates per pass", ge=1)
     preset: str = setting(
         "",
-        "a paper's values of the settings below, those given here or on the command line kept; empty: none "
-        "(ssr1_rl/presets.py says what each one sets)",
+        "a paper's values of the settings below; empty: none (ssr1_rl/presets.py says what each one sets). Single "
+        "values beside it win; on the command line it wins over the whole launch file",
         choices=("", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp"),
     )
     baseline: str = setting(

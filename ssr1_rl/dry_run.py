@@ -1,5 +1,6 @@
 """What a run would do, without starting anything: settings, placement, and an estimate of memory."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,16 @@ from rich.console import Console
 from ssr1_rl.cluster import make_plan
 from ssr1_rl.config import Config
 from ssr1_rl.config_loading import config_to_yaml
+from ssr1_rl.notes import notes
+from ssr1_rl.preflight import preflight
 from ssr1_rl.presets import describe_preset
 from ssr1_rl.telemetry.progress import summary_table
 from ssr1_rl.trainer.attention.choice import choose_attention
 
 GIB = 2**30
 BYTES = {"bfloat16": 2, "float32": 4}
+AUDIO_TOKENS_PER_S = 25
+"""Of Qwen2-Audio and Qwen2.5-Omni alike."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,8 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     in bfloat16 ZeRO-1 holds both the sum and a micro-batch's own. Float32 training needs no
     separate copy of the weights. Activations: 34 bytes x tokens x hidden size x layers in bfloat16 without
     recomputation (arXiv 2205.05198, eq. 1 without attention scores), one layer's worth and each
-    layer's input with it; and the head's buffers for one chunk of response tokens.
+    layer's input with it; those of a trained audio tower alike, which has two positions for each audio token;
+    and the head's buffers for one chunk of response tokens.
     """
     from ssr1_rl.trainer.logprobs import CHUNK_BYTES
 
@@ -51,13 +57,12 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     share_gradients = ranks if learner.zero_stage >= 2 else 1
     share_weights = ranks if learner.zero_stage >= 3 else 1
     tokens = learner.max_tokens_per_micro_batch
-    per_layer = 17 * width * tokens * text.hidden_size
-    layers = text.num_hidden_layers
-    activations = (
-        per_layer + width * tokens * text.hidden_size * layers if model.gradient_checkpointing else per_layer * layers
-    )
     group_responses = config.grpo.group_size * config.rollout.max_response_tokens
     response_tokens = tokens * group_responses // (config.data.max_prompt_tokens + group_responses)
+    activations = _activations(config, tokens, text.hidden_size, text.num_hidden_layers)
+    if model.train_audio_tower and (tower := getattr(hf_config, "audio_config", None)):
+        positions = 2 * _audio_tokens(config, tokens - response_tokens)
+        activations += _activations(config, positions, tower.d_model, tower.encoder_layers)
     return MemoryEstimate(
         num_parameters=num_parameters,
         num_trained=num_trained,
@@ -73,16 +78,28 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     )
 
 
+def _activations(config: Config, positions: int, hidden_size: int, num_layers: int) -> int:
+    width = BYTES[config.model.dtype]
+    per_layer = 17 * width * positions * hidden_size
+    if config.model.gradient_checkpointing:
+        return per_layer + width * positions * hidden_size * num_layers
+    return per_layer * num_layers
+
+
+def _audio_tokens(config: Config, prompt_tokens: int) -> int:
+    """Of so many tokens of prompts, those of audio, if each prompt is the longest and has one clip of the longest."""
+    per_prompt = min(config.data.max_prompt_tokens, math.ceil(AUDIO_TOKENS_PER_S * config.data.max_audio_s))
+    return prompt_tokens * per_prompt // config.data.max_prompt_tokens
+
+
 def _count_parameters(config: Config) -> tuple[Any, int, int]:
     """The model's configuration and its parameter counts, from shapes alone."""
     import torch
 
-    from ssr1_rl.run_grpo import check_model_folder
     from ssr1_rl.trainer.lora import add_adapters, find_targets
     from ssr1_rl.trainer.parameters import named_weights, trainable_parameters
     from ssr1_rl.trainer.policy import empty_policy
 
-    check_model_folder(config.model.path)
     lora = config.model.lora
     model = empty_policy(config.model.path, config.model.train_audio_tower, config.learner.prefix_packing).model
     if lora.rank:
@@ -111,12 +128,17 @@ def _attention(config: Config) -> str:
 
 
 def print_dry_run(config: Config) -> None:
-    """Prints resolved settings, placement and the memory estimate."""
+    """Prints resolved settings and placement, makes the checks of a real run, and prints the memory estimate.
+
+    Raises:
+        ValueError: what a real run would be refused for.
+    """
     Console().print(config_to_yaml(config), markup=False, highlight=False)
-    for line in describe_preset(config.grpo):
+    for line in describe_preset(config.grpo) + [f"note: {line}" for line in notes(config)]:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     plan = make_plan(config)
     summary_table("placement", [{"who": who, "number": count, "each": each} for who, count, each in plan.rows()])
+    preflight(config)
     estimate = estimate_memory(config)
     learner = [
         ("weights", estimate.learner_weights),

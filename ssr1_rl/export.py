@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssr1_rl.config import CheckpointConfig
+from ssr1_rl.config import CheckpointConfig, Config
+from ssr1_rl.preflight import check_model_folder
 from ssr1_rl.trainer.checkpoint import Checkpoint, CheckpointStore
 from ssr1_rl.trainer.learner_state import learner_settings, saved_weights
 from ssr1_rl.trainer.lora import adapted_modules, add_adapters, merged_weights, write_adapter_folder
@@ -31,8 +32,9 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
 
     Raises:
         DamagedCheckpoint: the checkpoint is not what was written.
-        ValueError: `output` exists and is not empty, or there is no adapter to write alone.
+        ValueError: `output` exists and is not empty, another dtype, or there is no adapter to write alone.
     """
+    check_dtype(dtype)
     checkpoint.verify()
     lora, weights = learner_settings(checkpoint.learner)["lora"], saved_weights(checkpoint.learner)
     torch_dtype = getattr(torch, dtype)
@@ -45,6 +47,40 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
         write_model_folder(base_model, _merged(base_model, lora, dict(weights), torch_dtype), output, torch_dtype)
     else:
         write_model_folder(base_model, weights, output, torch_dtype)
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises `ValueError` for a dtype that weights are not exported in."""
+    if dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"--dtype must be bfloat16 or float32, got {dtype!r}")
+
+
+def base_model_folder(run_dir: Path, config: Config) -> str:
+    """The run's `model.path`, found from any working directory.
+
+    A relative one is taken from where the run was started, which its run.dir tells while the folder still lies there.
+
+    Raises:
+        ValueError: no folder there, and no hub name either.
+    """
+    path, end = Path(config.model.path), Path(config.run.dir)
+    if path.is_absolute():
+        candidates = [path]
+    else:
+        here = run_dir.resolve()
+        moved = end.is_absolute() or here.parts[-len(end.parts) :] != end.parts
+        candidates = [path] if moved else [Path(*here.parts[: -len(end.parts)]) / path, path]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return str(candidate)
+    try:
+        check_model_folder(config.model.path)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (it is the base of {run_dir}, looked for in {' and '.join(str(c.parent) for c in candidates)}: "
+            "if it is relative to the directory that the run was started in, call the export from there)"
+        ) from error
+    return config.model.path
 
 
 def _merged(

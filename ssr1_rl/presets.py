@@ -1,7 +1,8 @@
 """The GRPO family by name: what each preset sets, and which of its settings do not fit together.
 
-A preset's values lie between the defaults and the launch file, so whatever the file or the
-command line says wins. Coefficients of KL terms are starting points. Imports no torch and no Ray.
+Single values win over a preset of the same place: a launch file's over the file's preset, the
+command line's over its own, which wins over the whole file. Coefficients of KL terms are starting
+points. Imports no torch and no Ray.
 """
 
 from dataclasses import dataclass

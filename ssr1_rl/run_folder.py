@@ -10,13 +10,14 @@ summary.json     figures of the finished run
 
 import contextlib
 import fcntl
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ssr1_rl.config import Config, ConfigError
+from ssr1_rl.config import Config, ConfigError, LoraConfig
 from ssr1_rl.config_loading import config_to_yaml
 from ssr1_rl.trainer.checkpoint import Checkpoint, CheckpointStore, DamagedCheckpoint, open_checkpoint
 
@@ -52,11 +53,7 @@ def find_resume(config: Config) -> tuple[Checkpoint | None, list[str]]:
     """
     store = CheckpointStore(Path(config.run.dir), config.checkpoint)
     if config.run.resume == "never":
-        if store.all() or (Path(config.run.dir) / "metrics.jsonl").exists():
-            raise ConfigError(
-                f"run.resume=never, but {config.run.dir} holds a run; "
-                "set run.resume=auto to go on with it, or another run.name or run.dir"
-            )
+        _refuse_a_run(config, store)
         return None, []
     if config.run.resume != "auto":
         checkpoint = open_checkpoint(Path(config.run.resume))
@@ -73,6 +70,49 @@ def find_resume(config: Config) -> tuple[Checkpoint | None, list[str]]:
     if notes:
         raise DamagedCheckpoint(f"{notes[-1]}: none is left. Remove {config.run.dir}/checkpoints to start anew")
     return None, []
+
+
+def check_resume(config: Config) -> None:
+    """Refuses what `run.resume` cannot go on from, as far as can be told without reading checksums.
+
+    Raises:
+        ConfigError: the folder holds a run and `run.resume` is "never", or the checkpoint has other LoRA adapters.
+        DamagedCheckpoint: there is no checkpoint where `run.resume` says.
+    """
+    store = CheckpointStore(Path(config.run.dir), config.checkpoint)
+    if config.run.resume == "never":
+        _refuse_a_run(config, store)
+        return
+    try:
+        checkpoints = store.all()[-1:] if config.run.resume == "auto" else [open_checkpoint(Path(config.run.resume))]
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(f"run.resume={config.run.resume}: {error}") from error
+    for checkpoint in checkpoints:
+        _refuse_other_adapters(checkpoint, config.model.lora)
+
+
+def _refuse_a_run(config: Config, store: CheckpointStore) -> None:
+    if store.all() or (Path(config.run.dir) / "metrics.jsonl").exists():
+        raise ConfigError(
+            f"run.resume=never, but {config.run.dir} holds a run; "
+            "set run.resume=auto to go on with it, or another run.name or run.dir"
+        )
+
+
+def _refuse_other_adapters(checkpoint: Checkpoint, lora: LoraConfig) -> None:
+    try:
+        before = json.loads((checkpoint.learner / "learner.json").read_text())["lora"]
+    except (OSError, ValueError, KeyError):
+        return  # damaged: `find_resume` says so, and may find an older one
+    now = {"rank": lora.rank, "alpha": lora.alpha} if lora.rank else None
+    if before != now:
+        mend = (
+            f"model.lora.rank={before['rank']} model.lora.alpha={before['alpha']:g}" if before else "model.lora.rank=0"
+        )
+        raise ConfigError(
+            f"checkpoint {checkpoint.path} was written with model.lora {before or 'off'}, which now is {now or 'off'}; "
+            f"set {mend}, or another run.dir"
+        )
 
 
 def write_config(config: Config) -> list[str]:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ssr1_rl.cluster import check_fits, connect, make_plan
-from ssr1_rl.config import Config, ModelConfig
+from ssr1_rl.config import Config
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.grpo import Grpo
+from ssr1_rl.notes import notes
+from ssr1_rl.preflight import preflight
 from ssr1_rl.presets import describe_preset
 from ssr1_rl.rewards.base import check_reward
 from ssr1_rl.run_folder import claim, find_resume, write_config
@@ -68,13 +70,11 @@ def run_grpo(config: Config) -> dict[str, Any]:
         ValueError, RuntimeError: with what is wrong and how to fix it.
         Interrupted: stopped by SIGINT or SIGTERM; every actor is gone.
     """
-    check_model_folder(config.model.path)
-    if config.model.lora.rank:
-        check_lora_targets(config.model)
+    preflight(config)
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
     with claim(Path(config.run.dir)), Progress(config.grpo.num_steps) as progress:
-        for line in describe_preset(config.grpo):
+        for line in describe_preset(config.grpo) + notes(config):
             progress.note(line)
         progress.phase("reading questions")
         data = read_data(config, progress)
@@ -82,31 +82,6 @@ def run_grpo(config: Config) -> dict[str, Any]:
         with connected():
             check_fits(make_plan(config))
             return _interruptible(_run(config, data, progress), config)
-
-
-def check_lora_targets(model: ModelConfig) -> None:
-    """Refuses `model.lora.target_modules` that the policy lacks; see `ssr1_rl.trainer.lora.find_targets`."""
-    from ssr1_rl.trainer.lora import find_targets
-    from ssr1_rl.trainer.policy import empty_policy
-
-    find_targets(empty_policy(model.path, model.train_audio_tower).model, model.lora.target_modules)
-
-
-def check_model_folder(path: str) -> None:
-    """Refuses a model path that looks like a folder and is none.
-
-    Raises:
-        ValueError: no such folder, or no config.json in it.
-    """
-    folder = Path(path)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"model.path {path} holds no config.json; give a Hugging Face model folder")
-    elif folder.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
-        raise ValueError(
-            f"model.path {path} does not exist; give a Hugging Face model folder, or a hub name such as "
-            "Qwen/Qwen2-Audio-7B-Instruct"
-        )
 
 
 @contextlib.contextmanager
@@ -125,8 +100,8 @@ def connected() -> Iterator[None]:
 
 async def _run(config: Config, data: Data, progress: Progress) -> dict[str, Any]:
     started = time.time()
-    resume_from, notes = find_resume(config)
-    for note in notes:
+    resume_from, damaged = find_resume(config)
+    for note in damaged:
         progress.note(note)
     changes = write_config(config)
     if resume_from:

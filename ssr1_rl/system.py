@@ -39,13 +39,25 @@ class System:
 
         Raises:
             GuardTripped: the audit found a difference.
+            TimeoutError: an engine did not answer within rollout.sync_timeout_s.
         """
         if audit:
-            await asyncio.gather(*(worker.start_weight_audit.remote() for worker in self.workers))
+            await self._of_workers("starting", [worker.start_weight_audit.remote() for worker in self.workers])
         await self.learners.send_weights(policy_version, self.config.rollout.sync_timeout_s)
         if audit:
-            reports = await asyncio.gather(*(worker.finish_weight_audit.remote() for worker in self.workers))
+            calls = [worker.finish_weight_audit.remote() for worker in self.workers]
+            reports = await self._of_workers("finishing", calls)
             check_weights(await self.learners.weight_digests(), [r for worker in reports for r in worker])
+
+    async def _of_workers(self, what: str, calls: list[Any]) -> list[Any]:
+        timeout_s = self.config.rollout.sync_timeout_s
+        try:
+            return await asyncio.wait_for(asyncio.gather(*calls), timeout_s)
+        except TimeoutError:
+            raise TimeoutError(
+                f"the engines were {what} the weight audit (guard.check_weights) for more than "
+                f"rollout.sync_timeout_s={timeout_s:g} s; their logs may say why"
+            ) from None
 
     def describe_waiting(self) -> list[str]:
         """What is being waited for, in sentences."""

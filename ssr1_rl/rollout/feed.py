@@ -11,6 +11,7 @@ turn comes, so what a step trains on still does not depend on which group was do
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +49,8 @@ class GroupFeed:
         self._stream, self._preparer, self._pool, self._rewards = stream, preparer, pool, rewards
         self._sampling, self._skips = sampling, skips
         self._limit = (grpo.max_staleness + 1) * grpo.questions_per_step
-        self._most_replaced = int(grpo.dynamic_sampling_limit * grpo.questions_per_step) if grpo.dynamic_sampling else 0
+        most = math.ceil(grpo.dynamic_sampling_limit * grpo.questions_per_step - 1e-9)  # 0.7 x 10 is 7.000000000000001
+        self._most_replaced = most if grpo.dynamic_sampling else 0
         self._budget = FailureBudget(grpo.max_failed_share, grpo.questions_per_step)
         self._admitted: deque[tuple[GroupId, asyncio.Task[Any]]] = deque()
         self._reissue: deque[GroupId] = deque()

@@ -1,6 +1,7 @@
 """`learner.deepspeed`: every DeepSpeed setting can be reached, none can contradict the learner. No torch.
 
-Settings that the learner makes itself are refused with the setting to use instead, when the
+Settings that the learner makes itself, and those that would change gradients or the optimizer behind its back,
+are refused with what to do instead; names that DeepSpeed does not know, with the nearest that it does. Both when the
 configuration is loaded. The others are laid over the learner's, section by section.
 """
 
@@ -8,10 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssr1_rl.config import ConfigError, LearnerConfig
+from ssr1_rl.config_values import nearest
 
 _FLOAT32 = "leave it out: masters, moments and sums of gradients are always float32"
+_MEAN = "leave it out: the learner relies on the float32 mean over its ranks"
 _TORCH_ADAMW = "leave it out: the optimizer is always torch's AdamW"
 _DATA_PARALLEL = "leave it out: learner ranks share data, and weights by learner.zero_stage"
+_EXACT = "leave it out: engines are sent the weights that the learner computes with, so these are never quantized"
+_LOOP = "leave it out: what is trained on and when is up to the GRPO loop"
 
 OWNED = {
     "train_batch_size": "use grpo.questions_per_step instead",
@@ -23,41 +28,109 @@ OWNED = {
     "bf16.enabled": "use model.dtype instead",
     "bf16.bf16_master_weights_and_grads": _FLOAT32,
     "bf16.bf16_optimizer_states": _FLOAT32,
+    "autotuning": _LOOP,
     "bfloat16": "use model.dtype instead",
+    "compile.deepcompile": "leave it out: the learner's model runs as it is",
     "fp16": "use model.dtype instead",
     "amp": "use model.dtype instead",
     "torch_autocast": "use model.dtype instead",
+    "communication_data_type": _FLOAT32,
+    "data_efficiency": _LOOP,
+    "data_parallel_size": _DATA_PARALLEL,
     "data_types.grad_accum_dtype": _FLOAT32,
+    "data_types.param_dtype": "use model.dtype instead",
+    "data_types.buffer_dtype": "use model.dtype instead",
+    "data_types.keep_in_fp32_modules": "use model.dtype instead",
+    "expert_parallel": _DATA_PARALLEL,
+    "gradient_allreduce_op": _MEAN,
+    "gradient_predivide_factor": _MEAN,
+    "hybrid_engine": "leave it out: responses come from the rollout workers",
+    "managed_gradient_accumulation": "use learner.max_tokens_per_micro_batch instead",
+    "pipeline": _DATA_PARALLEL,
+    "prescale_gradients": _MEAN,
     "zero_optimization.stage": "use learner.zero_stage instead",
     "zero_optimization.offload_optimizer.device": "use learner.offload_optimizer instead",
     "zero_optimization.offload_param.device": "use learner.offload_parameters instead",
     "zero_optimization.cpu_offload": "use learner.offload_optimizer instead",
     "zero_optimization.cpu_offload_param": "use learner.offload_parameters instead",
     "zero_optimization.compute_grad_norm": "leave it out: learner.max_grad_norm needs the norm",
+    "zero_optimization.offload_optimizer.ratio": _TORCH_ADAMW,
+    "zero_optimization.offload_optimizer.super_offload": _TORCH_ADAMW,
+    "zero_optimization.zenflow": _TORCH_ADAMW,
+    "zero_optimization.zero_quantized_weights": _EXACT,
+    "zero_optimization.zero_quantized_nontrainable_weights": _EXACT,
+    "zero_optimization.zero_quantized_gradients": _MEAN,
     "zero_allow_untested_optimizer": _TORCH_ADAMW,
     "zero_force_ds_cpu_optimizer": _TORCH_ADAMW,
     "tensor_parallel": _DATA_PARALLEL,
     "sequence_parallel_size": _DATA_PARALLEL,
+    "seq_parallel_communication_data_type": _DATA_PARALLEL,
+    "weight_quantization": _EXACT,
 }
-"""DeepSpeed settings that follow from ours, and what to do instead of giving them."""
+"""DeepSpeed settings that follow from ours or contradict the learner, and what to do instead of giving them."""
+
+# fmt: off
+FREE = frozenset({
+    "activation_checkpointing", "aio", "bf16", "checkpoint", "comet", "comms_logger", "compile", "csv_monitor",
+    "data_types", "dataloader_drop_last", "datastates_ckpt", "disable_allgather", "disable_python_gc",
+    "dump_state", "flops_profiler", "log_level", "memory_breakdown", "steps_per_print", "tensorboard", "timers",
+    "use_data_before_expert_parallelism", "vocabulary_size", "wall_clock_breakdown", "wandb",
+    "zero_optimization",
+})
+# fmt: on
+"""What else DeepSpeed 0.19.8 reads; of sections what is not in `OWNED`."""
+
+# fmt: off
+FREE_ZERO = frozenset({
+    "allgather_bucket_size", "allgather_partitions", "allgather_sequential", "contiguous_gradients",
+    "cpu_offload_use_pin_memory", "elastic_checkpoint", "enable_sanity_checks",
+    "gather_16bit_weights_on_model_save", "ignore_unused_parameters", "leaf_module", "legacy_stage1",
+    "load_from_fp32_weights", "log_trace_cache_warnings", "max_live_parameters", "max_reuse_distance",
+    "memory_efficient_linear", "model_persistence_threshold", "module_granularity_threshold",
+    "offload_optimizer", "offload_param", "overlap_comm", "override_module_apply",
+    "param_persistence_threshold", "parameter_alignment", "pipeline_loading_checkpoint", "prefetch_bucket_size",
+    "reduce_bucket_size", "reduce_scatter", "round_robin_gradients", "save_muon_momentum_buffer_in_memory",
+    "stage3_allgather_sequential", "stage3_gather_16bit_weights_on_model_save",
+    "stage3_gather_fp16_weights_on_model_save", "stage3_max_live_parameters", "stage3_max_reuse_distance",
+    "stage3_model_persistence_threshold", "stage3_module_granularity_threshold",
+    "stage3_param_persistence_threshold", "stage3_prefetch_bucket_size",
+    "stage3_use_all_reduce_for_fetch_params", "sub_group_size", "use_all_reduce_for_fetch_params",
+    "use_multi_rank_bucket_allreduce", "zero_hpz_partition_size",
+})
+# fmt: on
+"""The same of section `zero_optimization`."""
 
 
 def check_deepspeed_options(learner: LearnerConfig) -> None:
-    """Refuses an entry of `learner.deepspeed` that the learner sets itself.
+    """Refuses an entry of `learner.deepspeed` that the learner sets itself, or that DeepSpeed does not know.
 
     Raises:
         ConfigError: names the entry, its value and the mend.
     """
     for name, mend in OWNED.items():
-        found: Any = learner.deepspeed
         *sections, last = name.split(".")
-        for depth, section in enumerate(sections, start=1):
-            found = found.get(section, {})
-            if not isinstance(found, Mapping):
-                path = ".".join(sections[:depth])
-                raise ConfigError(f"learner.deepspeed.{path} must hold settings, got {found!r}")
-        if last in found:
-            raise ConfigError(f"learner.deepspeed.{name} is set by the learner itself: {mend}, got {found[last]!r}")
+        section = _section(learner.deepspeed, sections)
+        if last in section:
+            raise ConfigError(f"learner.deepspeed.{name} is set by the learner itself: {mend}, got {section[last]!r}")
+    _refuse_unknown(learner.deepspeed, "", FREE)
+    _refuse_unknown(_section(learner.deepspeed, ["zero_optimization"]), "zero_optimization.", FREE_ZERO)
+
+
+def _section(options: Mapping[str, Any], path: list[str]) -> Mapping[str, Any]:
+    for depth, name in enumerate(path, start=1):
+        options = options.get(name, {})
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"learner.deepspeed.{'.'.join(path[:depth])} must hold settings, got {options!r}")
+    return options
+
+
+def _refuse_unknown(section: Mapping[str, Any], prefix: str, free: frozenset[str]) -> None:
+    owned = {name.removeprefix(prefix) for name in OWNED if name.startswith(prefix)}
+    for name in section:
+        if name not in free:
+            near = nearest(name, sorted(free | owned))
+            mend = f"did you mean {near}?" if near else f"it may hold {', '.join(sorted(free))}"
+            raise ConfigError(f"learner.deepspeed.{prefix}{name} is no setting of DeepSpeed: {mend}")
 
 
 def laid_over(ours: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,6 +134,7 @@ def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, 
         "bf16": {"enabled": model.dtype == "bfloat16"},
         # The sum over micro-batches would lose small terms in bfloat16.
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "steps_per_print": 2**31,
     }
     return laid_over(settings, learner.deepspeed)

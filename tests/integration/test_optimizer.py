@@ -96,6 +96,31 @@ def test_gradients_are_clipped_by_their_global_norm(tiny_audio_model: Path) -> N
         assert length == pytest.approx(min(norm, case["max_grad_norm"]), rel=2e-3), case
 
 
+def gradients(rank: int, world_size: int, port: int, model: str, cases: list[Case]) -> list[np.ndarray]:
+    """For every case: the whole gradient of one micro-batch on each rank, read off a step that is linear in it."""
+    linear = {"adam_epsilon": 1e6, "learning_rate": 1e6, "max_grad_norm": 1e6, "max_tokens_per_micro_batch": 10_000}
+    found = []
+    for case in cases:
+        learner = make_learner(rank, world_size, port, model, {**linear, "dtype": "bfloat16", **case})
+        before = masters(learner)
+        learner.update([share_of(learner, world_size)])
+        after = masters(learner)
+        found.append(np.concatenate([(before[name] - after[name]).ravel() for name in before]))
+    return found
+
+
+def test_gradients_of_ranks_are_added_up_in_float32(tiny_audio_model: Path) -> None:
+    cases = [{"zero_stage": stage} for stage in (1, 2, 3)]
+    cases += [{"zero_stage": 2, "offload_optimizer": "cpu"}]
+    for case, gradient in zip(cases, run_ranks(gradients, 2, str(tiny_audio_model), cases), strict=True):
+        large = gradient[np.abs(gradient) > 1e-2]
+        assert large.size > 100, "where the step can be read off the weights"
+        # A rank's own gradients are bfloat16; their sum is mostly not.
+        rounded = (np.round(large.view(np.uint32) / 2**16) * 2**16).astype(np.uint32).view(np.float32)
+        off = np.abs(rounded - large) / np.abs(large)
+        assert (off > 5e-4).mean() > 0.1, f"{case}: {(off > 5e-4).mean():.2f} of the sums are no bfloat16"
+
+
 def tiny_updates(rank: int, world_size: int, port: int, model: str, cases: list[Case]) -> list[dict[str, Any]]:
     """For every case: masters and parameters in use at the start, after one and after four updates."""
     found = []

@@ -55,10 +55,17 @@ def test_written_settings_read_back_the_same(load, tmp_path):
         ("learner: {learning_rate: .nan}\n", r"learner\.learning_rate must be a finite number, got nan"),
         ("rewards: [{name: accuracy, weight: .nan}]\n", r"rewards\.0\.weight must be .*number, got nan"),
         ("rewards: [{name: accuracy, weight: .inf}]\n", r"rewards\.0\.weight must be a finite number, got inf"),
-        ("grpo: {group_size: many}\n", r"launch\.yaml:4: grpo\.group_size: .*'many'"),
-        ("grpo: {group_size: 8.5}\n", r"launch\.yaml:4: grpo\.group_size: .*'8\.5'"),
-        ("grpo: {validate_first: [1]}\n", r"launch\.yaml:4: grpo\.validate_first"),
-        ("learner: {adam_betas: [0.9]}\n", r"launch\.yaml:4: .*length"),
+        ("grpo: {group_size: many}\n", r"launch\.yaml:4: grpo\.group_size must be a whole number, got 'many'"),
+        ("grpo: {group_size: 8.5}\n", r"launch\.yaml:4: grpo\.group_size must be a whole number, got 8\.5"),
+        ("grpo: {group_size: true}\n", r"launch\.yaml:4: grpo\.group_size must be a whole number, got True"),
+        ("grpo: {validate_first: [1]}\n", r"launch\.yaml:4: grpo\.validate_first must be true or false, got \[1\]"),
+        (
+            "learner: {adam_betas: [0.9]}\n",
+            r"launch\.yaml:4: learner\.adam_betas must be a list of 2 values, got \[0\.9\]",
+        ),
+        ("learner: {adam_betas: [0.9, x]}\n", r"launch\.yaml:4: learner\.adam_betas\.1 must be a number, got 'x'"),
+        ("learner: {learning_rate: fast}\n", r"launch\.yaml:4: learner\.learning_rate must be a number, got 'fast'"),
+        ("data: {train: {path: q.json}, validation: {v: {}}}\n", r"not valid YAML.*duplicate key data"),
         ("rollout: {weight_transfer: glo}\n", r"must be one of auto, nccl, gloo \(did you mean gloo\?\), got 'glo'"),
         ("learner: {zero_stage: 4}\n", r"learner\.zero_stage must be one of 0, 1, 2, 3, got 4"),
         ("rewards: []\n", r"rewards must name at least one reward function"),
@@ -84,10 +91,17 @@ def test_written_settings_read_back_the_same(load, tmp_path):
         ),
         ("learner: {offload_optimizer: nvme}\n", r"learner\.offload_optimizer must be one of none, cpu, got 'nvme'"),
         ("learner: {deepspeed: {gradient_clipping: 0.5}}\n", r"use learner\.max_grad_norm instead, got 0\.5"),
-        ("checkpoint: {every: '${oc.env:SSR1_RL_NOT_SET}'}\n", r"checkpoint\.every: .*SSR1_RL_NOT_SET"),
+        (
+            "checkpoint: {every: '${oc.env:SSR1_RL_NOT_SET}'}\n",
+            r"launch\.yaml:4: checkpoint\.every: Environment variable 'SSR1_RL_NOT_SET' not found$",
+        ),
+        (
+            "checkpoint: {every: '${nowhere.at_all}'}\n",
+            r"launch\.yaml:4: checkpoint\.every: .*'nowhere.at_all' not found$",
+        ),
         ("run: {name: y}\n", r"not valid YAML.*duplicate key run"),
         ("grpo: [\n", r"not valid YAML"),
-        ("grpo:\n", r"launch\.yaml:4: grpo: .*not Optional"),
+        ("grpo:\n", r"launch\.yaml:4: grpo must hold settings \(num_steps, .*\), got nothing \(null\)"),
     ],
 )
 def test_a_wrong_file_is_refused(load, text, message):
@@ -102,9 +116,31 @@ def test_a_wrong_file_is_refused(load, text, message):
         ("grop.group_size=3", r"unknown setting grop; did you mean grpo\?"),
         ("grpo={num_steps: 3, group_sise: 3}", r"group_sise"),
         ("grpo.group_size", r"must look like section\.setting=value"),
-        ("grpo.group_size=many", r"override .*grpo\.group_size: .*'many'"),
+        (
+            "grpo.group_size=many",
+            r"override 'grpo\.group_size=many': grpo\.group_size must be a whole number, got 'many'",
+        ),
+        ("grpo={group_size: 1}", r"override 'grpo=\{group_size: 1\}': grpo\.group_size must be at least 2"),
+        ("grpo.num_steps={", r"override 'grpo\.num_steps=\{': '\{' is not a YAML value; close its brackets"),
+        ("run.name=[${a.}]", r"override 'run\.name=.*': '\[\$\{a\.\}\]' is not a YAML value"),
+        ("model.lora=16", r"model\.lora must hold settings \(rank, alpha, .* such as model\.lora\.rank=…\), got 16"),
+        ("model.lora.target_modules=q_proj", r"target_modules must be a list \(\[a, b\]\) of text, got 'q_proj'"),
+        (
+            "model.lora.target_modules=all-linear",
+            r"target_modules must be a list \(\[a, b\]\) of text, got 'all-linear'",
+        ),
+        (
+            "rewards.name=x",
+            r"rewards must be a list of entries that hold name.*rewards\.0\.name=…\), got \{'name': 'x'\}",
+        ),
+        ("model.path.x=1", r"override 'model\.path\.x=1': model\.path must be text, got \{'x': 1\}"),
+        ("rewards.5.weight=1", r"override 'rewards\.5\.weight=1': rewards has no entry 5; set the whole list"),
+        ("learner.deepspeed=[1]", r"learner\.deepspeed must hold settings \(name: value\), got \[1\]"),
+        ("learner.adam_betas=[0.9]", r"learner\.adam_betas must be a list of 2 values, got \[0\.9\]"),
+        ("grpo.preset=ppo", r"grpo\.preset must be one of grpo, dapo, .*reinforce_pp, or empty for none.*, got 'ppo'"),
+        ("grpo.preset=DAPO", r"grpo\.preset must be one of .*did you mean dapo\?\), got 'DAPO'"),
+        ("grpo..num_steps=1", r"must look like section\.setting=value"),
         ("grpo.group_size=1", r"grpo\.group_size must be at least 2"),
-        ("rewards.3.weight=1", r"override 'rewards\.3\.weight=1'"),
         ("learner.deepspeed.optimizer.type=Adam", r"use learner\.learning_rate and its neighbours instead"),
         ("model.lora.rank=-1", r"model\.lora\.rank must be at least 0, got -1"),
         ("model.lora.dropout=0.1", r"unknown setting model\.lora\.dropout; known there: rank, alpha, target_modules"),
@@ -112,12 +148,15 @@ def test_a_wrong_file_is_refused(load, text, message):
             "model.lora={rank: 8, target_modules: []}",
             r"model\.lora\.target_modules must name at least one linear layer",
         ),
-        ("run.seed=null", r"override .*run\.seed"),
+        ("run.seed=null", r"override 'run\.seed=null': run\.seed must be a whole number, got nothing \(null\)"),
+        ("data.validation.v.max_questions=3", r"data\.validation\.v\.path is required and not set"),
     ],
 )
 def test_a_wrong_override_is_refused(load, override, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         load("", override)
+    assert "omegaconf" not in str(caught.value).lower()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +183,21 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_without_sections_is_refused(load):
     with pytest.raises(ConfigError, match="must hold sections"):
         load(start="- a\n- b\n")
+
+
+def test_mappings_of_file_and_overrides_are_joined_and_lists_replaced(load):
+    text = "rollout: {engine_args: {block_size: 16, compilation_config: {level: 3}}}\n"
+    text += "rewards: [{name: format, weight: 3}]\n"
+    config = load(text, "rollout.engine_args.compilation_config.mode=1", "rewards.0.num_actors=2")
+    assert config.rollout.engine_args == {"block_size": 16, "compilation_config": {"level": 3, "mode": 1}}
+    assert [(r.name, r.weight, r.num_actors) for r in config.rewards] == [("format", 3.0, 2)]
+    assert load(text, "rewards=[{name: accuracy}]").rewards[0].weight == 1.0
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("no", False), ("1", True), ("off", False)])
+def test_a_truth_value_may_come_from_the_environment(load, monkeypatch, text, value):
+    monkeypatch.setenv("SSR1_RL_TEST", text)
+    assert load("grpo: {validate_first: '${oc.env:SSR1_RL_TEST}'}\n").grpo.validate_first is value
 
 
 def test_environment_variables_are_read(load, monkeypatch):
@@ -186,7 +240,8 @@ def test_a_preset_lies_between_the_defaults_and_the_file(load, tmp_path):
     assert otherwise == "set otherwise: clip_low=0.1 instead of 0.2, overlong=mask instead of penalty"
     assert "clip_low" not in set_by_preset
 
-    config = load("grpo: {preset: dapo}\n", "grpo.preset=gspo")
+    config = load("grpo: {preset: dapo, overlong_buffer_share: 0.3}\n", "grpo.preset=gspo")
+    assert config.grpo.overlong_buffer_share == 0.3, "what the preset does not set stays the file's"
     assert (config.grpo.ratio, config.grpo.dynamic_sampling) == ("sequence", False)
     (tmp_path / "config.yaml").write_text(config_to_yaml(config))
     assert load_config(tmp_path / "config.yaml") == config
@@ -198,6 +253,26 @@ def test_a_preset_lies_between_the_defaults_and_the_file(load, tmp_path):
 def test_every_preset_can_be_run(load, name):
     grpo = load("", f"grpo.preset={name}").grpo
     assert {key: getattr(grpo, key) for key in PRESETS[name].values} == PRESETS[name].values
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_on_the_command_line_wins_over_the_file(path, name):
+    grpo = load_config(path, [f"grpo.preset={name}"]).grpo
+    assert {key: getattr(grpo, key) for key in PRESETS[name].values} == PRESETS[name].values
+    assert len(describe_preset(grpo)) == 1, "nothing is set otherwise"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_other_values_of_the_command_line_win_over_its_preset(load, order):
+    overrides = ["grpo.preset=gspo", "grpo.clip_low=0.1"][::order]
+    grpo = load("grpo: {clip_low: 0.3, clip_high: 0.3}\n", *overrides).grpo
+    assert (grpo.clip_low, grpo.clip_high, grpo.ratio) == (0.1, 4e-4, "sequence")
+    assert load("grpo: {preset: dapo}\n", "grpo={preset: gspo, clip_low: 0.1}").grpo == load("", *overrides).grpo
+
+
+def test_an_empty_preset_on_the_command_line_undoes_the_files(load):
+    assert load("grpo: {preset: dapo}\n", "grpo.preset=").grpo == load().grpo
 
 
 def test_the_constant_denominator_is_the_longest_response_unless_set(load):

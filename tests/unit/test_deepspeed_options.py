@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ssr1_rl.config import ConfigError, LearnerConfig, ModelConfig
-from ssr1_rl.trainer.deepspeed_options import OWNED, check_deepspeed_options, laid_over
+from ssr1_rl.trainer.deepspeed_options import FREE, FREE_ZERO, OWNED, check_deepspeed_options, laid_over
 from ssr1_rl.trainer.deepspeed_setup import deepspeed_settings, parameter_groups
 from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.policy import Policy
@@ -47,11 +47,75 @@ def test_a_value_where_settings_belong_is_refused(options, message):
         check_deepspeed_options(LearnerConfig(deepspeed=options))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"gradient_cliping": 1},
+            r"learner\.deepspeed\.gradient_cliping is no setting of DeepSpeed: did you mean gradient_c",
+        ),
+        ({"elasticity": {}}, r"learner\.deepspeed\.elasticity is no setting of DeepSpeed: "),
+        ({"sparse_gradients": True}, r"learner\.deepspeed\.sparse_gradients is no setting of DeepSpeed: "),
+        ({"zero_optimisation": {}}, r"zero_optimisation is no setting of DeepSpeed: did you mean zero_optimization\?"),
+        (
+            {"zero_optimization": {"reduce_bucket": 1}},
+            r"learner\.deepspeed\.zero_optimization\.reduce_bucket is no setting .*did you mean reduce_bucket_size\?",
+        ),
+        ({"zzz": 1}, r"learner\.deepspeed\.zzz is no setting of DeepSpeed: it may hold activation_checkpointing, aio"),
+    ],
+)
+def test_what_deepspeed_does_not_know_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        check_deepspeed_options(LearnerConfig(deepspeed=options))
+
+
+class Asked(dict):
+    """DeepSpeed's configuration, which notes every name that is looked up in it."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.names = set()
+
+    def get(self, name, default=None):
+        self.names.add(name)
+        return super().get(name, default)
+
+    def __contains__(self, name):
+        self.names.add(name)
+        return super().__contains__(name)
+
+    def keys(self):
+        return self
+
+    def __copy__(self):
+        return self
+
+
+def test_the_installed_deepspeed_reads_what_is_listed(monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime import config as deepspeed_config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    monkeypatch.setattr(deepspeed_config.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(deepspeed_config.dist, "get_world_size", lambda: 1)
+    asked = Asked({"train_micro_batch_size_per_gpu": 1})
+    deepspeed_config.DeepSpeedConfig(asked)
+    known = asked.names - deepspeed_config._REMOVED_TOP_LEVEL_CONFIG_KEYS.keys()
+    owned = {name for name in OWNED if "." not in name}
+    assert known - owned == FREE
+    assert owned - known == {"amp", "data_parallel_size"}, "an old name, and one that deepspeed.initialize reads"
+
+    fields = DeepSpeedZeroConfig.model_fields
+    known = fields.keys() | {field.alias for field in fields.values() if field.alias}
+    owned = {name.removeprefix("zero_optimization.") for name in OWNED if name.startswith("zero_optimization.")}
+    assert known - owned == FREE_ZERO
+    assert {name for name in owned if "." not in name} <= known
+
+
 def test_everything_else_reaches_deepspeed():
     options = {
         "zero_optimization": {"reduce_bucket_size": 1000, "offload_optimizer": {"pin_memory": False}},
         "bf16": {"check_grad_overflow": False},
-        "communication_data_type": "fp32",
     }
     learner = LearnerConfig(zero_stage=3, offload_optimizer="cpu", offload_parameters="cpu", deepspeed=options)
     check_deepspeed_options(learner)
@@ -63,7 +127,7 @@ def test_everything_else_reaches_deepspeed():
         "offload_param": {"device": "cpu"},
     }
     assert settings["bf16"] == {"enabled": True, "check_grad_overflow": False}
-    assert settings["communication_data_type"] == "fp32"
+    assert settings["communication_data_type"] == "fp32", "else bfloat16 gradients are added up in bfloat16"
     assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
 
 

@@ -9,12 +9,14 @@ from ssr1_rl.trainer.families import load_model
 
 
 @pytest.fixture
-def make_config(random_audio_model):
+def make_config(random_audio_model, tmp_path):
     def make(
         dtype="bfloat16", stage=1, ranks=1, kl=0.0, checkpointing=False, path=random_audio_model, tensor_parallel=1
     ):
         config = Config()
-        config.run.name, config.data.train.path = "x", "q.json"
+        config.run.name, config.run.dir = "x", str(tmp_path / "run")
+        config.data.train.path = str(tmp_path / "q.json")
+        (tmp_path / "q.json").write_text("[]")
         config.model.path, config.model.dtype, config.model.gradient_checkpointing = str(path), dtype, checkpointing
         config.learner.zero_stage, config.learner.num_workers = stage, ranks
         config.learner.max_tokens_per_micro_batch = 1000
@@ -69,11 +71,24 @@ def test_a_text_model(make_config, random_text_model):
     assert estimate.num_trained == estimate.num_parameters > 0
 
 
-def test_a_wrong_folder_is_named(make_config, tmp_path):
-    with pytest.raises(ValueError, match=r"model\.path .* holds no config\.json"):
-        estimate_memory(make_config(path=tmp_path))
-    with pytest.raises(ValueError, match=r"model\.path .* does not exist"):
-        estimate_memory(make_config(path=tmp_path / "nowhere"))
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_trained_towers_activations_by_hand(make_config, checkpointing):
+    config = make_config(checkpointing=checkpointing)
+    without = estimate_memory(config).learner_activations
+    config.model.train_audio_tower = True
+    config.data.max_audio_s = 4.0
+    # 273 of 1000 tokens are of prompts, of 300 each, 100 of which are 4 s of audio; 2 layers of size 64
+    positions = 2 * (273 * 100 // 300)
+    tower = (34 + 2 * 2 if checkpointing else 2 * 34) * positions * 64
+    assert estimate_memory(config).learner_activations == without + tower
+
+
+def test_a_dry_run_makes_the_checks_of_a_real_run(make_config, tmp_path, capsys):
+    config = make_config()
+    (tmp_path / "q.json").unlink()
+    with pytest.raises(ValueError, match=r"data\.train\.path .*q\.json is no file"):
+        print_dry_run(config)
+    assert "group_size: 8" in capsys.readouterr().out
 
 
 def test_a_dry_run_prints_and_starts_nothing(make_config, counts, capsys, monkeypatch):
@@ -84,11 +99,13 @@ def test_a_dry_run_prints_and_starts_nothing(make_config, counts, capsys, monkey
     monkeypatch.setattr(ray, "init", lambda *_args, **_kwargs: pytest.fail("a dry run connected to Ray"))
     config = make_config()
     config.grpo.preset = "gspo"
+    config.grpo.importance_cap = 3.0
     print_dry_run(config)
     text = capsys.readouterr().out
     assert "group_size: 8" in text
     assert "preset gspo (GSPO, arXiv 2507.18071" in text
     assert "ratio=token instead of sequence" in text
+    assert "note: grpo.importance_cap=3.0 has no effect" in text
     assert "rollout worker" in text
     assert f"{counts[0]:,} parameters, {counts[0] - counts[1]:,} trained" in text
     assert "nothing was started" in text

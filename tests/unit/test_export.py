@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ssr1_rl import export
-from ssr1_rl.config import CheckpointConfig
-from ssr1_rl.export import choose_checkpoint, export_checkpoint, write_model_folder
+from ssr1_rl.config import CheckpointConfig, Config
+from ssr1_rl.export import base_model_folder, choose_checkpoint, export_checkpoint, write_model_folder
 from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint
 from ssr1_rl.trainer.families import load_model
 from ssr1_rl.trainer.parameters import named_weights
@@ -119,3 +119,31 @@ async def test_a_checkpoint_is_verified_before_it_is_exported(store, random_audi
     with pytest.raises(DamagedCheckpoint):
         export_checkpoint(checkpoint, str(random_audio_model), tmp_path / "out2", "float32")
     assert not (tmp_path / "out2").exists()
+
+
+async def test_another_dtype_is_refused_before_checksums_are_read(store, random_audio_model, tmp_path, monkeypatch):
+    checkpoint = store.latest()
+    monkeypatch.setattr(type(checkpoint), "verify", lambda self: pytest.fail("read the whole checkpoint first"))
+    with pytest.raises(ValueError, match=r"--dtype must be bfloat16 or float32, got 'float16'"):
+        export_checkpoint(checkpoint, str(random_audio_model), tmp_path / "out", "float16")
+
+
+def test_a_relative_base_model_is_found_from_any_directory(tmp_path, monkeypatch):
+    start, elsewhere = tmp_path / "start", tmp_path / "elsewhere"
+    for folder in (start / "models" / "sft", start / "runs" / "x", elsewhere):
+        folder.mkdir(parents=True)
+    config = Config()
+    config.model.path, config.run.dir = "models/sft", "runs/x"
+    monkeypatch.chdir(elsewhere)
+    assert base_model_folder(start / "runs" / "x", config) == str(start / "models" / "sft")
+    config.model.path = "./models/sft"
+    assert base_model_folder(start / "runs" / "x", config) == str(start / "models" / "sft")
+    (start / "runs" / "x").rename(elsewhere / "x")
+    with pytest.raises(
+        ValueError, match=r"model\.path \./models/sft does not exist.*base of .*/x.*call the export from"
+    ):
+        base_model_folder(elsewhere / "x", config)
+    monkeypatch.chdir(start)
+    assert base_model_folder(elsewhere / "x", config) == "models/sft"
+    config.model.path = "Qwen/Qwen2-Audio-7B-Instruct"
+    assert base_model_folder(elsewhere / "x", config) == "Qwen/Qwen2-Audio-7B-Instruct"

@@ -166,6 +166,15 @@ async def test_beyond_the_limit_a_step_takes_groups_as_they_come(make_feed):
     feed.close()
 
 
+@pytest.mark.parametrize(("limit", "most"), [(0.1, 1), (0.25, 1), (0.3, 2), (1.75, 7)])
+async def test_a_small_limit_is_rounded_up_and_not_off(make_feed, limit, most):
+    world = World(same={g.question_id for g in stream_ids(40)})
+    feed = make_feed(world, dynamic_sampling=True, dynamic_sampling_limit=limit)
+    await run_steps(feed, world, 1)
+    assert (feed.num_replaced, feed.reached_limit) == (most, True)
+    feed.close()
+
+
 @pytest.mark.parametrize("staleness", [0, 2])
 async def test_dynamic_sampling_loses_nothing_across_a_resume(make_feed, staleness):
     same = {g.question_id for g in stream_ids(40)[1::3]}

@@ -1,12 +1,13 @@
 """A run's folder: one process at a time, and where the next one goes on."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
 from ssr1_rl.config import CheckpointConfig, Config, ConfigError, RunConfig
-from ssr1_rl.run_folder import RunFolderInUse, claim, find_resume, write_config
+from ssr1_rl.run_folder import RunFolderInUse, check_resume, claim, find_resume, write_config
 from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint
 
 
@@ -107,6 +108,40 @@ def test_a_named_checkpoint_is_taken_and_checked(config, three):
     config.run.resume = str(three[0].path.parent)
     with pytest.raises(DamagedCheckpoint, match="holds no checkpoint"):
         find_resume(config)
+
+
+def set_adapters(checkpoint, lora):
+    (checkpoint.learner / "learner.json").write_text(json.dumps({"lora": lora}))
+
+
+@pytest.mark.parametrize("resume", ["auto", "named"])
+@pytest.mark.parametrize(
+    ("before", "rank", "alpha", "mend"),
+    [
+        ({"rank": 8, "alpha": 32.0}, 16, 32.0, r"set model\.lora\.rank=8 model\.lora\.alpha=32, or another run\.dir"),
+        ({"rank": 8, "alpha": 16.0}, 8, 32.0, r"set model\.lora\.rank=8 model\.lora\.alpha=16"),
+        ({"rank": 8, "alpha": 16.0}, 0, 32.0, r"which now is off"),
+        (None, 8, 32.0, r"written with model\.lora off.*set model\.lora\.rank=0"),
+    ],
+)
+def test_other_adapters_than_the_checkpoints_are_refused_early(config, three, resume, before, rank, alpha, mend):
+    set_adapters(three[2], before)
+    config.run.resume = str(three[2].path) if resume == "named" else "auto"
+    config.model.lora.rank, config.model.lora.alpha = rank, alpha
+    with pytest.raises(ConfigError, match=mend):
+        check_resume(config)
+    set_adapters(three[2], {"rank": rank, "alpha": alpha} if rank else None)
+    check_resume(config)
+
+
+def test_what_a_run_cannot_go_on_from_is_refused_early(config, three):
+    check_resume(config)  # learner.json is missing: find_resume looks for an older checkpoint
+    config.run.resume = "runs/nowhere"
+    with pytest.raises(DamagedCheckpoint, match=r"run\.resume=runs/nowhere: .*holds no checkpoint"):
+        check_resume(config)
+    config.run.resume = "never"
+    with pytest.raises(ConfigError, match=r"run\.resume=never, but .* holds a run"):
+        check_resume(config)
 
 
 def test_changed_settings_are_listed(config, tmp_path):

@@ -1,0 +1,53 @@
+"""What a user can mend is one sentence; a bug is a traceback, also when an actor raised it."""
+
+import pytest
+from ray.exceptions import GetTimeoutError, RayTaskError
+from typer.testing import CliRunner
+
+from ssr1_rl import cli
+from ssr1_rl.config import GrpoConfig
+from ssr1_rl.presets import PRESETS
+
+
+def in_an_actor(error):
+    """The error as Ray hands it to the caller."""
+    return RayTaskError("f", "traceback", error, pid=1, ip="1").as_instanceof_cause()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    ("error", "explained"),
+    [
+        (ValueError("grpo.num_steps must be at least 1"), True),
+        (RuntimeError("the engine did not start"), True),
+        (KeyError("audio"), False),
+        (AssertionError("never"), False),
+        (TypeError("f() takes 1 argument"), False),
+    ],
+)
+def test_a_bug_is_not_explained_wherever_it_happens(monkeypatch, capsys, error, explained, wrapped):
+    def fail():
+        raise in_an_actor(error) if wrapped else error
+
+    monkeypatch.delenv("SSR1_RL_DEBUG", raising=False)
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit if explained else type(error)) as caught:
+        cli.main()
+    if explained:
+        assert caught.value.code == cli.EXIT_USER
+        written = capsys.readouterr().err
+        assert written.startswith(f"error: {error}\n")
+        assert "SSR1_RL_DEBUG=1 shows the traceback" in written
+
+
+def test_rays_own_errors_are_explained():
+    assert cli._is_explained(GetTimeoutError("the learner did not answer"))
+
+
+def test_help_says_where_settings_are_explained(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    written = CliRunner().invoke(cli.app, ["grpo", "--help"]).output
+    assert "docs/settings.md" in written
+    assert all(name in written for name in PRESETS)
+    assert GrpoConfig.__dataclass_fields__["preset"].metadata["choices"] == ("", *PRESETS)
+    assert "SSR1_RL_DEBUG" in CliRunner().invoke(cli.app, ["--help"]).output

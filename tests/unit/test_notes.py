@@ -1,0 +1,57 @@
+"""Settings without effect, or hardly the ones that were meant, are said and not refused."""
+
+from pathlib import Path
+
+import pytest
+
+from ssr1_rl.config_loading import load_config
+from ssr1_rl.notes import notes
+from ssr1_rl.presets import PRESETS
+
+NEEDED = ["run.name=x", "model.path=m", "data.train.path=q.json"]
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["learner.warmup_steps=41", "grpo.num_steps=10", "grpo.num_epochs=2", "grpo.num_minibatches=2"], "40 updates"),
+        (
+            ["grpo.kl_coefficient=0.1", "grpo.kl_estimator=k1"],
+            "set grpo.kl_estimator=k2 or k3, or grpo.kl_placement=rew",
+        ),
+        (["grpo.importance_cap=3"], "grpo.importance_cap=3.0 has no effect with grpo.importance_correction=none"),
+        (["grpo.importance_level=sequence"], "grpo.importance_level=sequence has no effect"),
+        (
+            ["grpo.preset=gspo"],
+            "bfloat16 noise alone exceeds a clip of 0.0003 / 0.0004: set grpo.importance_correction=tr",
+        ),
+        (["grpo.ratio=sequence"], "grpo.preset=gspo sets 3e-4 and 4e-4"),
+        (["grpo.ratio=cispo"], "grpo.preset=cispo sets clip_low=1 and clip_high=4"),
+        (["learner.max_tokens_per_micro_batch=1000"], "is below one prompt of data.max_prompt_tokens=4096"),
+    ],
+)
+def test_a_dubious_setting_is_said(overrides, said):
+    [line] = notes(load_config(None, [*NEEDED, *overrides]))
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["learner.warmup_steps=40", "grpo.num_steps=10", "grpo.num_epochs=2", "grpo.num_minibatches=2"],
+        ["grpo.kl_estimator=k1"],
+        ["grpo.kl_coefficient=0.1", "grpo.kl_estimator=k1", "grpo.kl_placement=reward"],
+        ["grpo.importance_correction=mask", "grpo.importance_cap=3", "grpo.importance_level=sequence"],
+        ["grpo.preset=gspo", "grpo.importance_correction=truncate"],
+        ["grpo.preset=gspo", "model.dtype=float32"],
+        *([f"grpo.preset={name}"] for name in PRESETS if name != "gspo"),
+    ],
+)
+def test_nothing_is_said_of_the_rest(overrides):
+    assert notes(load_config(None, [*NEEDED, *overrides])) == []
+
+
+@pytest.mark.parametrize("name", ["grpo.yaml", "local.yaml"])
+def test_launch_files_have_no_dubious_setting(name):
+    assert notes(load_config(LAUNCH / name)) == []
