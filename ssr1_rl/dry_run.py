@@ -46,7 +46,7 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     layer's input with it; those of a trained audio tower alike, which has two positions for each audio token;
     and the head's buffers for one chunk of response tokens.
     """
-    from ssr1_rl.trainer.logprobs import CHUNK_BYTES
+    from ssr1_rl.trainer.logprobs import chunk_bytes
 
     model, learner = config.model, config.learner
     hf_config, num_parameters, num_trained = _count_parameters(config)
@@ -63,6 +63,7 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     if model.train_audio_tower and (tower := getattr(hf_config, "audio_config", None)):
         positions = 2 * _audio_tokens(config, tokens - response_tokens)
         activations += _activations(config, positions, tower.d_model, tower.encoder_layers)
+    logits = 4 * response_tokens * text.vocab_size
     return MemoryEstimate(
         num_parameters=num_parameters,
         num_trained=num_trained,
@@ -73,7 +74,7 @@ def estimate_memory(config: Config) -> MemoryEstimate:
         learner_reference=width * num_parameters // share_weights
         if config.grpo.kl_coefficient and not model.lora.rank
         else 0,
-        learner_activations=activations + 3 * min(CHUNK_BYTES, 4 * response_tokens * text.vocab_size),
+        learner_activations=activations + 3 * min(logits, chunk_bytes(config.run.device)),
         engine_weights=width * num_parameters // config.rollout.tensor_parallel_size,
     )
 

@@ -17,8 +17,11 @@ from torch.nn.functional import linear
 
 CHUNK_BYTES = 256 * 2**20
 """Float32 logits of one chunk on a CPU; about three such buffers are alive at once."""
-CUDA_CHUNKS = 4
-"""Times as much on a GPU: every chunk reads and writes the whole float32 sum of the weight's gradient there."""
+
+
+def chunk_bytes(device: str) -> int:
+    """Float32 logits of one chunk: more on a GPU, where each chunk reads and writes a sum of the head's size."""
+    return 4 * CHUNK_BYTES if device == "cuda" else CHUNK_BYTES
 
 
 class LogprobHead(nn.Linear):
@@ -141,9 +144,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _chunks(num_tokens: int, weight_VH: Tensor) -> Iterator[slice]:
-    """Equal parts of the tokens, each with float32 logits within `CHUNK_BYTES`."""
-    num_bytes = CHUNK_BYTES * (CUDA_CHUNKS if weight_VH.is_cuda else 1)
-    size = max(1, num_bytes // (4 * len(weight_VH)))
+    """Equal parts of the tokens, each with float32 logits within `chunk_bytes`."""
+    size = max(1, chunk_bytes(weight_VH.device.type) // (4 * len(weight_VH)))
     num_chunks = -(-num_tokens // size)
     for index in range(num_chunks):
         yield slice(index * num_tokens // num_chunks, (index + 1) * num_tokens // num_chunks)
