@@ -68,7 +68,7 @@ def _out_of_bounds(spec: dataclasses.Field[Any], value: Any) -> str:
 
 def _check_together(config: Config) -> None:
     """The rules that join several settings, each named as a sentence."""
-    _groups_divide_over_ranks_and_minibatches(config)
+    _every_rank_has_a_group_of_each_minibatch(config)
     _rewards_are_named_once(config)
     check_deepspeed_options(config.learner)
     _state_can_be_offloaded(config.learner)
@@ -85,18 +85,23 @@ def _check_together(config: Config) -> None:
         raise ConfigError("rollout.weight_transfer=nccl needs run.device=cuda; set it to auto or gloo")
 
 
-def _groups_divide_over_ranks_and_minibatches(config: Config) -> None:
+def _every_rank_has_a_group_of_each_minibatch(config: Config) -> None:
     questions, minibatches, ranks = (
         config.grpo.questions_per_step,
         config.grpo.num_minibatches,
         config.learner.num_workers,
     )
-    if questions % (minibatches * ranks):
-        unit = minibatches * ranks
-        near = max(unit, round(questions / unit) * unit)
+    if questions % minibatches:
+        near = max(1, round(questions / minibatches)) * minibatches
         raise ConfigError(
-            f"grpo.questions_per_step must be divisible by learner.num_workers x grpo.num_minibatches "
-            f"({ranks} x {minibatches} = {unit}), got {questions}; the nearest that fits is {near}"
+            f"grpo.questions_per_step must be divisible by grpo.num_minibatches={minibatches}, got {questions}; "
+            f"the nearest that fits is {near}"
+        )
+    if questions // minibatches < ranks:
+        raise ConfigError(
+            f"grpo.questions_per_step must be at least learner.num_workers x grpo.num_minibatches "
+            f"({ranks} x {minibatches} = {ranks * minibatches}), a question for every learner rank in every "
+            f"mini-batch, got {questions}"
         )
 
 

@@ -73,8 +73,12 @@ def test_written_settings_read_back_the_same(load, tmp_path):
         ("rewards: [{name: format}, {name: accuracy}, {name: format}]\n", r"rewards\.2\.name 'format' is used twice"),
         ("rewards: [{path: 'a.py:f'}, {path: 'a.py:f'}]\n", r"rewards\.1\.name 'a\.py:f' is used twice"),
         (
-            "learner: {num_workers: 3}\ngrpo: {num_minibatches: 2}\n",
-            r"must be divisible by .*\(3 x 2 = 6\), got 64; the nearest that fits is 66",
+            "grpo: {num_minibatches: 3}\n",
+            r"must be divisible by grpo\.num_minibatches=3, got 64; the nearest that fits is 63",
+        ),
+        (
+            "learner: {num_workers: 33}\ngrpo: {num_minibatches: 2}\n",
+            r"must be at least .*\(33 x 2 = 66\), a question for every learner rank in every mini-batch, got 64",
         ),
         ("learner: {deepspeed: {zero_optimization: {stage: 3}}}\n", r"use learner\.zero_stage instead, got 3"),
         (
