@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssr1_rl.cluster import check_fits, connect, make_plan
-from ssr1_rl.config import Config, ModelConfig
+from ssr1_rl.config import Config
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.presets import describe_preset
@@ -69,8 +69,7 @@ def run_grpo(config: Config) -> dict[str, Any]:
         Interrupted: stopped by SIGINT or SIGTERM; every actor is gone.
     """
     check_model_folder(config.model.path)
-    if config.model.lora.rank:
-        check_lora_targets(config.model)
+    check_policy(config)
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
     with claim(Path(config.run.dir)), Progress(config.grpo.num_steps) as progress:
@@ -84,12 +83,15 @@ def run_grpo(config: Config) -> dict[str, Any]:
             return _interruptible(_run(config, data, progress), config)
 
 
-def check_lora_targets(model: ModelConfig) -> None:
-    """Refuses `model.lora.target_modules` that the policy lacks; see `ssr1_rl.trainer.lora.find_targets`."""
+def check_policy(config: Config) -> None:
+    """Refuses a model that cannot be trained exactly (see `empty_policy`), and LoRA targets that it lacks."""
     from ssr1_rl.trainer.lora import find_targets
     from ssr1_rl.trainer.policy import empty_policy
 
-    find_targets(empty_policy(model.path, model.train_audio_tower).model, model.lora.target_modules)
+    model = config.model
+    policy = empty_policy(model.path, model.train_audio_tower, config.learner.prefix_packing)
+    if model.lora.rank:
+        find_targets(policy.model, model.lora.target_modules)
 
 
 def check_model_folder(path: str) -> None:

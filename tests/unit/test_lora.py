@@ -11,7 +11,7 @@ from ssr1_rl.config import CheckpointConfig, Config, ModelConfig
 from ssr1_rl.data.prompt import MelExtractor, expand_audio_placeholders, num_audio_tokens, num_mel_frames
 from ssr1_rl.dry_run import estimate_memory
 from ssr1_rl.export import export_checkpoint
-from ssr1_rl.run_grpo import check_lora_targets
+from ssr1_rl.run_grpo import check_policy
 from ssr1_rl.trainer.batching import Row, collate
 from ssr1_rl.trainer.checkpoint import CheckpointStore
 from ssr1_rl.trainer.families import load_model
@@ -111,10 +111,10 @@ def test_the_reference_is_the_policy_with_its_adapters_off(folder):
     ],
 )
 def test_unknown_targets_are_refused_before_anything_is_loaded(random_audio_model, targets, message):
-    config = ModelConfig(path=str(random_audio_model))
-    config.lora.rank, config.lora.target_modules = 4, targets
+    config = Config(model=ModelConfig(path=str(random_audio_model)))
+    config.model.lora.rank, config.model.lora.target_modules = 4, targets
     with pytest.raises(ValueError, match=rf"model\.lora\.target_modules {message}"):
-        check_lora_targets(config)
+        check_policy(config)
 
 
 def test_targets_are_full_or_partial_paths(random_audio_model):
