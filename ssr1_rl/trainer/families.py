@@ -28,20 +28,18 @@ class ModelFamily:
 
 
 TEXT = ModelFamily("AutoModelForCausalLM", "model")
+"""Every causal LM of transformers that `trainer/exactness.py` finds no fault with."""
 
-FAMILIES = {
+AUDIO_FAMILIES = {
     "qwen2_audio": ModelFamily("Qwen2AudioForConditionalGeneration", "model.language_model", Qwen2AudioTower),
     "qwen2_5_omni_thinker": ModelFamily("Qwen2_5OmniThinkerForConditionalGeneration", "model", Qwen2_5OmniTower, True),
-    "llama": TEXT,
-    "qwen2": TEXT,
-    "qwen3": TEXT,
 }
 """By `config.model_type`."""
 
 
 def family_of(config: Any) -> ModelFamily:
-    """The family of a model's configuration, which is one of `FAMILIES`."""
-    return FAMILIES[config.model_type]
+    """The family of a model's configuration."""
+    return AUDIO_FAMILIES.get(config.model_type, TEXT)
 
 
 def read_config(path: str) -> Any:
@@ -56,9 +54,18 @@ def read_config(path: str) -> Any:
         raise ValueError(f"model.path {path} holds no config.json; give a Hugging Face model folder")
     config = AutoConfig.from_pretrained(path)
     config = getattr(config, "thinker_config", config)
-    if config.model_type not in FAMILIES:
-        raise ValueError(f"model.path {path} is a {config.model_type} model; the learner trains {', '.join(FAMILIES)}")
+    if config.model_type not in AUDIO_FAMILIES and not _is_text_model(config):
+        raise ValueError(
+            f"model.path {path} is a {config.model_type} model; the learner trains {', '.join(AUDIO_FAMILIES)} and "
+            "text-only causal language models of transformers"
+        )
     return config
+
+
+def _is_text_model(config: Any) -> bool:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.get_text_config() is config
 
 
 def load_model(path: str, dtype: Any, attention: str) -> Any:
@@ -68,7 +75,7 @@ def load_model(path: str, dtype: Any, attention: str) -> Any:
         ValueError: see `read_config`.
     """
     config = read_config(path)
-    model = _model_class(config).from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa")
+    model = _model_class(config).from_pretrained(path, config=config, dtype=dtype)
     if attention == "flash" and family_of(config).flash_tower:
         model.audio_tower.set_attn_implementation("flash_attention_2")
     return model

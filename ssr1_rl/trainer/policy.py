@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssr1_rl.trainer.attention.interface import BACKENDS, TRANSFORMERS_NAMES, use_packed_attention
 from ssr1_rl.trainer.batching import ClipBatch, MicroBatch
+from ssr1_rl.trainer.exactness import check_exact
 from ssr1_rl.trainer.families import family_of
 from ssr1_rl.trainer.logprobs import LogprobHead
 from ssr1_rl.trainer.prefix_packing import PaddedLayout
@@ -19,11 +20,14 @@ class Policy(nn.Module):
     """A transformers model behind one `forward`: micro-batch in, log-probs out.
 
     Args:
-        model: of one of the `FAMILIES`.
+        model: of transformers; see `ModelFamily`.
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
         train_audio_tower: when False the tower's parameters get no gradient.
         attention: which of `BACKENDS` attends.
         prefix_packing: False for padded rows, over which transformers' own attention of that kind attends.
+
+    Raises:
+        ValueError: the log-probs would not be the model's own; see `check_exact`.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class Policy(nn.Module):
         prefix_packing: bool = True,
     ) -> None:
         super().__init__()
+        check_exact(model.config, prefix_packing)
         self.model = model
         self.temperature = temperature
         family = family_of(model.config)
@@ -62,8 +67,9 @@ class Policy(nn.Module):
             if isinstance(batch.layout, PaddedLayout)
             else {"packing": self._attention(batch.layout, device)}
         )
+        inputs = {"inputs_embeds": self.embed(batch)} if self.audio_tower else {"input_ids": batch.input_ids}
         hidden = self.backbone(
-            inputs_embeds=self.embed(batch), position_ids=batch.position_ids, use_cache=False, **attending
+            **inputs, position_ids=batch.position_ids, use_cache=False, **attending
         ).last_hidden_state
         hidden_T = hidden.flatten(0, 1)[batch.hidden_index_T]
         return self.model.lm_head(hidden_T, batch.targets_T, self.temperature)
@@ -79,10 +85,9 @@ class Policy(nn.Module):
         return self.model.get_submodule(self._backbone_path)
 
     def embed(self, batch: MicroBatch) -> Tensor:
-        """Input embeddings [B, L, H], audio features at their places."""
+        """Input embeddings [B, L, H] of a model with audio input, audio features at their places."""
+        assert self.audio_tower is not None
         embeds = self.model.get_input_embeddings()(batch.input_ids)
-        if self.audio_tower is None:
-            return embeds
         chosen = self.audio_tower.project(self._audio_features(batch)[batch.audio_clips, batch.audio_positions])
         chosen = chosen.to(embeds.dtype)
         return embeds.flatten(0, 1).index_put((batch.audio_columns,), chosen).view_as(embeds)
@@ -103,7 +108,11 @@ class Policy(nn.Module):
 
 
 def empty_policy(path: str, train_audio_tower: bool, prefix_packing: bool = False) -> Policy:
-    """A policy of shapes alone (torch's meta device), for what can be told before anything is loaded."""
+    """A policy of shapes alone (torch's meta device), for what can be told before anything is loaded.
+
+    Raises:
+        ValueError: see `read_config` and `Policy`.
+    """
     from ssr1_rl.trainer.families import make_model, read_config
 
     config = read_config(path)

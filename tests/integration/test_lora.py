@@ -156,24 +156,38 @@ def test_engines_serve_the_merged_policy_and_so_does_its_export(soundworld: Path
 
 
 async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> None:
-    from ssr1_rl.config import CheckpointConfig, GrpoConfig
-    from ssr1_rl.data.prompt import PromptBuilder
-    from ssr1_rl.data.read import read_questions
-    from ssr1_rl.demo import demo_config
+    from ssr1_rl.config import CheckpointConfig
     from ssr1_rl.export import export_checkpoint
-    from ssr1_rl.rollout.engine import Sampling
-    from ssr1_rl.rollout.prepare import Preparer
-    from ssr1_rl.rollout.weight_audit import digest
     from ssr1_rl.system import running_system
     from ssr1_rl.trainer.checkpoint import CheckpointStore
-    from ssr1_rl.trainer.train_batch import train_group
-    from ssr1_rl.types import GroupId, ScoredGroup
 
-    config = demo_config(
+    config = small_config(soundworld, tmp_path)
+    questions = await prepared_questions(config)
+    async with running_system(config, max_clips=1, on_phase=lambda phase: None) as system:
+        first = await train(system, questions, policy_version=0)
+        assert first["logprob_abs_diff_max"] < 1e-4, "a fresh adapter changes nothing"
+        await system.sync_weights(1, audit=True)
+        metrics = await train(system, questions, policy_version=1)
+        assert metrics["comparable_tokens"] > 50
+        assert metrics["logprob_abs_diff_max"] < 1e-4
+        checkpoint = await CheckpointStore(tmp_path, CheckpointConfig()).save(2, {}, None, system.learners.save)
+        sent = await system.learners.weight_digests()
+        unsynced = await train(system, questions, policy_version=2)
+        assert unsynced["logprob_abs_diff_max"] > 1e-3, "the update moved the policy, and no sync has come since"
+    export_checkpoint(checkpoint, config.model.path, tmp_path / "merged", "float32")
+    check_merged_tensors(config, tmp_path / "merged", sent)
+    await check_served(config, tmp_path / "merged", checkpoint, questions)
+
+
+def small_config(soundworld: Path, folder: Path) -> Any:
+    """One engine, two learner ranks, adapters in the language model and the tower."""
+    from ssr1_rl.demo import demo_config
+
+    return demo_config(
         soundworld,
         0,
         [
-            f"run.dir={tmp_path}",
+            f"run.dir={folder}",
             "rollout.num_workers=1",
             "rollout.num_threads=1",
             "rollout.num_cpus=0.5",
@@ -188,38 +202,47 @@ async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> 
             "model.lora.rank=4",
         ],
     )
+
+
+async def prepared_questions(config: Any) -> list[Any]:
+    from ssr1_rl.data.prompt import PromptBuilder
+    from ssr1_rl.data.read import read_questions
+    from ssr1_rl.rollout.prepare import Preparer
+
     preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
-    questions = [await preparer.prepare(q) for q in read_questions(config.data.train, 0.0).questions[:4]]
-    async with running_system(config, max_clips=1, on_phase=lambda phase: None) as system:
+    return [await preparer.prepare(q) for q in read_questions(config.data.train, 0.0).questions[:4]]
 
-        async def train(policy_version: int) -> dict[str, float]:
-            """One update on made-up advantages; its metrics compare engine and learner before the update.
 
-            `policy_version`: the learner's, so that it compares whatever the engine has.
-            """
-            calls = [system.pool.generate(GroupId(0, str(i)), q, Sampling(4, 1.0, 24)) for i, q in enumerate(questions)]
-            groups = [replace(group, submitted_version=policy_version) for group in await asyncio.gather(*calls)]
-            batch = [
-                replace(
-                    train_group(ScoredGroup(group, (0.0,) * 4, {}), question, GrpoConfig()),
-                    advantages_G=(1.5, -0.5, -0.5, -0.5),
-                )
-                for group, question in zip(groups, questions, strict=True)
-            ]
-            return await system.learners.update(batch, kl_coefficient=0.0)
+async def sampled(pool: Any, questions: list[Any]) -> list[Any]:
+    """Four responses to each question."""
+    from ssr1_rl.rollout.engine import Sampling
+    from ssr1_rl.types import GroupId
 
-        assert (await train(0))["logprob_abs_diff_max"] < 1e-4, "a fresh adapter changes nothing"
-        await system.sync_weights(1, audit=True)
-        metrics = await train(1)
-        assert metrics["comparable_tokens"] > 50
-        assert metrics["logprob_abs_diff_max"] < 1e-4
-        checkpoint = await CheckpointStore(tmp_path, CheckpointConfig()).save(2, {}, None, system.learners.save)
-        sent = await system.learners.weight_digests()
-        assert (await train(2))["logprob_abs_diff_max"] > 1e-3, (
-            "the update moved the policy, and no sync has come since"
-        )
-    export_checkpoint(checkpoint, config.model.path, tmp_path / "merged", "float32")
-    exported = load_file(tmp_path / "merged" / "model.safetensors")
+    calls = [pool.generate(GroupId(0, str(i)), question, Sampling(4, 1.0, 24)) for i, question in enumerate(questions)]
+    return await asyncio.gather(*calls)
+
+
+async def train(system: Any, questions: list[Any], policy_version: int) -> dict[str, float]:
+    """One update on made-up advantages; its metrics compare engine and learner before the update.
+
+    `policy_version`: the learner's, so that it compares whatever the engine has.
+    """
+    from ssr1_rl.config import GrpoConfig
+    from ssr1_rl.trainer.train_batch import train_group
+    from ssr1_rl.types import ScoredGroup
+
+    batch = []
+    for group, question in zip(await sampled(system.pool, questions), questions, strict=True):
+        scored = ScoredGroup(replace(group, submitted_version=policy_version), (0.0,) * 4, {})
+        batch.append(replace(train_group(scored, question, GrpoConfig()), advantages_G=(1.5, -0.5, -0.5, -0.5)))
+    return await system.learners.update(batch, kl_coefficient=0.0)
+
+
+def check_merged_tensors(config: Any, folder: Path, sent: dict[str, Any]) -> None:
+    """The export holds what engines were sent, which is the base but for the targets."""
+    from ssr1_rl.rollout.weight_audit import digest
+
+    exported = load_file(folder / "model.safetensors")
     assert {name: digest(tensor) for name, tensor in exported.items()} == sent
     base = load_file(Path(config.model.path) / "model.safetensors")
     moved = {name for name in base if not torch.equal(base[name], exported[name])}
@@ -227,3 +250,64 @@ async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> 
     assert len(moved) == 7 * 3 + 3 * 2, (
         "in 3 layers of the language model and, of the same names, 2 of the trained tower"
     )
+
+
+async def check_served(config: Any, folder: Path, checkpoint: Any, questions: list[Any]) -> None:
+    """A fresh engine on the exported folder gives the log-probs of the adapted, unmerged policy in transformers."""
+    import ray
+
+    from ssr1_rl.rollout.engine import EngineSpec
+    from ssr1_rl.rollout.pool import RolloutPool
+    from ssr1_rl.rollout.worker import RolloutWorkerActor
+    from ssr1_rl.trainer.lora import adapters_off
+
+    worker = RolloutWorkerActor.options(num_cpus=0.5).remote()
+    try:
+        await worker.start.remote(EngineSpec(str(folder), "float32", "cpu", 1024, 1, 0), config.rollout)
+        groups = await sampled(RolloutPool([worker], 120.0), questions)
+    finally:
+        await worker.shutdown.remote()
+        ray.kill(worker)
+    served = torch.tensor([x for group in groups for c in group.completions for x in c.logprobs])
+    policy = unmerged_policy(config, checkpoint)
+    found = policy_logprobs(policy, config, questions, groups)
+    assert len(served) > 50
+    assert (served - found).abs().max() < 1e-4
+    with adapters_off(policy.model):
+        assert (served - policy_logprobs(policy, config, questions, groups)).abs().max() > 1e-2
+
+
+def unmerged_policy(config: Any, checkpoint: Any) -> Any:
+    """The base model with the checkpoint's adapters beside its weights."""
+    from ssr1_rl.trainer.families import load_model
+    from ssr1_rl.trainer.learner_state import saved_weights
+    from ssr1_rl.trainer.lora import adapted_modules, add_adapters
+    from ssr1_rl.trainer.parameters import named_adapters
+    from ssr1_rl.trainer.policy import Policy
+
+    adapters = dict(saved_weights(checkpoint.learner))
+    policy = Policy(load_model(config.model.path, torch.float32, "sdpa"), 1.0, False)
+    add_adapters(policy.model, config.model.lora.rank, config.model.lora.alpha, adapted_modules(adapters))
+    with torch.no_grad():
+        for name, parameter in named_adapters(policy.model).items():
+            parameter.copy_(adapters[name])
+    return policy
+
+
+@torch.no_grad()
+def policy_logprobs(policy: Any, config: Any, questions: list[Any], groups: list[Any]) -> torch.Tensor:
+    """Of every sampled token, in the groups' order."""
+    import ray
+
+    from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
+    from ssr1_rl.trainer.batching import Row, collate
+    from ssr1_rl.trainer.clip_features import ClipFeatures
+
+    mel_of, placeholder = ClipFeatures(config.model.path, ray.get), policy.model.config.audio_token_id
+    found = []
+    for question, group in zip(questions, groups, strict=True):
+        lengths = [num_audio_tokens(mel_of.num_frames(clip)) for clip in question.waveforms]
+        prompt = tuple(expand_audio_placeholders(question.token_ids, placeholder, lengths))
+        rows = [Row(prompt, question.waveforms, c.token_ids, c.logprobs, 1.0, True) for c in group.completions]
+        found.append(policy(collate(rows, placeholder, mel_of, policy.model.config.audio_config.num_mel_bins))[0])
+    return torch.cat(found)

@@ -1,7 +1,10 @@
 """Every way of attending over packed rows gives what SDPA over the parts gives, and the right one is chosen."""
 
+import functools
+import gc
 import sys
 import types
+import weakref
 
 import pytest
 import torch
@@ -11,7 +14,7 @@ from torch.nn.attention import flex_attention
 
 from ssr1_rl.config import ConfigError
 from ssr1_rl.config_loading import load_config
-from ssr1_rl.trainer.attention import choice, flash, flex, sdpa
+from ssr1_rl.trainer.attention import choice, flash, flex, interface, sdpa
 from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.attention.interface import BACKENDS, NAME
 from ssr1_rl.trainer.attention.sdpa import SdpaAttention
@@ -126,8 +129,29 @@ def test_attends_as_defined(flash_attn, flex_on_cpus, backend, layout):
 
 @pytest.mark.parametrize("layout", [SMALL, LARGE], ids=["small", "large"])
 def test_sdpa_of_other_devices_attends_as_defined(monkeypatch, layout):
-    monkeypatch.setattr(sdpa, "attend_to_prompt_and_self", sdpa._attend_under_mask)
+    monkeypatch.setattr(sdpa, "attend_to_prompt_and_self", sdpa.UnderMask(CPU))
     test_attends_as_defined(None, None, "sdpa", layout)
+
+
+def test_masks_are_made_once_for_all_layers_and_go_with_the_layout(monkeypatch):
+    made, tril = [], torch.Tensor.tril
+
+    def watched(tensor, diagonal):
+        mask = tril(tensor, diagonal)
+        made.append(weakref.ref(mask))
+        return mask
+
+    monkeypatch.setattr(torch.Tensor, "tril", watched)
+    layout = PackedLayout((PackedGroup(5, (3, 1)),) * 2)
+    attention = SdpaAttention(layout, CPU)
+    attention._attend_responses = sdpa.UnderMask(CPU)
+    for _ in range(2):
+        attention(*random_inputs(layout), None)
+    assert len(made) == 1
+    monkeypatch.undo()
+    del attention
+    gc.collect()
+    assert made[0]() is None
 
 
 @pytest.mark.parametrize("of_prompt", [1.0, 100.0])
@@ -206,6 +230,23 @@ def test_most_blocks_of_a_long_row_are_whole_or_skipped():
     assert whole.sum() > 0.5 * some.sum()
 
 
+def test_flex_attention_is_compiled_once_for_all_lengths(flex_on_cpus, monkeypatch):
+    """Beyond torch's limit of compilations it would make the whole matrix of scores. One block is a case of its own."""
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counter))
+    kernel = flex._kernel.__wrapped__("cuda")
+    monkeypatch.setattr(flex, "_kernel", lambda device_type: kernel)
+    with torch.no_grad():
+        for num_responses in range(12, 0, -1):
+            layout = PackedLayout((PackedGroup(150 + 7 * num_responses, (31 + num_responses,) * num_responses),))
+            inputs = random_inputs(layout)
+            found, expected = flex.FlexAttention(layout, CPU)(*inputs, 0.3), masked_attention(layout, *inputs, 0.3)
+            assert (found - expected).abs().max() <= 1e-5
+    assert counter.frame_count == 1
+
+
 @pytest.mark.parametrize("backend", ["flash", "flex"])
 def test_a_whole_model(flash_attn, flex_on_cpus, random_text_model, backend):
     from tests.unit.test_prefix_packing import GROUPS_OF_ALL_KINDS, loss_of, random_rows
@@ -217,6 +258,31 @@ def test_a_whole_model(flash_attn, flex_on_cpus, random_text_model, backend):
     check_gradients(gradients(model, loss_of(Policy(model, 1.0, False, backend), rows)), expected)
 
 
+@pytest.mark.parametrize(
+    ("asked_for", "reason"),
+    [
+        ({"softcap": 50.0}, "soft-capped"),
+        ({"s_aux": torch.zeros(4)}, "sinks"),
+        ({"sliding_window": 4}, "sliding-window"),
+        ({"dropout": 0.1}, "dropout"),
+        ({"is_causal": False}, "later tokens"),
+        ({"head_mask": torch.ones(4)}, "whose attention takes head_mask"),
+        ({"attention_mask": torch.ones(1, 1, 13, 13)}, "an attention mask of its own"),
+    ],
+)
+def test_what_packing_would_leave_out_is_refused(asked_for, reason):
+    layout = PackedLayout((PackedGroup(5, (3, 1)), PackedGroup(4, ())))
+    inputs = random_inputs(layout)
+    kwargs = {"attention_mask": None, "packing": SdpaAttention(layout, CPU), "sliding_window": None, "dropout": 0.0}
+    attend = functools.partial(interface._attend, torch.nn.Module(), *inputs)
+    attend(**kwargs)
+    with pytest.raises(interface.InexactAttention, match=reason):
+        attend(**kwargs | asked_for)
+    if asked_for.keys() <= interface.IGNORED_BY_SDPA:
+        with pytest.raises(interface.InexactAttention, match=reason):
+            attend(**kwargs | asked_for | {"packing": None})
+
+
 def test_transformers_does_not_take_packed_attention_for_its_own():
     assert "flash" not in NAME
     assert "flex" not in NAME
@@ -224,14 +290,15 @@ def test_transformers_does_not_take_packed_attention_for_its_own():
 
 @pytest.fixture
 def packages(monkeypatch):
-    """Lets a test say which packages import."""
+    """Lets a test say which packages import, and which flash-attn it is."""
 
-    def install(*names):
+    def install(*names, flash_attn="2.8.3"):
         def import_module(name):
             if name not in names:
                 raise ImportError(f"No module named '{name}'")
 
         monkeypatch.setattr(choice.importlib, "import_module", import_module)
+        monkeypatch.setattr(choice.importlib.metadata, "version", lambda package: flash_attn)
 
     return install
 
@@ -252,6 +319,17 @@ def test_auto_takes_the_fastest_and_says_why(packages, device, dtype, there, bac
     chosen = choose_attention("auto", device, dtype)
     assert chosen.backend == backend
     assert why in str(chosen)
+
+
+@pytest.mark.parametrize(("version", "right"), [("2.0.9", False), ("1.0", False), ("2.1", True), ("2.10.0+cu12", True)])
+def test_flash_attn_that_masks_wrongly_is_refused(packages, version, right):
+    packages("flash_attn", "triton", flash_attn=version)
+    assert choose_attention("auto", "cuda", "bfloat16").backend == ("flash" if right else "flex")
+    if not right:
+        with pytest.raises(
+            ValueError, match=rf"flash-attn is {version}, which .*; install 2\.1 or newer; set it to auto"
+        ):
+            choose_attention("flash", "cuda", "bfloat16")
 
 
 def test_what_is_asked_for_is_taken_or_refused(packages):

@@ -160,5 +160,5 @@ def test_sliding_windows_of_the_thinker_are_refused(random_omni_model):
 
     config = read_config(str(random_omni_model))
     config.text_config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(ValueError, match="qwen2_5_omni_text model with sliding-window attention"):
+    with pytest.raises(ValueError, match="qwen2_5_omni_text model with layers of sliding_attention"):
         Policy(make_model(config), 1.0, False)

@@ -10,7 +10,7 @@ from ssr1_rl.trainer.balance import cut_padded_micro_batches
 from ssr1_rl.trainer.batching import Row, collate
 from ssr1_rl.trainer.policy import Policy
 from tests.unit.gradients import check_gradients, gradients
-from tests.unit.test_prefix_packing import FAMILIES, GROUPS, SIZES, logprobs_alone, packed, random_rows
+from tests.unit.test_prefix_packing import FAMILIES, GROUPS, SIZES, logprobs_alone, model_of, packed, random_rows
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
 
@@ -19,13 +19,20 @@ def padded(rows):
     return collate(rows, -1, lambda handle: handle, 0, pack=False)
 
 
-@pytest.mark.parametrize(("family", "settings_of_it"), [*((family, {}) for family in FAMILIES), ("qwen2", SLIDING)])
+@pytest.mark.parametrize(
+    ("family", "settings_of_it"),
+    [
+        *((family, {}) for family in FAMILIES),
+        ("qwen2", SLIDING),
+        ("mistral", {"sliding_window": 4}),
+        ("phi3", {"sliding_window": 4}),
+    ],
+)
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(GROUPS, st.integers(0, 2**31))
 def test_padded_equals_transformers(family, settings_of_it, groups, seed):
     torch.manual_seed(seed)
-    kind, config = FAMILIES[family]
-    model = kind(config(**SIZES, **settings_of_it)).eval()
+    model = model_of(family, **settings_of_it)
     rows = random_rows(groups)
     expected = torch.cat([logprobs_alone(model, row) for row in rows])
     weights = torch.randn(len(expected))

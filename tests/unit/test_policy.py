@@ -152,6 +152,16 @@ def test_weights_have_their_published_names(model, random_audio_model):
         checkpoint_name("vision.weight", "qwen2_audio")
 
 
+def test_a_tower_of_clips_does_not_wait_for_the_device(model):
+    """On torch's meta device nothing can be read back."""
+    from copy import deepcopy
+
+    from ssr1_rl.trainer.audio.qwen2_audio import Qwen2AudioTower
+
+    tower = Qwen2AudioTower(deepcopy(model).to("meta"))
+    assert tower.encode(torch.zeros(2, 128, 42, device="meta"), (40, 9)).shape == (2, 10, 64)
+
+
 def test_gradient_checkpointing_takes_place(random_text_model, monkeypatch):
     from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
     from ssr1_rl.trainer import learner
@@ -172,6 +182,6 @@ def test_gradient_checkpointing_takes_place(random_text_model, monkeypatch):
 def test_an_unknown_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"holds no config\.json"):
         load_model(str(tmp_path), torch.float32, "sdpa")
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(ValueError, match="gpt2 model; the learner trains qwen2_audio"):
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(ValueError, match=r"t5 model; the learner trains qwen2_audio.* and text-only causal"):
         load_model(str(tmp_path), torch.float32, "sdpa")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from ssr1_rl.trainer.batching import Row, collate
 from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
@@ -24,10 +24,20 @@ SIZES = {
     "head_dim": 16,
     "tie_word_embeddings": False,
 }
+# Model types, each with what sets it apart.
 FAMILIES = {
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config),
-    "llama": (LlamaForCausalLM, LlamaConfig),
+    "qwen2": {},
+    "qwen2 with a tied head": {"tie_word_embeddings": True},
+    "qwen3": {},
+    "llama": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    "mistral": {"sliding_window": None},
+    "phi3": {"pad_token_id": 0},
+    "olmo2": {},
+    # Embeddings scaled beside the embedding layer; in Granite residuals and scores, too.
+    "gemma": {"tie_word_embeddings": True},
+    "granite": {"embedding_multiplier": 12.0, "residual_multiplier": 0.3, "attention_multiplier": 0.1},
+    # Its second layer has no positions.
+    "smollm3": {"pad_token_id": 0, "no_rope_layers": [1, 0]},
 }
 # Prompts of three tokens or more: with fewer, whole gradients are 0 but for float error, and have no relative
 # difference. Responses may be empty or of one token, but not all of them empty: that batch has no loss.
@@ -35,6 +45,12 @@ RESPONSES = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 GROUPS = st.lists(st.tuples(st.integers(3, 12), RESPONSES), min_size=1, max_size=4).filter(
     lambda groups: any(sum(responses) for _, responses in groups)
 )
+
+
+def model_of(family, **settings_of_it):
+    """A tiny model in float32."""
+    config = CONFIG_MAPPING[family.split()[0]](**SIZES | FAMILIES[family] | settings_of_it)
+    return AutoModelForCausalLM.from_config(config).eval()
 
 
 def random_rows(groups):
@@ -63,8 +79,7 @@ def packed(rows):
 @given(GROUPS, st.integers(0, 2**31))
 def test_packed_equals_unpacked(family, groups, seed):
     torch.manual_seed(seed)
-    kind, config = FAMILIES[family]
-    model = kind(config(**SIZES)).eval()
+    model = model_of(family)
     rows = random_rows(groups)
     expected = torch.cat([logprobs_alone(model, row) for row in rows])
     weights = torch.randn(len(expected))
@@ -121,9 +136,3 @@ def test_gradient_checkpointing_does_not_matter(model, monkeypatch):
     monkeypatch.setattr(layer.self_attn, "forward", lambda *a, **k: runs.append(1) or attention(*a, **k))
     check_gradients(gradients(model, loss_of(policy, rows)), expected)
     assert len(runs) == 2, "computed once more in the backward pass"
-
-
-def test_sliding_windows_are_refused():
-    config = Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    with pytest.raises(ValueError, match=r"qwen2 model with sliding.*set learner\.prefix_packing: false"):
-        Policy(Qwen2ForCausalLM(config), 1.0, False)

@@ -1,11 +1,15 @@
 """Which attention the learner uses here, and why. Imports no torch, so that settings are checked early."""
 
 import importlib
+import importlib.metadata
 from dataclasses import dataclass
 
 FASTEST_FIRST = ("flash", "flex", "sdpa")
 PACKAGES = {"flash": "flash_attn", "flex": "triton"}
 """What each needs beside torch."""
+
+OLDEST_FLASH_ATTN = (2, 1)
+"""Before it the causal mask of fewer queries than keys was aligned to the top left, silently wrong for responses."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,9 @@ def _missing_package(backend: str) -> str:
     try:
         # A build for another torch or CUDA is found and fails only now.
         importlib.import_module(PACKAGES[backend])
+        version = importlib.metadata.version("flash-attn") if backend == "flash" else ""
     except ImportError as error:
         return f"the package {PACKAGES[backend]} does not import ({error})"
+    if version and tuple(map(int, version.split(".")[:2])) < OLDEST_FLASH_ATTN:
+        return f"flash-attn is {version}, which masks responses wrongly; install 2.1 or newer"
     return ""

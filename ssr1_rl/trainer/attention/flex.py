@@ -39,10 +39,14 @@ class FlexAttention:
 
 @lru_cache
 def _kernel(device_type: str) -> Any:
-    """FlexAttention, compiled where there are kernels to compile it to."""
+    """FlexAttention, compiled where there are kernels to compile it to.
+
+    For all lengths at once: compiled anew for more of them than torch's limit it would fall back to the way that
+    makes the whole matrix of scores. With `fullgraph` torch says so instead.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention) if device_type == "cuda" else flex_attention
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True) if device_type == "cuda" else flex_attention
 
 
 def block_mask(layout: PackedLayout, device: torch.device) -> Any:

@@ -4,8 +4,6 @@ Shapes: P prompt tokens, G responses, R most response tokens of a group, S all o
 T = P + R, N heads, D head size.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -19,6 +17,7 @@ class SdpaAttention:
 
     def __init__(self, layout: PackedLayout, device: torch.device) -> None:
         self._groups = layout.groups
+        self._attend_responses = attend_to_prompt_and_self if device.type == "cpu" else UnderMask(device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
         """See `PackedAttention`."""
@@ -27,46 +26,53 @@ class SdpaAttention:
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
         sizes = [group.num_tokens for group in self._groups]
         parts = zip(query.split(sizes, 2), key.split(sizes, 2), value.split(sizes, 2), strict=True)
-        outputs = [_attend(group, *part, scaling) for group, part in zip(self._groups, parts, strict=True)]
+        outputs = [self._attend(group, *part, scaling) for group, part in zip(self._groups, parts, strict=True)]
         return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
-
-def _attend(group: PackedGroup, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Attention of one group, [1, N, P + responses, D]."""
-    start, lengths = group.prompt_length, group.response_lengths
-    query_NPD, key_NPD, value_NPD = (tensor[0, :, :start] for tensor in (query, key, value))
-    of_prompt = scaled_dot_product_attention(
-        query_NPD[None], key_NPD[None], value_NPD[None], is_causal=True, scale=scaling
-    )
-    if not lengths:
-        return of_prompt
-    query_NSD, key_NSD, value_NSD = (tensor[0, :, start:] for tensor in (query, key, value))
-    attend = attend_to_prompt_and_self if query.device.type == "cpu" else _attend_under_mask
-    of_responses = attend(query_NSD, (key_NPD, value_NPD), (key_NSD, value_NSD), lengths, scaling)
-    return torch.cat([of_prompt, of_responses[None]], dim=2)
+    def _attend(self, group: PackedGroup, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
+        """Attention of one group, [1, N, P + responses, D]."""
+        start, lengths = group.prompt_length, group.response_lengths
+        query_NPD, key_NPD, value_NPD = (tensor[0, :, :start] for tensor in (query, key, value))
+        of_prompt = scaled_dot_product_attention(
+            query_NPD[None], key_NPD[None], value_NPD[None], is_causal=True, scale=scaling
+        )
+        if not lengths:
+            return of_prompt
+        query_NSD, key_NSD, value_NSD = (tensor[0, :, start:] for tensor in (query, key, value))
+        of_responses = self._attend_responses(query_NSD, (key_NPD, value_NPD), (key_NSD, value_NSD), lengths, scaling)
+        return torch.cat([of_prompt, of_responses[None]], dim=2)
 
 
-def _attend_under_mask(
-    query_NSD: Tensor,
-    prompt: tuple[Tensor, Tensor],
-    own: tuple[Tensor, Tensor],
-    lengths: tuple[int, ...],
-    scaling: float | None,
-) -> Tensor:
+class UnderMask:
     """As `attend_to_prompt_and_self`, by what every device has: the prompt's keys before those of each response."""
-    key_GNTD, value_GNTD = (
-        torch.cat([of_prompt.expand(len(lengths), -1, -1, -1), padded(of_responses, lengths)], dim=2)
-        for of_prompt, of_responses in zip(prompt, own, strict=True)
-    )
-    mask = _response_mask(prompt[0].shape[1], max(lengths), query_NSD.device)
-    output = scaled_dot_product_attention(
-        padded(query_NSD, lengths), key_GNTD, value_GNTD, attn_mask=mask, scale=scaling
-    )
-    return joined(output, lengths)
 
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._masks: dict[tuple[int, int], Tensor] = {}
 
-@lru_cache(maxsize=64)
-def _response_mask(prompt_length: int, num_tokens: int, device: torch.device) -> Tensor:
-    """bool [R, P + R]: the whole prompt, and the response up to the token itself."""
-    mask = torch.ones(num_tokens, prompt_length + num_tokens, dtype=torch.bool, device=device)
-    return mask.tril(diagonal=prompt_length)
+    def __call__(
+        self,
+        query_NSD: Tensor,
+        prompt: tuple[Tensor, Tensor],
+        own: tuple[Tensor, Tensor],
+        lengths: tuple[int, ...],
+        scaling: float | None,
+    ) -> Tensor:
+        """See `attend_to_prompt_and_self`."""
+        key_GNTD, value_GNTD = (
+            torch.cat([of_prompt.expand(len(lengths), -1, -1, -1), padded(of_responses, lengths)], dim=2)
+            for of_prompt, of_responses in zip(prompt, own, strict=True)
+        )
+        mask = self._mask(prompt[0].shape[1], max(lengths))
+        output = scaled_dot_product_attention(
+            padded(query_NSD, lengths), key_GNTD, value_GNTD, attn_mask=mask, scale=scaling
+        )
+        return joined(output, lengths)
+
+    def _mask(self, prompt_length: int, num_tokens: int) -> Tensor:
+        """bool [R, P + R]: the whole prompt, and the response up to the token itself. Made once for all layers."""
+        shape = num_tokens, prompt_length + num_tokens
+        if shape not in self._masks:
+            whole = torch.ones(shape, dtype=torch.bool, device=self._device)
+            self._masks[shape] = whole.tril(diagonal=prompt_length)
+        return self._masks[shape]

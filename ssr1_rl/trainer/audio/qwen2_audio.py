@@ -37,12 +37,12 @@ class Qwen2AudioTower:
         tower = self._tower
         hidden = gelu(tower.conv1(mel.to(tower.conv1.weight.dtype)))
         hidden = gelu(tower.conv2(hidden)).transpose(1, 2)
-        lengths = torch.tensor([(n - 1) // 2 + 1 for n in num_mel_frames], device=hidden.device)
-        positions = torch.arange(int(lengths.max()), device=hidden.device)
+        lengths = [(n - 1) // 2 + 1 for n in num_mel_frames]
+        positions = torch.arange(max(lengths), device=hidden.device)
         hidden = hidden[:, : len(positions)] + tower.embed_positions(positions)
         mask = None
-        if bool((lengths != len(positions)).any()):
-            padding = positions[None, :] >= lengths[:, None]
+        if min(lengths) < max(lengths):
+            padding = positions[None, :] >= torch.tensor(lengths, device=hidden.device)[:, None]
             mask = hidden.new_zeros(padding.shape).masked_fill(padding, torch.finfo(hidden.dtype).min)
             mask = mask[:, None, None, :].expand(-1, 1, len(positions), -1)
         for layer in tower.layers:
