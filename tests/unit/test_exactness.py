@@ -8,7 +8,7 @@ from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from ssr1_rl.config import Config, ModelConfig
-from ssr1_rl.run_grpo import check_policy
+from ssr1_rl.preflight import check_model
 from ssr1_rl.trainer.exactness import check_exact
 from ssr1_rl.trainer.parameters import named_weights
 from ssr1_rl.trainer.policy import Policy, empty_policy
@@ -102,9 +102,9 @@ def test_refused_before_anything_starts(tmp_path):
     config_of("mistral", sliding_window=4).save_pretrained(tmp_path)
     settings = Config(model=ModelConfig(path=str(tmp_path)))
     with pytest.raises(ValueError, match=r"set learner\.prefix_packing: false"):
-        check_policy(settings)
+        check_model(settings)
     settings.learner.prefix_packing = False
-    check_policy(settings)
+    check_model(settings)
     with pytest.raises(ValueError, match=r"set learner\.prefix_packing: false"):
         empty_policy(str(tmp_path), False, prefix_packing=True)
 

@@ -58,7 +58,7 @@ def test_missing_data_is_named(config, section, field, value, message):
 
 def test_a_model_the_learner_cannot_train_is_refused(config, tmp_path):
     config = with_model(config, tmp_path, model_type="gpt2", architectures=["GPT2LMHeadModel"])
-    with pytest.raises(ValueError, match=r"model\.path .* is a gpt2 model; the learner trains"):
+    with pytest.raises(ValueError, match=r"model\.path names a gpt2 model without a linear lm_head over a backbone"):
         preflight(config)
 
 
