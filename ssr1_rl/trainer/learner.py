@@ -157,7 +157,7 @@ class Learner:
         self.num_updates += 1
         totals.add_sums(updates=1.0, grad_norm=grad_norm, learning_rate=self._learning_rate())
 
-    def _accumulate(self, batch: MicroBatch, denominator: float, totals: Totals) -> None:
+    def _accumulate(self, batch: MicroBatch, denominator: int, totals: Totals) -> None:
         logprobs_T, entropy_T = self.engine(batch)
         ref_logprobs_T = None
         if self.kl_coefficient and self._grpo.kl_placement == "loss":
@@ -170,6 +170,7 @@ class Learner:
             batch.advantages_T,
             entropy_T,
             batch.response_index_T,
+            batch.layout.num_responses,
             ref_logprobs_T,
         )
         terms = grpo_loss(tokens, denominator, self._grpo, self.kl_coefficient)
