@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
@@ -263,6 +263,8 @@ ADVANTAGES = st.floats(-10, 10).filter(lambda a: abs(a) > 1e-3)
 
 @given(RATIOS, ADVANTAGES, st.sampled_from(["token", "sequence"]), st.sampled_from([0.0, 3.0]))
 def test_clipping_never_rewards_moving_further(ratio, advantage, kind, dual_clip):
+    # On a kink itself either slope is right.
+    assume(all(abs(ratio - kink) > 1e-9 for kink in (0.8, 1.28, dual_clip)))
     terms, logprobs = loss_of([ratio], [advantage], ratio=kind, dual_clip=dual_clip)
     [slope] = gradient(terms, logprobs)
     beyond = ratio > 1.28 if advantage > 0 else ratio < 0.8
