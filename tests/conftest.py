@@ -11,6 +11,18 @@ os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
+
+
+@pytest.fixture(scope="session")
+def random_audio_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2-Audio of random weights: 2 layers, a tower of 2 layers."""
+    from ssr1_rl.tiny_models import build_tiny_qwen2_audio
+
+    folder = tmp_path_factory.mktemp("models") / "audio"
+    return build_tiny_qwen2_audio(folder, TEXTS, hidden_size=64, num_layers=2, tower_size=64)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with more logical CPUs than cores, so that every test's actors fit."""

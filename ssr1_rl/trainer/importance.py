@@ -5,19 +5,24 @@ The engine computes other log-probs than the learner (kernels, quantisation), an
 log-probs before the step's first update, and every token's loss is multiplied by
 w = old / rollout, the learner's probability over the engine's (the decoupled objective of AReaL, arXiv 2505.24298).
 
-Shapes: _T response tokens, _R responses.
+Shapes: _T response tokens, _R responses, N either.
 """
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ssr1_rl.config import GrpoConfig
 
 
 def importance_weights(
-    old_logprobs_T: Tensor, rollout_logprobs_T: Tensor, response_index_T: Tensor, grpo: GrpoConfig
-) -> tuple[Tensor, Tensor]:
-    """The weight of every token [T], and the distinct ones [T or R], of which the effective sample size is taken.
+    old_logprobs_T: Float[Tensor, " T"],
+    rollout_logprobs_T: Float[Tensor, " T"],
+    response_index_T: Int[Tensor, " T"],
+    num_responses: int,
+    grpo: GrpoConfig,
+) -> tuple[Float[Tensor, " T"], Float[Tensor, " N"]]:
+    """The weight of every token, and the distinct ones [T or R], of which the effective sample size is taken.
 
     Per token w = old / rollout, or per response the product over its tokens. `truncate` takes
     min(w, cap) (truncated importance sampling: IMPALA, arXiv 1802.01561; for engine mismatch
@@ -26,7 +31,7 @@ def importance_weights(
     """
     log_weights = (old_logprobs_T - rollout_logprobs_T).detach()
     if grpo.importance_level == "sequence":
-        log_weights = per_response_sum(log_weights, response_index_T)
+        log_weights = per_response_sum(log_weights, response_index_T, num_responses)
     weights = torch.exp(log_weights)
     if grpo.importance_correction == "truncate":
         weights = weights.clamp(max=grpo.importance_cap)
@@ -36,7 +41,11 @@ def importance_weights(
     return (weights[response_index_T] if grpo.importance_level == "sequence" else weights), weights
 
 
-def per_response_sum(values_T: Tensor, response_index_T: Tensor) -> Tensor:
-    """Sums over each response's tokens [R]."""
-    num_responses = int(response_index_T.max()) + 1 if len(response_index_T) else 0
+def per_response_sum(
+    values_T: Float[Tensor, " T"], response_index_T: Int[Tensor, " T"], num_responses: int
+) -> Float[Tensor, " R"]:
+    """Sums over each response's tokens.
+
+    `num_responses` is told and not read off the index, for which the host would wait for the device.
+    """
     return values_T.new_zeros(num_responses).index_add(0, response_index_T, values_T)

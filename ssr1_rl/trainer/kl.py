@@ -4,10 +4,13 @@ Schulman, "Approximating KL Divergence" (2020). _T are response tokens.
 """
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 
-def kl_estimate(logprobs_T: Tensor, ref_logprobs_T: Tensor, estimator: str) -> Tensor:
+def kl_estimate(
+    logprobs_T: Float[Tensor, " T"], ref_logprobs_T: Float[Tensor, " T"], estimator: str
+) -> Float[Tensor, " T"]:
     """KL(policy || reference) per token, with d = logprob - ref_logprob of a token that the policy sampled.
 
     k1 = d: unbiased, of either sign. In the loss its gradient has the mean 0: it belongs into the reward.
@@ -20,10 +23,5 @@ def kl_estimate(logprobs_T: Tensor, ref_logprobs_T: Tensor, estimator: str) -> T
     if estimator == "k2":
         return difference_T.square() / 2.0
     assert estimator == "k3", f"no KL estimator {estimator}"
-    return k3(logprobs_T, ref_logprobs_T)
-
-
-def k3(logprobs_T: Tensor, ref_logprobs_T: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) per token: unbiased, never negative."""
-    log_ratio_T = ref_logprobs_T - logprobs_T
-    return torch.exp(log_ratio_T) - log_ratio_T - 1.0
+    # Not exp(-d) - 1, which for a small d leaves nothing but the rounding error.
+    return torch.expm1(-difference_T) + difference_T

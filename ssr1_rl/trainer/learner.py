@@ -160,7 +160,7 @@ class Learner:
         self.num_updates += 1
         totals.add_sums(updates=1.0, grad_norm=grad_norm, learning_rate=self._learning_rate())
 
-    def _accumulate(self, batch: MicroBatch, denominator: float, totals: Totals) -> None:
+    def _accumulate(self, batch: MicroBatch, denominator: int, totals: Totals) -> None:
         logprobs_T, entropy_T = self.engine(batch)
         tokens = LossTokens(
             logprobs_T,
@@ -169,6 +169,7 @@ class Learner:
             batch.advantages_T,
             entropy_T,
             batch.response_index_T,
+            batch.layout.num_responses,
             # A filler of masked rows has none, and no weight either.
             batch.ref_logprobs_T if len(batch.ref_logprobs_T) else logprobs_T.detach(),
         )

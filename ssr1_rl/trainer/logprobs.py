@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
@@ -28,7 +29,7 @@ class LogprobHead(nn.Linear):
     """An lm_head that gives log-probs when it is told the tokens, and logits as ever when it is not."""
 
     @staticmethod
-    def replace(head: nn.Linear) -> None:
+    def replace(head: nn.Module) -> None:
         """Makes `head` one of this kind in place.
 
         It stays the very module, under the same name and with the same parameters: ZeRO-3 gathers the
@@ -45,9 +46,13 @@ class LogprobHead(nn.Linear):
 
 
 def token_logprobs(
-    hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_T: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Log-probs of `targets_T` under softmax(logits / temperature), and the entropies; both float32 [T] or wider.
+    hidden_TH: Float[Tensor, "T H"],
+    weight_VH: Float[Tensor, "V H"],
+    bias_V: Float[Tensor, " V"] | None,
+    targets_T: Int[Tensor, " T"],
+    temperature: float,
+) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
+    """Log-probs of `targets_T` under softmax(logits / temperature), and the entropies; both float32 or wider.
 
     Both carry gradients; the entropy's is computed only if the loss uses it.
     """

@@ -1,17 +1,24 @@
 """The loss of the GRPO family over response tokens: ratio, clip, KL, entropy and weights by separate settings.
 
 Shapes: _T the response tokens of one micro-batch, flattened; no padding among them. _R its responses,
-each of them whole.
+each of them whole. N is either.
 """
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssr1_rl.config import GrpoConfig
 from ssr1_rl.trainer.importance import importance_weights, per_response_sum
 from ssr1_rl.trainer.kl import kl_estimate
+
+LARGEST_LOG_RATIO = 20.0
+"""Log-ratios are bounded by this, either way: exp of 89 overflows float32, and inf x 0 in the backward pass is NaN.
+
+A token beyond it, whose probability changed by a factor of 5e8, has no gradient of its ratio.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,16 +32,23 @@ class LossTokens:
         advantages_T: each token's advantage.
         entropy_T: of the policy's distribution at each token; carries the gradient of an entropy bonus.
         response_index_T: int64, which response (0 up) a token belongs to.
+        num_responses: R.
         ref_logprobs_T: of the frozen reference; needed for a KL term in the loss.
     """
 
-    logprobs_T: Tensor
-    old_logprobs_T: Tensor
-    rollout_logprobs_T: Tensor
-    advantages_T: Tensor
-    entropy_T: Tensor
-    response_index_T: Tensor
-    ref_logprobs_T: Tensor | None = None
+    logprobs_T: Float[Tensor, " T"]
+    old_logprobs_T: Float[Tensor, " T"]
+    rollout_logprobs_T: Float[Tensor, " T"]
+    advantages_T: Float[Tensor, " T"]
+    entropy_T: Float[Tensor, " T"]
+    response_index_T: Int[Tensor, " T"]
+    num_responses: int
+    ref_logprobs_T: Float[Tensor, " T"] | None = None
+
+    def response_lengths_T(self) -> Float[Tensor, " T"]:
+        """For every token the number of tokens of its response."""
+        ones_T = torch.ones_like(self.advantages_T)
+        return per_response_sum(ones_T, self.response_index_T, self.num_responses)[self.response_index_T]
 
 
 @dataclass(frozen=True)
@@ -46,15 +60,15 @@ class LossTerms:
     importance weights (per token or per response); empty without correction.
     """
 
-    loss: Tensor
-    clipped_low: Tensor
-    clipped_high: Tensor
-    kl: Tensor
-    ratio_T: Tensor
-    importance: Tensor
+    loss: Float[Tensor, ""]
+    clipped_low: Int[Tensor, ""]
+    clipped_high: Int[Tensor, ""]
+    kl: Float[Tensor, ""]
+    ratio_T: Float[Tensor, " T"]
+    importance: Float[Tensor, " N"]
 
 
-def grpo_loss(tokens: LossTokens, denominator: float, grpo: GrpoConfig, kl_coefficient: float) -> LossTerms:
+def grpo_loss(tokens: LossTokens, denominator: int, grpo: GrpoConfig, kl_coefficient: float) -> LossTerms:
     """The sum over tokens of w (-surrogate + kl_coefficient KL - entropy_bonus H), divided once.
 
     The surrogate is `surrogate`'s, KL is `kl_estimate`'s (with `kl_placement: loss`), H the entropy, w
@@ -76,16 +90,16 @@ def grpo_loss(tokens: LossTokens, denominator: float, grpo: GrpoConfig, kl_coeff
     importance = ratio_T.new_zeros(0)
     if grpo.importance_correction != "none":
         weights_T, importance = importance_weights(
-            tokens.old_logprobs_T, tokens.rollout_logprobs_T, tokens.response_index_T, grpo
+            tokens.old_logprobs_T, tokens.rollout_logprobs_T, tokens.response_index_T, tokens.num_responses, grpo
         )
         loss_T = weights_T * loss_T
     if grpo.denominator == "sequence":
-        loss_T = loss_T / tokens.response_index_T.bincount()[tokens.response_index_T]
+        loss_T = loss_T / tokens.response_lengths_T()
     low_T, high_T = clipped(ratio_T, tokens.advantages_T, grpo)
     return LossTerms(loss_T.sum() / denominator, low_T.sum(), high_T.sum(), kl, ratio_T.detach(), importance)
 
 
-def loss_denominator(num_tokens: int, num_responses: int, grpo: GrpoConfig) -> float:
+def loss_denominator(num_tokens: int, num_responses: int, grpo: GrpoConfig) -> int:
     """What the sum over the global batch's tokens is divided by; at least 1.
 
     Args:
@@ -111,26 +125,27 @@ def keeps_all(grpo: GrpoConfig) -> bool:
     return kl_in_loss(grpo) or bool(grpo.entropy_bonus)
 
 
-def policy_ratio(tokens: LossTokens, grpo: GrpoConfig) -> Tensor:
+def policy_ratio(tokens: LossTokens, grpo: GrpoConfig) -> Float[Tensor, " T"]:
     """The ratio of new to old policy for every token, with its gradient.
 
-    `sequence`: exp of the mean log-ratio over the response (GSPO, arXiv 2507.18071, eq. 7), with the
+    `sequence`: exp of the mean log-ratio over the response (GSPO, arXiv 2507.18071, section 4), with the
     gradient that falls to the token itself (section 4.3, GSPO-token): the same as GSPO's where a
     response's tokens share their advantage, and right where they do not.
     """
     log_ratio_T = tokens.logprobs_T - tokens.old_logprobs_T
-    if grpo.ratio != "sequence":
-        return torch.exp(log_ratio_T)
-    index_T = tokens.response_index_T
-    mean_R = per_response_sum(log_ratio_T.detach(), index_T) / index_T.bincount()
-    return torch.exp(mean_R[index_T] + (tokens.logprobs_T - tokens.logprobs_T.detach()))
+    if grpo.ratio == "sequence":
+        index_T = tokens.response_index_T
+        sum_R = per_response_sum(log_ratio_T.detach(), index_T, tokens.num_responses)
+        mean_T = sum_R[index_T] / tokens.response_lengths_T()
+        log_ratio_T = mean_T + (tokens.logprobs_T - tokens.logprobs_T.detach())
+    return torch.exp(log_ratio_T.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO))
 
 
-def surrogate(ratio_T: Tensor, tokens: LossTokens, grpo: GrpoConfig) -> Tensor:
+def surrogate(ratio_T: Float[Tensor, " T"], tokens: LossTokens, grpo: GrpoConfig) -> Float[Tensor, " T"]:
     """What every token gains.
 
     min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) (PPO, arXiv 1707.06347, eq. 7; the bounds apart as in
-    DAPO, eq. 10), and at least dual_clip A where A < 0 (dual clip, arXiv 1912.09729). `cispo`: the
+    DAPO, section 3.1), and at least dual_clip A where A < 0 (dual clip, arXiv 1912.09729). `cispo`: the
     clipped ratio as a constant, times A log-prob (MiniMax-M1, arXiv 2506.13585, eq. 4), so that no
     token loses its gradient.
     """
@@ -145,8 +160,10 @@ def surrogate(ratio_T: Tensor, tokens: LossTokens, grpo: GrpoConfig) -> Tensor:
     return surrogate_T
 
 
-def clipped(ratio_T: Tensor, advantages_T: Tensor, grpo: GrpoConfig) -> tuple[Tensor, Tensor]:
-    """bool [T] twice: where the lower and the upper clip acted.
+def clipped(
+    ratio_T: Float[Tensor, " T"], advantages_T: Float[Tensor, " T"], grpo: GrpoConfig
+) -> tuple[Bool[Tensor, " T"], Bool[Tensor, " T"]]:
+    """Where the lower and the upper clip acted.
 
     That is where they took the gradient; under `cispo`, which keeps it, where they bound the weight.
     """

@@ -58,6 +58,11 @@ class PackedLayout:
         return 1, sum(group.num_tokens for group in self.groups)
 
     @property
+    def num_responses(self) -> int:
+        """Of all groups."""
+        return sum(len(group.response_lengths) for group in self.groups)
+
+    @property
     def starts(self) -> list[int]:
         """Where each group starts, counted over all places."""
         return [0, *accumulate(group.num_tokens for group in self.groups)][:-1]

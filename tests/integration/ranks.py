@@ -1,4 +1,8 @@
-"""Runs a function on real learner ranks (one process each, DeepSpeed over gloo) and returns rank 0's result."""
+"""Runs a function on real learner ranks (one process each, DeepSpeed over gloo) and returns rank 0's result.
+
+What such functions share stands below: a small learner, groups for it, its gradient. They import the package
+themselves, in their own process.
+"""
 
 import multiprocessing
 import socket
@@ -43,6 +47,68 @@ def _run(queue: Any, work: Callable[..., Any], rank: int, world_size: int, port:
     except BaseException:
         queue.put(("error", f"rank {rank}: {traceback.format_exc()}"))
         raise
+
+
+def make_learner(
+    rank: int,
+    world_size: int,
+    port: int,
+    model: str,
+    *,
+    of_model: dict[str, Any] | None = None,
+    grpo: dict[str, Any] | None = None,
+    temperature: float = 1.0,
+    fetch_waveform: Callable[[Any], np.ndarray] = lambda handle: handle,
+    **settings: Any,
+) -> Any:
+    """A learner in float32 on the CPU, one thread a rank; `settings` are those of section `learner`."""
+    from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
+    from ssr1_rl.trainer.learner import Learner, RankSpec
+
+    return Learner(
+        RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
+        ModelConfig(path=model, **{"dtype": "float32"} | (of_model or {})),
+        GrpoConfig(**(grpo or {})),
+        LearnerConfig(num_workers=world_size, num_threads=1, **{"learning_rate": 1e-3} | settings),
+        temperature=temperature,
+        seed=0,
+        fetch_waveform=fetch_waveform,
+    )
+
+
+def groups_of(learner: Any) -> list[TrainGroup]:
+    """Four random groups, the same on every rank."""
+    config = learner.model.config
+    return random_groups(4, range(10, config.text_config.vocab_size), config.audio_token_id)
+
+
+def share_of(learner: Any, world_size: int) -> list[TrainGroup]:
+    """This rank's share of them."""
+    from ssr1_rl.trainer.balance import share_groups
+
+    return share_groups(groups_of(learner), world_size)[learner.rank]
+
+
+def whole_gradient(learner: Any, share: list[TrainGroup]) -> dict[str, np.ndarray]:
+    """The gradient of every trained parameter under its published name, and the loss of all ranks as "loss"."""
+    from deepspeed.utils import safe_get_full_grad
+
+    from ssr1_rl.trainer.parameters import trainable_parameters
+
+    totals = learner.compute_gradient(share).over_ranks(learner.engine.device)
+    grads = {name: safe_get_full_grad(p) for name, p in trainable_parameters(learner.model).items()}
+    return {name: grad.detach().float().numpy().copy() for name, grad in grads.items()} | {
+        "loss": np.array(totals.sums["loss"])
+    }
+
+
+def relative_difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """Of two whole gradients; "loss" is left out."""
+    assert found.keys() == expected.keys()
+    names = expected.keys() - {"loss"}
+    norm = np.sqrt(sum((expected[n].astype(np.float64) ** 2).sum() for n in names))
+    assert norm > 1e-3, "a gradient of zero would equal anything"
+    return float(np.sqrt(sum(((found[n].astype(np.float64) - expected[n]) ** 2).sum() for n in names)) / norm)
 
 
 def random_groups(num_groups: int, vocabulary: range, placeholder_id: int, seed: int = 0) -> list[TrainGroup]:

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.ranks import random_groups, run_ranks
+from tests.integration.ranks import (
+    groups_of,
+    make_learner,
+    random_groups,
+    relative_difference,
+    run_ranks,
+    share_of,
+    whole_gradient,
+)
 
 CUTS = [(stage, budget, False) for stage in (0, 1, 2, 3) for budget in (60, 100_000)] + [
     (0, 60, True),
@@ -29,42 +37,13 @@ FAMILY = {
     "num_epochs": 2,
 }
 
-
-def make_learner(
-    rank: int,
-    world_size: int,
-    port: int,
-    model: str,
-    stage: int,
-    budget: int,
-    grpo: dict[str, Any] | None = None,
-    checkpointing: bool = False,
-    **settings: Any,
-) -> Any:
-    from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
-    from ssr1_rl.trainer.learner import Learner, RankSpec
-
-    return Learner(
-        RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
-        ModelConfig(path=model, dtype="float32", train_audio_tower=True, gradient_checkpointing=checkpointing),
-        GrpoConfig(**(grpo or {"kl_coefficient": 0.05})),
-        LearnerConfig(
-            zero_stage=stage,
-            num_workers=world_size,
-            max_tokens_per_micro_batch=budget,
-            num_threads=1,
-            learning_rate=1e-3,
-            **settings,
-        ),
-        temperature=1.0,
-        seed=0,
-    )
+TRAINED_TOWER = {"train_audio_tower": True}
+KL = {"kl_coefficient": 0.05}
 
 
-def groups_of(learner: Any) -> Any:
-    placeholder = learner.model.config.audio_token_id
-    vocabulary = range(10, learner.model.config.text_config.vocab_size)
-    return random_groups(4, vocabulary, placeholder)
+def cut(stage: int, budget: int) -> dict[str, int]:
+    """Settings of section `learner`."""
+    return {"zero_stage": stage, "max_tokens_per_micro_batch": budget}
 
 
 def gradients(
@@ -76,24 +55,23 @@ def gradients(
     settings: dict[str, Any] | None = None,
 ) -> dict[Any, dict[str, np.ndarray]]:
     """The whole gradient for every cut, by parameter."""
-    from deepspeed.utils import safe_get_full_grad
-
     from ssr1_rl.trainer import logprobs
-    from ssr1_rl.trainer.balance import share_groups
-    from ssr1_rl.trainer.parameters import trainable_parameters
 
     found = {}
     for stage, budget, checkpointing in cuts:
         # With the small budget few tokens make a chunk, and ranks have unequal numbers of chunks.
         logprobs.CHUNK_BYTES = budget * 100
         learner = make_learner(
-            rank, world_size, port, model, stage, budget, checkpointing=checkpointing, **(settings or {})
+            rank,
+            world_size,
+            port,
+            model,
+            of_model={**TRAINED_TOWER, "gradient_checkpointing": checkpointing},
+            grpo=KL,
+            **cut(stage, budget),
+            **(settings or {}),
         )
-        totals = learner.compute_gradient(share_groups(groups_of(learner), world_size)[rank])
-        grads = {n: safe_get_full_grad(p) for n, p in trainable_parameters(learner.model).items()}
-        found[stage, budget, checkpointing] = {n: g.detach().float().numpy().copy() for n, g in grads.items()} | {
-            "loss": np.array(totals.over_ranks(learner.engine.device).sums["loss"])
-        }
+        found[stage, budget, checkpointing] = whole_gradient(learner, share_of(learner, world_size))
     return found
 
 
@@ -105,12 +83,8 @@ def reference(tiny_audio_model: Path) -> dict[str, np.ndarray]:
 
 
 def check_all_equal(found: dict[Any, dict[str, np.ndarray]], reference: dict[str, np.ndarray]) -> None:
-    norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in reference.values()))
-    assert norm > 1e-3, "a gradient of zero would equal anything"
     for cut, grads in found.items():
-        assert grads.keys() == reference.keys()
-        difference = np.sqrt(sum(((grads[n].astype(np.float64) - reference[n]) ** 2).sum() for n in reference))
-        assert difference / norm <= 1e-5, f"{cut}: relative difference {difference / norm:.1e}"
+        assert relative_difference(grads, reference) <= 1e-5, cut
         assert grads["loss"] == pytest.approx(reference["loss"], rel=1e-5)
 
 
@@ -155,26 +129,22 @@ def family_groups(learner: Any) -> Any:
 
 def family_results(rank: int, world_size: int, port: int, model: str) -> dict[tuple[int, int], dict[str, Any]]:
     """Gradient, KL to the reference after an update (by group and response), and metrics of two updates."""
-    from deepspeed.utils import safe_get_full_grad
-
     from ssr1_rl.trainer.balance import share_groups
-    from ssr1_rl.trainer.parameters import trainable_parameters
+
+    def new_learner(stage: int, budget: int) -> Any:
+        return make_learner(rank, world_size, port, model, of_model=TRAINED_TOWER, grpo=FAMILY, **cut(stage, budget))
 
     found = {}
     for stage, budget in FAMILY_CUTS:
-        learner = make_learner(rank, world_size, port, model, stage, budget, FAMILY)
+        learner = new_learner(stage, budget)
         share = share_groups(family_groups(learner), world_size)[rank]
-        totals = learner.compute_gradient(share).over_ranks(learner.engine.device)
-        grads = {n: safe_get_full_grad(p) for n, p in trainable_parameters(learner.model).items()}
-        found[stage, budget] = {n: g.detach().float().numpy().copy() for n, g in grads.items()} | {
-            "loss": np.array(totals.sums["loss"])
-        }
+        found[stage, budget] = whole_gradient(learner, share)
         learner.engine.zero_grad()
         kl = {
             group.id.question_id: of_group for group, of_group in zip(share, learner.reference_kl(share), strict=True)
         }
         found[stage, budget]["kl of group 1"] = kl.get("1")
-        learner = make_learner(rank, world_size, port, model, stage, budget, FAMILY)
+        learner = new_learner(stage, budget)
         found[stage, budget]["metrics"] = learner.update([share])
     return found
 
@@ -207,11 +177,10 @@ def train_and_save(rank: int, world_size: int, port: int, model: str, stage: int
     """Two updates, a checkpoint, then two more: the metrics of the last one."""
     import torch
 
-    from ssr1_rl.trainer.balance import share_groups
     from ssr1_rl.trainer.learner_state import save_learner
 
-    learner = make_learner(rank, world_size, port, model, stage, 100)
-    share = share_groups(groups_of(learner), world_size)[rank]
+    learner = make_learner(rank, world_size, port, model, of_model=TRAINED_TOWER, grpo=KL, **cut(stage, 100))
+    share = share_of(learner, world_size)
     learner.update([share])
     learner.update([share])
     folder.mkdir(exist_ok=True)
@@ -225,15 +194,14 @@ def load_and_train(
     rank: int, world_size: int, port: int, model: str, stages: tuple[int, ...], folder: Path
 ) -> list[dict[str, float]]:
     """For each ZeRO stage: the checkpoint, then two updates: the metrics of the last one."""
-    from ssr1_rl.trainer.balance import share_groups
     from ssr1_rl.trainer.learner_state import load_learner
 
     found = []
     for stage in stages:
-        learner = make_learner(rank, world_size, port, model, stage, 100)
+        learner = make_learner(rank, world_size, port, model, of_model=TRAINED_TOWER, grpo=KL, **cut(stage, 100))
         load_learner(learner, folder)
         assert (learner.num_updates, learner.policy_version) == (2, 2)
-        share = share_groups(groups_of(learner), world_size)[rank]
+        share = share_of(learner, world_size)
         learner.update([share])
         found.append(learner.update([share]))
     return found

@@ -11,46 +11,33 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.integration.ranks import random_groups, run_ranks
+from tests.integration.ranks import make_learner, relative_difference, run_ranks, share_of, whole_gradient
 
 STAGES = (0, 1, 2, 3)
 ALPHA = 8.0
 
 
-def make_learner(
-    rank: int, world_size: int, port: int, model: str, stage: int, dtype: str = "float32", alpha: float = ALPHA
-) -> Any:
-    from ssr1_rl.config import GrpoConfig, LearnerConfig, LoraConfig, ModelConfig
-    from ssr1_rl.trainer.learner import Learner, RankSpec
+def lora_learner(rank: int, world_size: int, port: int, model: str, stage: int, alpha: float = ALPHA) -> Any:
+    from ssr1_rl.config import LoraConfig
 
-    return Learner(
-        RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
-        ModelConfig(
-            path=model, dtype=dtype, lora=LoraConfig(rank=4, alpha=alpha, target_modules=["q_proj", "up_proj"])
-        ),
-        GrpoConfig(kl_coefficient=0.05),
-        LearnerConfig(zero_stage=stage, num_workers=world_size, num_threads=1, learning_rate=1e-2),
-        temperature=1.0,
-        seed=0,
+    lora = LoraConfig(rank=4, alpha=alpha, target_modules=["q_proj", "up_proj"])
+    return make_learner(
+        rank,
+        world_size,
+        port,
+        model,
+        of_model={"lora": lora},
+        grpo={"kl_coefficient": 0.05},
+        zero_stage=stage,
+        learning_rate=1e-2,
     )
-
-
-def groups_of(learner: Any) -> Any:
-    vocabulary = range(10, learner.model.config.text_config.vocab_size)
-    return random_groups(4, vocabulary, learner.model.config.audio_token_id)
-
-
-def share_of(learner: Any, world_size: int) -> Any:
-    from ssr1_rl.trainer.balance import share_groups
-
-    return share_groups(groups_of(learner), world_size)[learner.rank]
 
 
 def train_and_save(rank: int, world_size: int, port: int, model: str, folder: Path) -> dict[str, float]:
     """Two updates and a checkpoint in `folder`; then one more: its metrics."""
     from ssr1_rl.trainer.learner_state import save_learner
 
-    learner = make_learner(rank, world_size, port, model, stage=0)
+    learner = lora_learner(rank, world_size, port, model, stage=0)
     share = share_of(learner, world_size)
     learner.update([share])
     learner.update([share])
@@ -62,15 +49,12 @@ def what_a_resumed_learner_does(
     rank: int, world_size: int, port: int, model: str, folder: Path
 ) -> dict[int, dict[str, Any]]:
     """For every ZeRO stage: the gradient, the weights as they are sent, and the metrics of an update."""
-    from deepspeed.utils import safe_get_full_grad
-
     from ssr1_rl.trainer.learner_state import load_learner
-    from ssr1_rl.trainer.parameters import trainable_parameters
     from ssr1_rl.trainer.weight_source import ZeroWeightSource
 
     found = {}
     for stage in STAGES:
-        learner = make_learner(rank, world_size, port, model, stage)
+        learner = lora_learner(rank, world_size, port, model, stage)
         load_learner(learner, folder)
         assert (learner.num_updates, learner.policy_version) == (2, 2)
         share = share_of(learner, world_size)
@@ -78,13 +62,11 @@ def what_a_resumed_learner_does(
         assert all(np.array_equal(sent[0][name], sent[1][name]) for name in sent[0]), "merging leaves weights alone"
         metadata = {m.name: m.shape for m in ZeroWeightSource(learner.model).metadata()}
         assert metadata == {name: tensor.shape for name, tensor in sent[0].items()}
-        learner.compute_gradient(share)
-        trained = trainable_parameters(learner.model)
-        grads = {n: safe_get_full_grad(p).detach().float().numpy().copy() for n, p in trained.items()}
+        grads = whole_gradient(learner, share)
         with_gradient = {n for n, p in learner.model.named_parameters() if p.requires_grad}
         assert all(".lora_" in name for name in with_gradient)
         learner.engine.optimizer.zero_grad()
-        fresh = make_learner(rank, world_size, port, model, stage)
+        fresh = lora_learner(rank, world_size, port, model, stage)
         load_learner(fresh, folder)
         found[stage] = {"grads": grads, "sent": sent[0], "metrics": fresh.update([share])}
     return found
@@ -96,13 +78,6 @@ def saved(tiny_audio_model: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     folder = tmp_path_factory.mktemp("lora") / "learner"
     folder.mkdir()
     return folder, run_ranks(train_and_save, 1, str(tiny_audio_model), folder)
-
-
-def relative_difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    assert found.keys() == expected.keys()
-    norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in expected.values()))
-    assert norm > 1e-3, "a gradient of zero would equal anything"
-    return float(np.sqrt(sum(((found[n].astype(np.float64) - expected[n]) ** 2).sum() for n in expected)) / norm)
 
 
 def test_a_checkpoint_holds_the_adapters_alone(saved: tuple[Path, dict[str, float]]) -> None:
@@ -141,7 +116,7 @@ def resume_with_another_alpha(rank: int, world_size: int, port: int, model: str,
     from ssr1_rl.trainer.learner_state import load_learner
 
     with pytest.raises(ValueError) as caught:
-        load_learner(make_learner(rank, world_size, port, model, 1, alpha=16.0), folder)
+        load_learner(lora_learner(rank, world_size, port, model, 1, alpha=16.0), folder)
     return str(caught.value)
 
 

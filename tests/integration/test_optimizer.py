@@ -6,32 +6,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.ranks import random_groups, run_ranks
+from tests.integration.ranks import make_learner, run_ranks, share_of
 
 Case = dict[str, Any]
 
 
-def make_learner(rank: int, world_size: int, port: int, model: str, case: Case) -> Any:
-    from ssr1_rl.config import GrpoConfig, LearnerConfig, LoraConfig, ModelConfig
-    from ssr1_rl.trainer.learner import Learner, RankSpec
+def case_learner(rank: int, world_size: int, port: int, model: str, case: Case) -> Any:
+    from ssr1_rl.config import LoraConfig
 
-    case = {"learning_rate": 1e-3, "max_tokens_per_micro_batch": 100, **case}
-    dtype, lora = case.pop("dtype", "float32"), LoraConfig(rank=case.pop("rank", 0))
-    return Learner(
-        RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
-        ModelConfig(path=model, dtype=dtype, train_audio_tower=True, lora=lora),
-        GrpoConfig(),
-        LearnerConfig(num_workers=world_size, num_threads=1, **case),
-        temperature=1.0,
-        seed=0,
-    )
-
-
-def share_of(learner: Any, world_size: int) -> Any:
-    from ssr1_rl.trainer.balance import share_groups
-
-    vocabulary = range(10, learner.model.config.text_config.vocab_size)
-    return share_groups(random_groups(4, vocabulary, learner.model.config.audio_token_id), world_size)[learner.rank]
+    case = {"max_tokens_per_micro_batch": 100, **case}
+    of_model = {"train_audio_tower": True, "lora": LoraConfig(rank=case.pop("rank", 0))}
+    if "dtype" in case:
+        of_model["dtype"] = case.pop("dtype")
+    return make_learner(rank, world_size, port, model, of_model=of_model, **case)
 
 
 def masters(learner: Any) -> dict[str, np.ndarray]:
@@ -57,7 +44,7 @@ def one_update(rank: int, world_size: int, port: int, model: str, cases: list[Ca
     """For every case: masters before and after one update, and its metrics."""
     found = []
     for case in cases:
-        learner = make_learner(rank, world_size, port, model, case)
+        learner = case_learner(rank, world_size, port, model, case)
         before = masters(learner)
         metrics = learner.update([share_of(learner, world_size)])
         found.append({"before": before, "after": masters(learner), "metrics": metrics})
@@ -125,7 +112,7 @@ def tiny_updates(rank: int, world_size: int, port: int, model: str, cases: list[
     """For every case: masters and parameters in use at the start, after one and after four updates."""
     found = []
     for case in cases:
-        learner = make_learner(rank, world_size, port, model, {"learning_rate": 1e-6, **case})
+        learner = case_learner(rank, world_size, port, model, {"learning_rate": 1e-6, **case})
         seen = []
         for num_updates in (0, 1, 3):
             for _ in range(num_updates):
@@ -167,7 +154,7 @@ def resume(rank: int, world_size: int, port: int, model: str, folder: Path) -> l
 
     found = []
     for index, case in enumerate(RESUMED):
-        run = make_learner(rank, world_size, port, model, {**case, "dtype": "bfloat16", "weight_decay": 0.1})
+        run = case_learner(rank, world_size, port, model, {**case, "dtype": "bfloat16", "weight_decay": 0.1})
         share = share_of(run, world_size)
         for _ in range(2):
             run.update([share])
@@ -176,7 +163,7 @@ def resume(rank: int, world_size: int, port: int, model: str, folder: Path) -> l
         torch.distributed.barrier()
         save_learner(run, checkpoint)
         saved = masters(run)
-        other = make_learner(rank, world_size, port, model, {**case, "dtype": "bfloat16", "weight_decay": 0.1})
+        other = case_learner(rank, world_size, port, model, {**case, "dtype": "bfloat16", "weight_decay": 0.1})
         load_learner(other, checkpoint)
         loaded, loaded_in_use = masters(other), in_use(other)
         run.update([share])

@@ -6,38 +6,29 @@ from typing import Any
 
 import pytest
 
-from tests.integration.ranks import random_groups, run_ranks
+from tests.integration.ranks import groups_of, make_learner, random_groups, run_ranks
 
 BUDGET = 60
 KL_IN_LOSS = {"kl_coefficient": 0.05, "num_epochs": 2, "importance_correction": "truncate"}
 
 
 def learner_of(rank: int, world_size: int, port: int, model: str, stage: int) -> Any:
-    from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
-    from ssr1_rl.trainer.learner import Learner, RankSpec
-
-    return Learner(
-        RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
-        ModelConfig(path=model, dtype="float32", train_audio_tower=True),
-        GrpoConfig(**KL_IN_LOSS),
-        LearnerConfig(
-            zero_stage=stage,
-            num_workers=world_size,
-            max_tokens_per_micro_batch=BUDGET,
-            num_threads=1,
-            learning_rate=1e-3,
-        ),
-        temperature=1.0,
-        seed=0,
+    return make_learner(
+        rank,
+        world_size,
+        port,
+        model,
+        of_model={"train_audio_tower": True},
+        grpo=KL_IN_LOSS,
+        zero_stage=stage,
+        max_tokens_per_micro_batch=BUDGET,
     )
 
 
 def update(rank: int, world_size: int, port: int, model: str, shares: list[list[int]], stage: int) -> dict[str, float]:
     """Metrics of an update in which each rank has the groups that `shares` says; group 3 is masked from the loss."""
     learner = learner_of(rank, world_size, port, model, stage)
-    groups = random_groups(
-        4, range(10, learner.model.config.text_config.vocab_size), learner.model.config.audio_token_id
-    )
+    groups = groups_of(learner)
     groups[3] = replace(groups[3], loss_mask_G=(False, False, False))
     return learner.update([[groups[index] for index in shares[rank]]])
 

@@ -6,21 +6,12 @@ import hypothesis
 import pytest
 import torch
 
-TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
+from tests.conftest import TEXTS
 
 torch.set_num_threads(1)
 # A property holds however busy the machine is.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-
-
-@pytest.fixture(scope="session")
-def random_audio_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen2-Audio of random weights: 2 layers, a tower of 2 layers."""
-    from ssr1_rl.tiny_models import build_tiny_qwen2_audio
-
-    folder = tmp_path_factory.mktemp("models") / "audio"
-    return build_tiny_qwen2_audio(folder, TEXTS, hidden_size=64, num_layers=2, tower_size=64)
 
 
 @pytest.fixture(scope="session")

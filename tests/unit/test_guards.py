@@ -13,6 +13,7 @@ def metrics(mean=0.0, largest=0.0, comparable=100.0):
     return {
         "loss": 0.1,
         "grad_norm": 1.0,
+        "kl_to_rollout": 0.001,
         "logprob_abs_diff_mean": mean,
         "logprob_abs_diff_max": largest,
         "comparable_tokens": comparable,
@@ -51,10 +52,11 @@ def test_the_default_leaves_the_largest_gap_free():
     check_update(metrics(0.04, 30.0), GuardConfig(), 1)
 
 
-@pytest.mark.parametrize("name", ["loss", "grad_norm"])
-def test_a_loss_or_gradient_that_is_no_number_stops_the_run(name):
-    with pytest.raises(GuardTripped, match=name):
-        check_update(metrics() | {name: NAN}, LIMITS, 7)
+@pytest.mark.parametrize("value", [NAN, float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["loss", "grad_norm", "kl_to_rollout"])
+def test_a_figure_that_is_no_number_stops_the_run(name, value):
+    with pytest.raises(GuardTripped, match=rf"{name} is {value}"):
+        check_update(metrics(comparable=0.0) | {name: value}, LIMITS, 7)
 
 
 def test_a_maximum_of_nan_is_nan():

@@ -23,7 +23,7 @@ LAUNCH = Path(__file__).parents[2] / "launch"
         (["grpo.importance_cap=3"], "grpo.importance_cap=3.0 has no effect with grpo.importance_correction=none"),
         (["grpo.importance_level=sequence"], "grpo.importance_level=sequence has no effect"),
         (
-            ["grpo.preset=gspo"],
+            ["grpo.preset=gspo", "grpo.importance_correction=none"],
             "bfloat16 noise alone exceeds a clip of 0.0003 / 0.0004: set grpo.importance_correction=tr",
         ),
         (["grpo.ratio=sequence"], "grpo.preset=gspo sets 3e-4 and 4e-4"),

@@ -1,0 +1,87 @@
+"""Every preset against its paper's formula."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssr1_rl.config import GrpoConfig
+from ssr1_rl.presets import PRESETS
+from ssr1_rl.trainer.advantage import step_advantages
+from ssr1_rl.trainer.loss import loss_denominator
+from tests.unit.losses import OLD, gradient, loss_of
+
+# Each paper's objective (negated) for responses of 2 and 1 tokens with ratios x, y and z, and advantages a and b.
+FORMULAS = {
+    "grpo": lambda x, y, z, a, b, kl: -(clip(x, a) + clip(y, a) - 2 * kl) / 4 - (clip(z, b) - kl) / 2,
+    "dapo": lambda x, y, z, a, b, kl: -(clip(x, a, 0.2, 0.28) + clip(y, a, 0.2, 0.28) + clip(z, b, 0.2, 0.28)) / 3,
+    "dr_grpo": lambda x, y, z, a, b, kl: -(clip(x, a) + clip(y, a) + clip(z, b)) / (2 * 512),
+    "gspo": lambda x, y, z, a, b, kl: -(clip(math.sqrt(x * y), a, 3e-4, 4e-4) + clip(z, b, 3e-4, 4e-4)) / 2,
+    "cispo": lambda x, y, z, a, b, kl: (
+        -sum(min(r, 5.0) * advantage * (OLD + math.log(r)) for r, advantage in ((x, a), (y, a), (z, b))) / 3
+    ),
+    "rloo": lambda x, y, z, a, b, kl: -(x * a + y * a + z * b) / (2 * 512),
+    "reinforce_pp": lambda x, y, z, a, b, kl: -(clip(x, a) + clip(y, a) + clip(z, b)) / 3,
+}
+
+
+def clip(ratio, advantage, low=0.2, high=0.2):
+    return min(ratio * advantage, min(max(ratio, 1 - low), 1 + high) * advantage)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("ratios", [(1.1, 0.9, 1.05), (1.25, 0.5, 6.0), (1.0001, 1.0002, 0.9999)])
+def test_presets_against_their_papers(name, ratios):
+    values = PRESETS[name].values | {"denominator_tokens": 512}
+    beta = values["kl_coefficient"]
+    a, b = 1.3, -0.7
+    # A reference whose ratio to the policy is e for every token: k3 = e - 1 - 1.
+    ref = [OLD + math.log(ratio) + 1.0 for ratio in ratios]
+    denominator = loss_denominator(3, 2, GrpoConfig(**values))
+    terms, _ = loss_of(ratios, [a, a, b], denominator, [0, 0, 1], ref=ref, kl=beta, **values)
+    assert terms.loss.item() == pytest.approx(FORMULAS[name](*ratios, a, b, beta * (math.e - 2)), rel=1e-9)
+
+
+def test_rloo_is_reinforce_with_the_other_responses_mean_as_baseline():
+    grpo = GrpoConfig(**PRESETS["rloo"].values, denominator_tokens=512)
+    rewards, lengths, beta = [1.0, 0.2, 0.4], [3, 1, 2], grpo.kl_coefficient
+    # k1 of every token is its log-prob less the reference's.
+    kl = [[0.5, -0.1, 0.2], [0.3], [-0.2, 0.1]]
+    [found] = step_advantages([rewards], [lengths], grpo, [kl], beta)
+    index = [0, 0, 0, 1, 2, 2]
+    # The engine's policy is the learner's: every ratio is 1.
+    terms, logprobs = loss_of(
+        [1.0] * 6, [found.advantages_G[i] for i in index], loss_denominator(6, 3, grpo), index, **PRESETS["rloo"].values
+    )
+    slopes = gradient(terms, logprobs)
+    r = [reward - beta * sum(kl_T) for reward, kl_T in zip(rewards, kl, strict=True)]
+    b = [(r[1] + r[2]) / 2, (r[0] + r[2]) / 2, (r[0] + r[1]) / 2]
+    # -(r - b) grad log pi(response): the same slope for each of its tokens.
+    assert slopes == pytest.approx([-(r[i] - b[i]) / (3 * 512) for i in index], rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.floats(-50, 50), st.floats(-10, 10)), min_size=1, max_size=6))
+def test_rloo_clips_nothing(drawn):
+    log_ratios, advantages = zip(*drawn, strict=True)
+    terms, _ = loss_of([math.exp(x) for x in log_ratios], advantages, **PRESETS["rloo"].values)
+    assert (int(terms.clipped_low), int(terms.clipped_high)) == (0, 0)
+
+
+def test_gspo_takes_an_engines_mismatch_for_no_move_of_the_policy():
+    """Learner's log-probs that differ from the engine's by 0.02 nats in the mean, and a policy that is unchanged."""
+    rng = np.random.default_rng(0)
+    index = np.arange(64).repeat(50).tolist()
+    advantages = rng.choice([-1.0, 1.0], 64).repeat(50).tolist()
+    values = PRESETS["gspo"].values
+    rollout = (OLD + rng.normal(0, 0.02 * math.sqrt(math.pi / 2), len(index))).tolist()
+    # With weights the ratio is to the learner's own log-probs (`loss_of` has them as the old ones)...
+    terms, logprobs = loss_of([1.0] * len(index), advantages, 64, index, rollout, **values)
+    assert (int(terms.clipped_low), int(terms.clipped_high)) == (0, 0)
+    assert all(gradient(terms, logprobs))
+    assert terms.importance.tolist() == pytest.approx(np.exp(OLD - np.array(rollout)).clip(max=2.0).tolist())
+    # ...and without to the engine's.
+    ratios = np.exp(OLD - np.array(rollout)).tolist()
+    terms, _ = loss_of(ratios, advantages, 64, index, **values | {"importance_correction": "none"})
+    assert int(terms.clipped_low) + int(terms.clipped_high) > 0.3 * len(index)
