@@ -10,8 +10,8 @@ GPU's peak. A packed side computes fewer of them, so compare `response_tokens_pe
 is left to gain. The optimizer's step is left out: a 7B model's optimizer states fill a GPU by themselves.
 
 Needs torch, transformers, jaxtyping and this package's trainer/, neither vLLM nor Ray; matplotlib for the plot. It has
-not run on a GPU yet; the aim there is an MFU of at least 0.45. `--tiny --device cpu` only shows that it runs. The last line of
-stdout is one JSON object.
+not run on a GPU yet; the aim there is an MFU of at least 0.45. `--tiny --device cpu` only shows that it runs. The last
+line of stdout is one JSON object.
 """
 
 import argparse
