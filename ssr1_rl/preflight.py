@@ -14,6 +14,8 @@ from ssr1_rl.run_folder import check_resume
 def preflight(config: Config) -> None:
     """Refuses what would otherwise stop the run only once its actors have started.
 
+    A model on the hub is left to `check_model`: its configuration may have to be fetched first.
+
     Raises:
         ValueError: with what is wrong and how to mend it.
     """
@@ -23,7 +25,8 @@ def preflight(config: Config) -> None:
         check_reward_source(reward, f"rewards[{index}]")
     refuse_unknown(config.rollout)
     check_resume(config)
-    check_model(config)
+    if not is_on_hub(config.model.path):
+        check_model(config)
 
 
 def check_model(config: Config) -> None:
@@ -37,6 +40,12 @@ def check_model(config: Config) -> None:
         find_targets(policy.model, config.model.lora.target_modules)
 
 
+def is_on_hub(path: str) -> bool:
+    """Whether a model path is the name of a repository such as Qwen/Qwen2-Audio-7B-Instruct."""
+    folder = Path(path)
+    return not (folder.is_dir() or folder.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1)
+
+
 def check_model_folder(path: str) -> None:
     """Refuses a model path that looks like a folder and is none.
 
@@ -47,7 +56,7 @@ def check_model_folder(path: str) -> None:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ValueError(f"model.path {path} holds no config.json; give a Hugging Face model folder")
-    elif folder.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1:
+    elif not is_on_hub(path):
         raise ValueError(
             f"model.path {path} does not exist; give a Hugging Face model folder, or a hub name such as "
             "Qwen/Qwen2-Audio-7B-Instruct"

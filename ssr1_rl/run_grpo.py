@@ -15,7 +15,7 @@ from ssr1_rl.config import Config
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.notes import notes
-from ssr1_rl.preflight import preflight
+from ssr1_rl.preflight import check_model, is_on_hub, preflight
 from ssr1_rl.presets import describe_preset
 from ssr1_rl.rewards.base import check_reward
 from ssr1_rl.run_folder import claim, find_resume, write_config
@@ -81,6 +81,8 @@ def run_grpo(config: Config) -> dict[str, Any]:
         progress.phase("connecting to Ray")
         with connected():
             check_fits(make_plan(config))
+            if is_on_hub(config.model.path):
+                check_model(config)
             return _interruptible(_run(config, data, progress), config)
 
 

@@ -21,7 +21,7 @@ PASSES = [
     ({"num_epochs": 3, **WEIGHTS}, (1 + 3, 0)),
     ({"num_minibatches": 2, **WEIGHTS}, (2 + 2, 0)),
     ({"kl_coefficient": 0.1}, (1, 1)),
-    ({"kl_coefficient": 0.1, "num_epochs": 2, **WEIGHTS}, (1 + 2, 2)),
+    ({"kl_coefficient": 0.1, "num_epochs": 2, **WEIGHTS}, (1 + 2, 1)),
     # It comes with the advantages.
     ({"kl_coefficient": 0.1, "kl_placement": "reward"}, (1, 0)),
 ]

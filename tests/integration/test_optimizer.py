@@ -88,7 +88,7 @@ def gradients(rank: int, world_size: int, port: int, model: str, cases: list[Cas
     linear = {"adam_epsilon": 1e6, "learning_rate": 1e6, "max_grad_norm": 1e6, "max_tokens_per_micro_batch": 10_000}
     found = []
     for case in cases:
-        learner = make_learner(rank, world_size, port, model, {**linear, "dtype": "bfloat16", **case})
+        learner = case_learner(rank, world_size, port, model, {**linear, "dtype": "bfloat16", **case})
         before = masters(learner)
         learner.update([share_of(learner, world_size)])
         after = masters(learner)
