@@ -14,9 +14,8 @@ Recomputation under gradient checkpointing, the optimizer, and everything but ma
 
 from typing import Any
 
-from torch import nn
-
 from ssr1_rl.trainer.batching import MicroBatch
+from ssr1_rl.trainer.pass_cost import matrix_weights
 
 PEAK_TFLOPS = {
     "H100 PCIe": 756,
@@ -41,10 +40,10 @@ def flops_of_pass(model: Any, batch: MicroBatch, train_audio_tower: bool) -> flo
     """Forward and backward of a Qwen2-Audio over `batch`."""
     text = model.config.text_config
     pairs = sum(group.num_attended_pairs for group in batch.layout.groups)
-    backbone = 6 * _matrix_weights(model.model.language_model) * batch.num_computed_tokens
+    backbone = 6 * matrix_weights(model.model.language_model) * batch.num_computed_tokens
     head = 6 * model.lm_head.weight.numel() * len(batch.targets_T)
     attention = 12 * text.hidden_size * text.num_hidden_layers * pairs
-    projector = (6 if train_audio_tower else 4) * _matrix_weights(model.model.multi_modal_projector)
+    projector = (6 if train_audio_tower else 4) * matrix_weights(model.model.multi_modal_projector)
     return (
         backbone + head + attention + projector * len(batch.audio_columns) + _of_tower(model, batch, train_audio_tower)
     )
@@ -56,10 +55,6 @@ def _of_tower(model: Any, batch: MicroBatch, trained: bool) -> float:
     positions = [(frames - 1) // 2 + 1 for frames in batch.num_mel_frames]
     # The first convolution's input is the clip itself, which has no gradient.
     first = (4 if trained else 2) * tower.conv1.weight.numel() * sum(batch.num_mel_frames)
-    matrices = (tower.conv2.weight.numel() + _matrix_weights(tower.layers)) * sum(positions)
+    matrices = (tower.conv2.weight.numel() + matrix_weights(tower.layers)) * sum(positions)
     pairs = sum(n * n for n in positions) * audio.d_model * audio.encoder_layers
     return first + (6 if trained else 2) * matrices + (12 if trained else 4) * pairs
-
-
-def _matrix_weights(module: nn.Module) -> int:
-    return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))

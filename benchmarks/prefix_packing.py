@@ -112,7 +112,7 @@ def main() -> None:
         "threads": args.threads,
         "device": args.device,
     }
-    write_result("prefix_packing", result, args.results, plot)
+    write_result("prefix_packing_grid" if args.grid else "prefix_packing", result, args.results, plot)
 
 
 def compare(case: Case, rounds: int, args: argparse.Namespace) -> dict[str, Any]:

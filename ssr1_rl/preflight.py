@@ -41,9 +41,13 @@ def check_model(config: Config) -> None:
 
 
 def is_on_hub(path: str) -> bool:
-    """Whether a model path is the name of a repository such as Qwen/Qwen2-Audio-7B-Instruct."""
-    folder = Path(path)
-    return not (folder.is_dir() or folder.is_absolute() or path.startswith((".", "~")) or path.count("/") != 1)
+    """Whether a model path is the name of a repository such as Qwen/Qwen2-Audio-7B-Instruct.
+
+    Not where its first part is a folder here: then it is a mistyped path.
+    """
+    if path.startswith((".", "~", "/")) or path.count("/") != 1:
+        return False
+    return not Path(path).parent.is_dir()
 
 
 def check_model_folder(path: str) -> None:

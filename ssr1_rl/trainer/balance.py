@@ -13,13 +13,8 @@ GroupCost = Callable[[TrainGroup], float]
 """What a group costs a rank; see `PassCost`."""
 
 
-def num_train_tokens(group: TrainGroup) -> int:
-    """Tokens of a group's prompt and of all its responses."""
-    return group.num_prompt_tokens + sum(map(len, group.responses))
-
-
 def share_minibatches(
-    groups: Sequence[TrainGroup], num_minibatches: int, num_ranks: int, cost: GroupCost = num_train_tokens
+    groups: Sequence[TrainGroup], num_minibatches: int, num_ranks: int, cost: GroupCost
 ) -> list[list[list[TrainGroup]]]:
     """For each rank its share of each mini-batch.
 
@@ -31,17 +26,17 @@ def share_minibatches(
     return [list(shares) for shares in zip(*(share_groups(part, num_ranks, cost) for part in parts), strict=True)]
 
 
-def share_groups(
-    groups: Sequence[TrainGroup], num_ranks: int, cost: GroupCost = num_train_tokens
-) -> list[list[TrainGroup]]:
-    """Shares groups among ranks; each gets one at least."""
+def share_groups(groups: Sequence[TrainGroup], num_ranks: int, cost: GroupCost) -> list[list[TrainGroup]]:
+    """Shares groups among ranks; each gets one at least. Those that cost nothing go where there are fewest."""
     assert len(groups) >= num_ranks, "checked by the configuration"
     shares: list[list[TrainGroup]] = [[] for _ in range(num_ranks)]
     costs = [0.0] * num_ranks
     for group in sorted(groups, key=cost, reverse=True):
-        rank = min(range(num_ranks), key=lambda r: (costs[r], len(shares[r])))
+        of_group = cost(group)
+        loads = [(costs[r], len(shares[r])) if of_group else (len(shares[r]), costs[r]) for r in range(num_ranks)]
+        rank = min(range(num_ranks), key=loads.__getitem__)
         shares[rank].append(group)
-        costs[rank] += cost(group)
+        costs[rank] += of_group
     return shares
 
 
@@ -54,6 +49,11 @@ def rows_to_train(rows: Sequence[Row], keep_all: bool) -> list[Row]:
     in_loss = [row for row in rows if row.response and row.in_loss]
     kept = [row for row in in_loss if keep_all or any(row.advantages)]
     return kept or in_loss[:1]
+
+
+def response_lengths(group: TrainGroup) -> tuple[int, ...]:
+    """Tokens of the responses that have any."""
+    return tuple(len(response) for response in group.responses if response)
 
 
 def trained_lengths(group: TrainGroup, keep_all: bool) -> tuple[int, ...]:

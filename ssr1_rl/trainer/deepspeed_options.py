@@ -130,6 +130,8 @@ def _refuse_unknown(section: Mapping[str, Any], prefix: str, free: frozenset[str
         if name not in free:
             near = nearest(name, sorted(free | owned))
             mend = f"did you mean {near}?" if near else f"it may hold {', '.join(sorted(free))}"
+            if near in owned:
+                mend = f"{near} is set by the learner itself: {OWNED[prefix + near]}"
             raise ConfigError(f"learner.deepspeed.{prefix}{name} is no setting of DeepSpeed: {mend}")
 
 

@@ -46,13 +46,18 @@ def read_config(path: str) -> Any:
     """The configuration of what is trained of the model in `path`: of a whole Qwen2.5-Omni its thinker.
 
     Raises:
-        ValueError: not a model folder, or a model type that the learner cannot train.
+        ValueError: not a model folder, a quantized model, or a model type that the learner cannot train.
     """
     from transformers import AutoConfig
 
     if Path(path).exists() and not (Path(path) / "config.json").is_file():
         raise ValueError(f"model.path {path} holds no config.json; give a Hugging Face model folder")
     config = AutoConfig.from_pretrained(path)
+    if getattr(config, "quantization_config", None):
+        raise ValueError(
+            f"model.path {path} is a quantized model, and the learner trains whole weights; give the model that it "
+            "was made from"
+        )
     config = getattr(config, "thinker_config", config)
     if config.model_type not in AUDIO_FAMILIES and not _is_text_model(config):
         raise ValueError(

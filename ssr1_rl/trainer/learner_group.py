@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ import ray
 
 from ssr1_rl.cluster import Placement
 from ssr1_rl.config import Config, GrpoConfig, LearnerConfig, ModelConfig
-from ssr1_rl.trainer.balance import share_groups, share_minibatches
+from ssr1_rl.trainer.balance import (
+    GroupCost,
+    response_lengths,
+    share_groups,
+    share_minibatches,
+    trained_lengths,
+)
 from ssr1_rl.trainer.learner import Learner, RankSpec
 from ssr1_rl.trainer.loss import keeps_all
 from ssr1_rl.trainer.pass_cost import PassCost
@@ -168,8 +174,8 @@ class LearnerGroup:
         Mini-batches are cut in the order of admission, then each is shared among the ranks, so
         that what an update trains on does not depend on the number of ranks.
         """
-        cost = partial(self._cost, trains_all=keeps_all(self._grpo))
-        shares = share_minibatches(groups, self._grpo.num_minibatches, len(self._ranks), cost)
+        lengths = partial(trained_lengths, keep_all=keeps_all(self._grpo))
+        shares = share_minibatches(groups, self._grpo.num_minibatches, len(self._ranks), self._cost_of(lengths))
         calls = [rank.update.remote(share, kl_coefficient) for rank, share in zip(self._ranks, shares, strict=True)]
         return await self._call(
             "updating the policy", "learner.update_timeout_s", self._config.update_timeout_s, calls, first=True
@@ -177,7 +183,7 @@ class LearnerGroup:
 
     async def reference_kl(self, groups: Sequence[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
         """For each group and response the KL estimate of every token to the reference; see `Learner.reference_kl`."""
-        shares = share_groups(groups, len(self._ranks), partial(self._cost, trains_all=True))
+        shares = share_groups(groups, len(self._ranks), self._cost_of(response_lengths))
         calls = [rank.reference_kl.remote(share) for rank, share in zip(self._ranks, shares, strict=True)]
         results = await self._call(
             "running the reference model", "learner.update_timeout_s", self._config.update_timeout_s, calls
@@ -186,9 +192,11 @@ class LearnerGroup:
         kl = {group.id: kl_GT for group, kl_GT in pairs}
         return [kl[group.id] for group in groups]
 
-    def _cost(self, group: TrainGroup, trains_all: bool) -> int:
-        assert self._pass_cost is not None, "the ranks are loaded"
-        return self._pass_cost.of_group(group, trains_all)
+    def _cost_of(self, lengths: Callable[[TrainGroup], tuple[int, ...]]) -> GroupCost:
+        """What a group costs, of which the responses of `lengths` are run."""
+        cost = self._pass_cost
+        assert cost is not None, "the ranks are loaded"
+        return lambda group: cost.of_group(group, lengths(group))
 
     async def send_weights(self, policy_version: int, timeout_s: float) -> None:
         """Brings every engine to `policy_version`."""

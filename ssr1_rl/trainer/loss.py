@@ -12,13 +12,7 @@ from torch import Tensor
 
 from ssr1_rl.config import GrpoConfig
 from ssr1_rl.trainer.importance import importance_weights, per_response_sum
-from ssr1_rl.trainer.kl import kl_estimate
-
-LARGEST_LOG_RATIO = 20.0
-"""Log-ratios are bounded by this, either way: exp of 89 overflows float32, and inf x 0 in the backward pass is NaN.
-
-A token beyond it, whose probability changed by a factor of 5e8, has no gradient of its ratio.
-"""
+from ssr1_rl.trainer.kl import LARGEST_LOG_RATIO, kl_estimate
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ssr1_rl.trainer.balance import trained_lengths
 from ssr1_rl.trainer.parameters import whole_shape
 from ssr1_rl.trainer.policy import Policy
 from ssr1_rl.trainer.prefix_packing import PackedGroup
@@ -41,10 +40,10 @@ class PassCost:
         heads = config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
         return cls(
-            per_token=_matrix_weights(policy.backbone),
+            per_token=matrix_weights(policy.backbone),
             per_pair=2 * heads * head_size * config.num_hidden_layers,
-            per_response_token=_matrix_weights(policy.model.lm_head),
-            per_audio_token=2 * _matrix_weights(tower),
+            per_response_token=matrix_weights(policy.model.lm_head),
+            per_audio_token=2 * matrix_weights(tower),
         )
 
     def of_packed(self, group: PackedGroup) -> int:
@@ -55,19 +54,15 @@ class PassCost:
             + self.per_response_token * sum(group.response_lengths)
         )
 
-    def of_group(self, group: TrainGroup, trains_all: bool) -> int:
-        """Of a whole group: 0 where nothing of it is trained.
-
-        Args:
-            trains_all: whether responses count whose advantage is 0.
-        """
-        lengths = trained_lengths(group, trains_all)
+    def of_group(self, group: TrainGroup, lengths: tuple[int, ...]) -> int:
+        """Of the responses of a group that a pass runs, by their lengths, with prompt and clips: 0 without any."""
         if not lengths:
             return 0
         packed = self.of_packed(PackedGroup(group.num_prompt_tokens, lengths))
         return packed + self.per_audio_token * sum(group.num_audio_tokens)
 
 
-def _matrix_weights(module: nn.Module) -> int:
+def matrix_weights(module: nn.Module) -> int:
+    """Weights of all linear layers within a module, whole ones under ZeRO-3 too."""
     weights = (part.get_parameter("weight") for part in module.modules() if isinstance(part, nn.Linear))
     return sum(math.prod(whole_shape(weight)) for weight in weights)

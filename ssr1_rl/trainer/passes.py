@@ -140,7 +140,9 @@ class Passes:
         return max(1, int(max_over_ranks(num_own, self._device)))
 
     def _cost_of(self, part: Sequence[Row]) -> int:
-        return self.cost.of_packed(PackedGroup(len(part[0].prompt), tuple(len(row.response) for row in part)))
+        prompt = part[0].prompt
+        packed = self.cost.of_packed(PackedGroup(len(prompt), tuple(len(row.response) for row in part)))
+        return packed + self.cost.per_audio_token * prompt.count(self._placeholder_id)
 
     def _collate(self, rows: Sequence[Row]) -> MicroBatch:
         encoded = isinstance(self._clips, TowerOutputs)

@@ -86,7 +86,12 @@ def share_of(learner: Any, world_size: int) -> list[TrainGroup]:
     """This rank's share of them."""
     from ssr1_rl.trainer.balance import share_groups
 
-    return share_groups(groups_of(learner), world_size)[learner.rank]
+    return share_groups(groups_of(learner), world_size, num_tokens)[learner.rank]
+
+
+def num_tokens(group: TrainGroup) -> int:
+    """A cost to share groups by."""
+    return group.num_prompt_tokens + sum(map(len, group.responses))
 
 
 def whole_gradient(learner: Any, share: list[TrainGroup]) -> dict[str, np.ndarray]:

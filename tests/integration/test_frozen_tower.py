@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.ranks import groups_of, make_learner, relative_difference, run_ranks, whole_gradient
+from tests.integration.ranks import groups_of, make_learner, num_tokens, relative_difference, run_ranks, whole_gradient
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def train(rank: int, world_size: int, port: int, model: str, stage: int) -> tupl
     if world_size == 1:
         share, known = groups, groups
     else:
-        share = share_groups(groups, world_size)[rank]
+        share = share_groups(groups, world_size, num_tokens)[rank]
         # Clips of rank 0 alone: it has them all when it comes to the gradient, the others meet theirs there.
-        known = share_groups(groups, world_size)[0]
+        known = share_groups(groups, world_size, num_tokens)[0]
     rates = [learner.update([known])["audio_cache_hit_rate"] for _ in range(2)]
     runs: list[int] = []
     tower: Any = learner.policy.audio_tower

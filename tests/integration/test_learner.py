@@ -10,6 +10,7 @@ import pytest
 from tests.integration.ranks import (
     groups_of,
     make_learner,
+    num_tokens,
     random_groups,
     relative_difference,
     run_ranks,
@@ -137,7 +138,7 @@ def family_results(rank: int, world_size: int, port: int, model: str) -> dict[tu
     found = {}
     for stage, budget in FAMILY_CUTS:
         learner = new_learner(stage, budget)
-        share = share_groups(family_groups(learner), world_size)[rank]
+        share = share_groups(family_groups(learner), world_size, num_tokens)[rank]
         found[stage, budget] = whole_gradient(learner, share)
         learner.engine.zero_grad()
         kl = {

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ssr1_rl.types import TrainGroup
-from tests.integration.ranks import make_learner, random_groups, run_ranks, whole_gradient
+from tests.integration.ranks import make_learner, num_tokens, random_groups, run_ranks, whole_gradient
 
 TEMPERATURE = 0.7
 CASES = [
@@ -111,7 +111,7 @@ def what_the_learner_finds(
     from ssr1_rl.trainer.balance import share_groups
 
     found = []
-    share = share_groups(groups, world_size)[rank]
+    share = share_groups(groups, world_size, num_tokens)[rank]
     for case in CASES:
         learner = make_learner(
             rank,

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from ssr1_rl.trainer.balance import (
     cut_parts,
-    num_train_tokens,
     pack_evenly,
     pack_tightly,
+    response_lengths,
     rows_to_train,
     share_groups,
     share_minibatches,
@@ -119,9 +119,10 @@ def test_the_trained_responses_of_a_group():
     assert trained_lengths(differing, keep_all=False) == (2,)
 
 
-def test_tokens_of_a_group():
-    assert num_train_tokens(group("a", (5, 7))) == 10 + 12
-    assert num_train_tokens(group("a", (5, 7), num_audio_tokens=(250, 25))) == 8 + 275 + 12
+def test_prompt_tokens_of_a_group():
+    assert group("a", (5, 7)).num_prompt_tokens == 10
+    assert group("a", (5, 7), num_audio_tokens=(250, 25)).num_prompt_tokens == 8 + 275
+    assert response_lengths(group("a", (5, 0, 7))) == (5, 7)
 
 
 @settings(max_examples=50, deadline=None)
@@ -135,13 +136,23 @@ def test_ranks_get_every_group_once_and_equal_costs(num_ranks, costs):
     shares = share_groups(groups, num_ranks, cost)
     assert all(shares), "a rank without any group could not keep in step"
     assert sorted(int(g.id.question_id) for share in shares for g in share) == list(range(len(costs)))
+    if len(set(costs)) == 1:
+        sizes = list(map(len, shares))
+        assert max(sizes) - min(sizes) <= 1
     of_ranks = [sum(map(cost, share)) for share in shares]
     assert max(of_ranks) - min(of_ranks) <= max(costs), "balanced to within the costliest group"
+
+
+def test_groups_that_cost_nothing_go_where_there_are_fewest():
+    groups = [group(str(index), (1,)) for index in range(40)]
+    shares = share_groups(groups, 4, lambda group: max(0, int(group.id.question_id) - 23))
+    assert sum(int(g.id.question_id) > 23 for g in shares[0]) == 4
+    assert [len(share) for share in shares] == [10, 10, 10, 10]
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_a_mini_batch_does_not_depend_on_the_number_of_ranks(num_ranks):
     groups = [group(str(n), (n,), prompt=0) for n in (10, 100, 20, 30, 50, 40)]
-    parts = zip(*share_minibatches(groups, 3, num_ranks), strict=True)
+    parts = zip(*share_minibatches(groups, 3, num_ranks, lambda g: len(g.responses[0])), strict=True)
     cut = [{g.id.question_id for share in part for g in share} for part in parts]
     assert cut == [{"10", "100"}, {"20", "30"}, {"50", "40"}]

@@ -52,7 +52,8 @@ def test_a_value_where_settings_belong_is_refused(options, message):
     [
         (
             {"gradient_cliping": 1},
-            r"learner\.deepspeed\.gradient_cliping is no setting of DeepSpeed: did you mean gradient_c",
+            r"learner\.deepspeed\.gradient_cliping is no setting of DeepSpeed: gradient_clipping is set by the "
+            r"learner itself: use learner\.max_grad_norm instead",
         ),
         ({"elasticity": {}}, r"learner\.deepspeed\.elasticity is no setting of DeepSpeed: "),
         ({"sparse_gradients": True}, r"learner\.deepspeed\.sparse_gradients is no setting of DeepSpeed: "),

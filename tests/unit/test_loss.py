@@ -11,8 +11,8 @@ from jaxtyping import TypeCheckError
 
 from ssr1_rl.config import GrpoConfig
 from ssr1_rl.trainer.importance import importance_weights
-from ssr1_rl.trainer.kl import kl_estimate
-from ssr1_rl.trainer.loss import LARGEST_LOG_RATIO, LossTokens, grpo_loss, loss_denominator
+from ssr1_rl.trainer.kl import LARGEST_LOG_RATIO, kl_estimate
+from ssr1_rl.trainer.loss import LossTokens, grpo_loss, loss_denominator
 from tests.unit.losses import OLD, double, gradient, loss_of
 
 

@@ -1,11 +1,15 @@
 """What a pass costs, against counts by hand and against what torch counts."""
 
+import asyncio
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssr1_rl.trainer.balance import share_groups
+from ssr1_rl.config import GrpoConfig, LearnerConfig
 from ssr1_rl.trainer.batching import Row, collate
+from ssr1_rl.trainer.learner_group import LearnerGroup
 from ssr1_rl.trainer.pass_cost import PassCost
 from ssr1_rl.trainer.policy import Policy
 from ssr1_rl.trainer.prefix_packing import PackedGroup
@@ -33,21 +37,56 @@ def test_of_a_group_by_hand():
     some = group("a", 250, (4, 6), (1.0, 0.0))
     prompt = 9 + 250
     pairs = prompt * (prompt + 1) // 2 + 4 * prompt + 10
-    assert COST.of_group(some, trains_all=False) == 1000 * (prompt + 4) + pairs + 100 * 4 + 5000 * 250
-    assert COST.of_group(some, trains_all=True) > COST.of_group(some, trains_all=False)
-    assert COST.of_group(group("a", 250, (4, 6), (0.0, 0.0)), trains_all=False) == 0
+    assert COST.of_group(some, (4,)) == 1000 * (prompt + 4) + pairs + 100 * 4 + 5000 * 250
+    assert COST.of_group(some, ()) == 0
 
 
-def test_clips_and_untrained_groups_are_weighed():
-    """Equal texts: by their tokens alone the long clips could fall to one rank."""
-    long, short, dropped = (
-        [group(f"{kind}{i}", n, (5, 5), a) for i in range(2)]
-        for kind, n, a in (("long", 750, (1.0, -1.0)), ("short", 25, (1.0, -1.0)), ("dropped", 750, (0.0, 0.0)))
-    )
-    shares = share_groups([*long, *dropped, *short], 2, lambda g: COST.of_group(g, trains_all=False))
-    for share in shares:
-        assert sum(g.id.question_id.startswith("long") for g in share) == 1
-        assert sum(g.id.question_id.startswith("short") for g in share) == 1
+class Rank:
+    """Stands in for a learner rank's actor: notes its share."""
+
+    def __init__(self):
+        self.shares = []
+        self.update = self.reference_kl = self
+
+    def remote(self, share, *_):
+        self.shares.append(share)
+        groups = share[0] if share and isinstance(share[0], list) else share
+        return asyncio.sleep(0, [((0.0,),)] * len(groups))
+
+
+def learners(**settings):
+    found = LearnerGroup([Rank(), Rank()], LearnerConfig(num_workers=2), GrpoConfig(**settings))
+    found._pass_cost = COST
+    return found
+
+
+def kinds(share):
+    return sorted(g.id.question_id for g in share)
+
+
+async def test_ranks_get_equal_costs_of_what_an_update_trains():
+    """Alike in text; only clips and advantages tell them apart."""
+    trained = [group(f"{name}", n, (5, 5), (1.0, -1.0)) for name, n in (("long", 750), ("mid", 500), ("short", 250))]
+    dropped = group("dropped", 750, (5, 5), (0.0, 0.0))
+    groups = [trained[2], dropped, trained[0], trained[1]]
+    found = learners()
+    await found.update(groups, 0.0)
+    # By tokens with the dropped one: long and short, dropped and mid. Without clips: as they come.
+    assert [kinds(rank.shares[0][0]) for rank in found._ranks] == [["dropped", "long"], ["mid", "short"]]
+    with_entropy_bonus = learners(entropy_bonus=0.1)
+    await with_entropy_bonus.update(groups, 0.0)
+    shares = [kinds(rank.shares[0][0]) for rank in with_entropy_bonus._ranks]
+    assert sorted(shares) == [["dropped", "mid"], ["long", "short"]] or sorted(shares) == [
+        ["dropped", "short"],
+        ["long", "mid"],
+    ], "nothing is dropped"
+
+
+async def test_the_reference_runs_every_response_and_ranks_share_them_so():
+    masked = [replace(group(f"masked{i}", 750, (5, 5), (0.0, 0.0)), loss_mask_G=(False, False)) for i in range(3)]
+    found = learners(overlong="mask", kl_coefficient=0.1, kl_placement="reward")
+    await found.reference_kl([group("open", 750, (5, 5), (0.0, 0.0)), *masked])
+    assert [len(rank.shares[0]) for rank in found._ranks] == [2, 2]
 
 
 @pytest.fixture

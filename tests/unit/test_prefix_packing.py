@@ -30,6 +30,26 @@ FAMILIES = {
     "qwen2 with a tied head": {"tie_word_embeddings": True},
     "qwen3": {},
     "llama": {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
+    "llama with llama3's frequencies": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 1e4,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8,
+        }
+    },
+    "qwen2 with yarn, its windows off": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+        },
+        "use_sliding_window": False,
+        "sliding_window": 32768,
+    },
     "mistral": {"sliding_window": None},
     "phi3": {"pad_token_id": 0},
     "olmo2": {},

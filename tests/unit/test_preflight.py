@@ -79,6 +79,22 @@ def test_a_wrong_model_folder_is_named(config, tmp_path, path, message):
         preflight(config)
 
 
+def test_a_mistyped_folder_is_no_name_on_the_hub(config, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config.model.path = "models/stf"
+    with pytest.raises(ValueError, match=r"model\.path models/stf does not exist"):
+        preflight(config)
+    config.model.path = "Qwen/Qwen2-Audio-7B-Instruct"
+    preflight(config)
+
+
+def test_a_quantized_model_is_refused(config, tmp_path):
+    config = with_model(config, tmp_path, quantization_config={"quant_method": "awq", "bits": 4})
+    with pytest.raises(ValueError, match=r"model\.path .* is a quantized model.*give the model that it was made from"):
+        preflight(config)
+
+
 REWARDS = """
 import os
 from statistics import mean
