@@ -82,11 +82,16 @@ async def test_ranks_get_equal_costs_of_what_an_update_trains():
     ], "nothing is dropped"
 
 
-async def test_the_reference_runs_every_response_and_ranks_share_them_so():
-    masked = [replace(group(f"masked{i}", 750, (5, 5), (0.0, 0.0)), loss_mask_G=(False, False)) for i in range(3)]
+async def test_the_reference_runs_masked_responses_too_and_ranks_share_them_so():
+    masked = [
+        replace(group(f"{name}{i}", n, (5, 5), (0.0, 0.0)), loss_mask_G=(False, False))
+        for i in range(2)
+        for name, n in (("long", 750), ("short", 25))
+    ]
     found = learners(overlong="mask", kl_coefficient=0.1, kl_placement="reward")
-    await found.reference_kl([group("open", 750, (5, 5), (0.0, 0.0)), *masked])
-    assert [len(rank.shares[0]) for rank in found._ranks] == [2, 2]
+    await found.reference_kl(masked)
+    # Were they to cost nothing, they would be dealt out in turn: both long ones to the first rank.
+    assert [kinds(rank.shares[0]) for rank in found._ranks] == [["long0", "short0"], ["long1", "short1"]]
 
 
 @pytest.fixture
