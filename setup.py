@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["ssr1_rl", "ssr1_rl.*"]),
-    package_data={"ssr1_rl": ["demo.yaml", "py.typed"]},
+    package_data={"ssr1_rl": ["demo/demo.yaml", "py.typed"]},
     install_requires=[
         "PyYAML",
         "accelerate",
@@ -49,6 +49,6 @@ setup(
     entry_points={
         "console_scripts": ["ssr1-rl = ssr1_rl.cli:main"],
         # vLLM's engine runs in a process of its own and finds our weight transfer only through this.
-        "vllm.general_plugins": ["ssr1_rl = ssr1_rl.rollout.gloo_transfer:register"],
+        "vllm.general_plugins": ["ssr1_rl = ssr1_rl.weights.gloo:register"],
     },
 )

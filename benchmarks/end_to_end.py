@@ -85,7 +85,7 @@ def measure_text(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[s
     """Our figures on the text model, and the peer's with the ratio if one is asked for."""
     from text_task import make_text_task
 
-    from ssr1_rl.config_loading import load_config
+    from ssr1_rl.config.load import load_config
 
     num_steps = args.warmup_steps + args.steps
     task = make_text_task(folder, sizes.text_model, num_steps * sizes.num_questions, sizes.prompt_tokens, args.seed)
@@ -113,8 +113,8 @@ def measure_text(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[s
 
 def measure_lalm(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[str, Any]:
     """Our figures on the tiny audio-language model."""
-    from ssr1_rl.data.soundworld import WorldSettings
-    from ssr1_rl.demo import demo_config, make_soundworld
+    from ssr1_rl.demo.demo import demo_config, make_soundworld
+    from ssr1_rl.demo.soundworld import WorldSettings
 
     world_settings = WorldSettings(
         seed=args.seed,
@@ -136,7 +136,7 @@ def measure_lalm(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[s
 
 def run_and_read(config: Any, warmup_steps: int) -> dict[str, Any]:
     """Runs `config` as `ssr1-rl grpo` does; returns the figures of the steps after the warm-up."""
-    from ssr1_rl.run_grpo import run_grpo
+    from ssr1_rl.run import run_grpo
     from ssr1_rl.telemetry.metrics import read_metrics
 
     run_grpo(config)

@@ -35,9 +35,9 @@ from model_flops import flops_of_pass, peak_tflops
 from plots import bars, new_figure, save
 
 from ssr1_rl.trainer.attention.choice import choose_attention
-from ssr1_rl.trainer.batching import MicroBatch
-from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.batches.rows import MicroBatch
+from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
+from ssr1_rl.trainer.model.policy import Policy
 
 TEXT_HEAD_SIZE = 128
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ssr1_rl.data.prompt import CONV_MARGIN_FRAMES, num_audio_tokens
-from ssr1_rl.trainer.batching import MicroBatch, Row, collate
-from ssr1_rl.trainer.families import make_model
+from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
+from ssr1_rl.trainer.model.families import make_model
 
 MEL_BINS = 128
 WINDOW_FRAMES = 3000

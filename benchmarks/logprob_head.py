@@ -84,7 +84,7 @@ def in_own_process(way: str, num_tokens: int) -> dict[str, float]:
 
 def measure(args: argparse.Namespace, num_tokens: int) -> dict[str, float]:
     """Peak memory of a pass beyond its inputs, and its median time."""
-    from ssr1_rl.trainer.logprobs import token_logprobs
+    from ssr1_rl.trainer.model.logprobs import token_logprobs
 
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)

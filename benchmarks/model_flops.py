@@ -14,8 +14,8 @@ Recomputation under gradient checkpointing, the optimizer, and everything but ma
 
 from typing import Any
 
-from ssr1_rl.trainer.batching import MicroBatch
-from ssr1_rl.trainer.pass_cost import matrix_weights
+from ssr1_rl.trainer.batches.pass_cost import matrix_weights
+from ssr1_rl.trainer.batches.rows import MicroBatch
 
 PEAK_TFLOPS = {
     "H100 PCIe": 756,

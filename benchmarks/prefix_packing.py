@@ -237,7 +237,7 @@ def repeated_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
 
 def packed_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
     """The project's own: one packed row."""
-    from ssr1_rl.trainer.policy import Policy
+    from ssr1_rl.trainer.model.policy import Policy
 
     policy = Policy(model, 1.0, trains_tower(model))
     batch = micro_batch([group], model.config.audio_token_index, packed=True).to(torch.device(device))

@@ -69,18 +69,18 @@ def grpo(
 ) -> None:
     """Trains by GRPO, or goes on with the run in run.dir.
 
-    Every setting is explained in docs/settings.md and ssr1_rl/config.py. Algorithms by name:
+    Every setting is explained in docs/settings.md and ssr1_rl/config/schema.py. Algorithms by name:
     grpo.preset=grpo, dapo, dr_grpo, gspo, cispo, rloo or reinforce_pp.
     """
-    from ssr1_rl.config_loading import load_config
+    from ssr1_rl.config.load import load_config
 
     config = load_config(file, overrides or [])
     if dry_run:
-        from ssr1_rl.dry_run import print_dry_run
+        from ssr1_rl.checks.dry_run import print_dry_run
 
         print_dry_run(config)
         return
-    from ssr1_rl.run_grpo import Interrupted, run_grpo, summary_rows
+    from ssr1_rl.run import Interrupted, run_grpo, summary_rows
     from ssr1_rl.telemetry.progress import summary_table
 
     try:
@@ -100,8 +100,8 @@ def demo(
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides of the GRPO settings")] = None,
 ) -> None:
     """A whole run on two CPU cores: makes sounds and a tiny audio-language model, and trains it by SFT and GRPO."""
-    from ssr1_rl.demo import run_demo
-    from ssr1_rl.run_grpo import Interrupted
+    from ssr1_rl.demo.demo import run_demo
+    from ssr1_rl.run import Interrupted
 
     try:
         run_demo(output, seed, fresh, overrides or [])
@@ -116,7 +116,7 @@ def soundworld(
     seed: Annotated[int, typer.Option(help="seed of sounds, questions and weights", min=0)] = 0,
 ) -> None:
     """Makes the demo's data and model alone, for launch/local.yaml: synthetic sounds, and a tiny model after SFT."""
-    from ssr1_rl.demo import make_soundworld
+    from ssr1_rl.demo.demo import make_soundworld
 
     make_soundworld(output, seed)
     print(f"made {output}/world and {output}/sft")
@@ -131,8 +131,8 @@ def export(
     adapter: Annotated[bool, typer.Option("--adapter", help="of a LoRA run: the adapter alone, for peft")] = False,
 ) -> None:
     """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load, LoRA adapters merged in."""
-    from ssr1_rl.config_loading import load_config
-    from ssr1_rl.export import base_model_folder, check_dtype, choose_checkpoint, export_checkpoint
+    from ssr1_rl.config.load import load_config
+    from ssr1_rl.store.export import base_model_folder, check_dtype, choose_checkpoint, export_checkpoint
 
     check_dtype(dtype or "float32")
     settings = run / "config.yaml"

@@ -10,7 +10,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from ssr1_rl.config import Config
+from ssr1_rl.config.schema import Config
 
 
 class ClusterTooSmall(RuntimeError):

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ssr1_rl.rewards.budget import FailedGroup, RewardFailure
+from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.pool import RolloutPool

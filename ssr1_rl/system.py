@@ -11,14 +11,14 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from ssr1_rl.cluster import Placement, make_plan, reserve
-from ssr1_rl.config import Config, RolloutConfig
-from ssr1_rl.guards import check_weights
+from ssr1_rl.config.schema import Config, RolloutConfig
+from ssr1_rl.faults.guards import check_weights
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import EngineSpec, transfer_backend
 from ssr1_rl.rollout.pool import RolloutPool
-from ssr1_rl.rollout.sync_client import RolloutSyncClient
 from ssr1_rl.rollout.worker import MAX_CONCURRENCY, RolloutWorkerActor
 from ssr1_rl.trainer.learner_group import LearnerGroup
+from ssr1_rl.weights.sync_client import RolloutSyncClient
 
 
 @dataclass

@@ -4,5 +4,6 @@ from jaxtyping import install_import_hook
 
 # Before anything imports them: afterwards it is too late.
 install_import_hook(
-    [f"ssr1_rl.trainer.{name}" for name in ("importance", "kl", "logprobs", "loss")], "beartype.beartype"
+    [*(f"ssr1_rl.algorithm.{name}" for name in ("importance", "kl", "loss")), "ssr1_rl.trainer.model.logprobs"],
+    "beartype.beartype",
 )

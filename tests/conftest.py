@@ -17,7 +17,7 @@ TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> t
 @pytest.fixture(scope="session")
 def random_audio_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2-Audio of random weights: 2 layers, a tower of 2 layers."""
-    from ssr1_rl.tiny_models import build_tiny_qwen2_audio
+    from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio
 
     folder = tmp_path_factory.mktemp("models") / "audio"
     return build_tiny_qwen2_audio(folder, TEXTS, hidden_size=64, num_layers=2, tower_size=64)
@@ -36,8 +36,8 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def soundworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with world/ (small) and sft/ (a tiny model after a few SFT steps)."""
-    from ssr1_rl.data.soundworld import WorldSettings
-    from ssr1_rl.demo import make_soundworld
+    from ssr1_rl.demo.demo import make_soundworld
+    from ssr1_rl.demo.soundworld import WorldSettings
 
     folder = tmp_path_factory.mktemp("soundworld")
     settings = WorldSettings(num_train=320, num_test=24, num_unseen_scenes=8, num_unseen_questions=8)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ssr1_rl.config import DatasetConfig
+from ssr1_rl.config.schema import DatasetConfig
 from ssr1_rl.data.rows import (
     ReadResult,
     RowError,

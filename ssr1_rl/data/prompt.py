@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, Proces
 from ssr1_rl.types import SAMPLE_RATE, Prompt, Question
 
 if TYPE_CHECKING:
-    from ssr1_rl.config import DataConfig
+    from ssr1_rl.config.schema import DataConfig
 
 CHOICE_LINE = "\n({letter}) {choice}"
 """How one choice is put behind the question."""

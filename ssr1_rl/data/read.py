@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssr1_rl.config import DatasetConfig
+from ssr1_rl.config.schema import DatasetConfig
 from ssr1_rl.data.avqa import read_avqa
 from ssr1_rl.data.jsonl import read_jsonl
 from ssr1_rl.data.rows import ReadResult, check_skipped

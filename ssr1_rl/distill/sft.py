@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
-from ssr1_rl.export import write_model_folder
-from ssr1_rl.trainer.batching import MicroBatch, Row, collate
-from ssr1_rl.trainer.clip_features import ClipFeatures
-from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.parameters import named_weights
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.store.export import write_model_folder
+from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
+from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.types import Prompt
+from ssr1_rl.weights.parameters import named_weights
 
 
 @dataclass(frozen=True)

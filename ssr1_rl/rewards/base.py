@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssr1_rl.config import ConfigError, RewardConfig
+from ssr1_rl.config.schema import ConfigError, RewardConfig
 from ssr1_rl.rewards.accuracy import Accuracy
 from ssr1_rl.rewards.format import Format
 from ssr1_rl.types import Completion, Question

@@ -24,7 +24,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RuntimeEnvSetupError
 
-from ssr1_rl.config import ConfigError, RewardConfig
+from ssr1_rl.config.schema import ConfigError, RewardConfig
+from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.base import (
     InvalidRewards,
     RewardFn,
@@ -35,7 +36,6 @@ from ssr1_rl.rewards.base import (
     is_async,
     reward_name,
 )
-from ssr1_rl.rewards.budget import FailedGroup, RewardFailure
 from ssr1_rl.types import RolloutGroup, ScoredGroup
 
 MAX_ASYNC_GROUPS_PER_ACTOR = 32

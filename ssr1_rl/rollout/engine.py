@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ssr1_rl.config import RolloutConfig
+from ssr1_rl.config.schema import RolloutConfig
 from ssr1_rl.types import SAMPLE_RATE, Completion, VersionSpan
 
 
@@ -143,7 +143,7 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
         "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs",
         "weight_transfer_config": {"backend": transfer_backend(spec.device, config)},
-        "worker_extension_cls": "ssr1_rl.rollout.weight_audit.WeightAudit",
+        "worker_extension_cls": "ssr1_rl.weights.audit.WeightAudit",
         "disable_log_stats": True,
     }
     if spec.max_clips:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import ray
 
-from ssr1_rl.config import DataConfig
+from ssr1_rl.config.schema import DataConfig
 from ssr1_rl.data.audio import AudioError, load_waveform
 from ssr1_rl.data.prompt import PromptBuilder, PromptTooLong, num_audio_tokens, num_mel_frames
 from ssr1_rl.rollout.pool import PreparedQuestion

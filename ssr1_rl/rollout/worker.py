@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from ssr1_rl.config import RolloutConfig
+from ssr1_rl.config.schema import RolloutConfig
 from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from ssr1_rl.types import Completion
 

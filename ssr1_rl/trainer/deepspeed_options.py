@@ -8,8 +8,8 @@ configuration is loaded. The others are laid over the learner's, section by sect
 from collections.abc import Mapping
 from typing import Any
 
-from ssr1_rl.config import ConfigError, LearnerConfig
-from ssr1_rl.config_values import nearest
+from ssr1_rl.config.schema import ConfigError, LearnerConfig
+from ssr1_rl.config.values import nearest
 
 _FLOAT32 = "leave it out: masters, moments and sums of gradients are always float32"
 _MEAN = "leave it out: the learner relies on the float32 mean over its ranks"

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from ssr1_rl.config import LearnerConfig, ModelConfig
-from ssr1_rl.trainer.batching import MicroBatch
+from ssr1_rl.config.schema import LearnerConfig, ModelConfig
+from ssr1_rl.trainer.batches.rows import MicroBatch
 from ssr1_rl.trainer.deepspeed_options import laid_over
-from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.lora import adapters_off
-from ssr1_rl.trainer.parameters import trainable_parameters, whole_shape
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.trainer.model.lora import adapters_off
+from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.weights.parameters import trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
     from ssr1_rl.trainer.learner import RankSpec

@@ -14,19 +14,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
+from ssr1_rl.algorithm.kl import kl_estimate
+from ssr1_rl.algorithm.loss import LossTokens, grpo_loss, keeps_all, kl_in_loss, loss_denominator
+from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.trainer.attention.choice import choose_attention
-from ssr1_rl.trainer.balance import rows_to_train
-from ssr1_rl.trainer.batching import MicroBatch, Row
+from ssr1_rl.trainer.batches.balance import rows_to_train
+from ssr1_rl.trainer.batches.pass_cost import PassCost
+from ssr1_rl.trainer.batches.passes import Passes
+from ssr1_rl.trainer.batches.rows import MicroBatch, Row
 from ssr1_rl.trainer.collectives import sum_over_ranks
 from ssr1_rl.trainer.deepspeed_setup import join_peers, load_for_zero, load_reference, start_deepspeed
-from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
-from ssr1_rl.trainer.kl import kl_estimate
-from ssr1_rl.trainer.lora import add_adapters, find_targets
-from ssr1_rl.trainer.loss import LossTokens, grpo_loss, keeps_all, kl_in_loss, loss_denominator
-from ssr1_rl.trainer.pass_cost import PassCost
-from ssr1_rl.trainer.passes import Passes
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
+from ssr1_rl.trainer.model.lora import add_adapters, find_targets
+from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.trainer.schedule import learning_rate_share
 from ssr1_rl.trainer.totals import Totals, summarise
 from ssr1_rl.types import TrainGroup

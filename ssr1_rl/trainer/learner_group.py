@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import ray
 
+from ssr1_rl.algorithm.loss import keeps_all
 from ssr1_rl.cluster import Placement
-from ssr1_rl.config import Config, GrpoConfig, LearnerConfig, ModelConfig
-from ssr1_rl.trainer.balance import (
+from ssr1_rl.config.schema import Config, GrpoConfig, LearnerConfig, ModelConfig
+from ssr1_rl.trainer.batches.balance import (
     GroupCost,
     response_lengths,
     share_groups,
     share_minibatches,
     trained_lengths,
 )
+from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import Learner, RankSpec
-from ssr1_rl.trainer.loss import keeps_all
-from ssr1_rl.trainer.pass_cost import PassCost
 from ssr1_rl.types import TrainGroup
 
 
@@ -62,7 +62,7 @@ class LearnerRank:
 
     def connect_rollouts(self, backend: str, address: str, port: int, client: Any, timeout_s: float) -> None:
         """Joins the engines' weight-transfer group; a collective over ranks and engines."""
-        from ssr1_rl.trainer.weight_source import start_transfer
+        from ssr1_rl.weights.source import start_transfer
 
         self._client = client
         self._transfer = start_transfer(self._learner, backend, address, port, client, timeout_s)
@@ -85,8 +85,8 @@ class LearnerRank:
 
     def weight_digests(self) -> dict[str, str]:
         """Checksum of every tensor as it is sent, by checkpoint name; a collective."""
-        from ssr1_rl.rollout.weight_audit import digest
-        from ssr1_rl.trainer.weight_source import ZeroWeightSource
+        from ssr1_rl.weights.audit import digest
+        from ssr1_rl.weights.source import ZeroWeightSource
 
         return {name: digest(tensor) for name, tensor in ZeroWeightSource(self._learner.model)}
 

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssr1_rl.trainer.parameters import gathered, named_weights, trainable_parameters, whole_shape
+from ssr1_rl.weights.parameters import gathered, named_weights, trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
     from ssr1_rl.trainer.learner import Learner
@@ -37,7 +37,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
     Raises:
         FileNotFoundError: rank 0's node does not see the controller's folder.
     """
-    from ssr1_rl.trainer.weight_source import ZeroWeightSource
+    from ssr1_rl.weights.source import ZeroWeightSource
 
     if learner.rank == 0 and not folder.is_dir():
         raise FileNotFoundError(

@@ -4,8 +4,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssr1_rl.trainer.batching import MicroBatch
-from ssr1_rl.trainer.loss import LossTerms
+from ssr1_rl.algorithm.loss import LossTerms
+from ssr1_rl.trainer.batches.rows import MicroBatch
 from ssr1_rl.trainer.ratio_histogram import NUM_BINS, count_ratios, ratio_quantile
 
 QUANTILES = (0.01, 0.5, 0.99)

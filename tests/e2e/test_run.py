@@ -11,7 +11,7 @@ import psutil
 import pyarrow.parquet
 import pytest
 
-from ssr1_rl.trainer.checkpoint import open_checkpoint
+from ssr1_rl.store.checkpoints import open_checkpoint
 from tests.e2e.commands import ROOT, SMALL, SSR1_RL, environment, grpo
 from tests.metric_names import undocumented
 

@@ -62,7 +62,7 @@ def make_learner(
     **settings: Any,
 ) -> Any:
     """A learner in float32 on the CPU, one thread a rank; `settings` are those of section `learner`."""
-    from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
+    from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
     from ssr1_rl.trainer.learner import Learner, RankSpec
 
     return Learner(
@@ -84,7 +84,7 @@ def groups_of(learner: Any) -> list[TrainGroup]:
 
 def share_of(learner: Any, world_size: int) -> list[TrainGroup]:
     """This rank's share of them."""
-    from ssr1_rl.trainer.balance import share_groups
+    from ssr1_rl.trainer.batches.balance import share_groups
 
     return share_groups(groups_of(learner), world_size, num_tokens)[learner.rank]
 
@@ -98,7 +98,7 @@ def whole_gradient(learner: Any, share: list[TrainGroup]) -> dict[str, np.ndarra
     """The gradient of every trained parameter under its published name, and the loss of all ranks as "loss"."""
     from deepspeed.utils import safe_get_full_grad
 
-    from ssr1_rl.trainer.parameters import trainable_parameters
+    from ssr1_rl.weights.parameters import trainable_parameters
 
     totals = learner.compute_gradient(share).over_ranks(learner.engine.device)
     grads = {name: safe_get_full_grad(p) for name, p in trainable_parameters(learner.model).items()}

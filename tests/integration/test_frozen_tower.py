@@ -23,7 +23,7 @@ class Clip:
 
 def train(rank: int, world_size: int, port: int, model: str, stage: int) -> tuple[list[float], dict[str, np.ndarray]]:
     """The hit rate of each update, then a gradient for which rank 0 has kept every clip and the others none."""
-    from ssr1_rl.trainer.balance import share_groups
+    from ssr1_rl.trainer.batches.balance import share_groups
 
     learner = make_learner(
         rank,

@@ -56,7 +56,7 @@ def gradients(
     settings: dict[str, Any] | None = None,
 ) -> dict[Any, dict[str, np.ndarray]]:
     """The whole gradient for every cut, by parameter."""
-    from ssr1_rl.trainer import logprobs
+    from ssr1_rl.trainer.model import logprobs
 
     found = {}
     for stage, budget, checkpointing in cuts:
@@ -130,7 +130,7 @@ def family_groups(learner: Any) -> Any:
 
 def family_results(rank: int, world_size: int, port: int, model: str) -> dict[tuple[int, int], dict[str, Any]]:
     """Gradient, KL to the reference after an update (by group and response), and metrics of two updates."""
-    from ssr1_rl.trainer.balance import share_groups
+    from ssr1_rl.trainer.batches.balance import share_groups
 
     def new_learner(stage: int, budget: int) -> Any:
         return make_learner(rank, world_size, port, model, of_model=TRAINED_TOWER, grpo=FAMILY, **cut(stage, budget))

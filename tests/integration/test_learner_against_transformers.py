@@ -108,7 +108,7 @@ def what_the_learner_finds(
     rank: int, world_size: int, port: int, model: str, groups: list[TrainGroup]
 ) -> list[dict[str, Any]]:
     """For every case: weights after an update, gradient and loss there, and the KL to the start by group."""
-    from ssr1_rl.trainer.balance import share_groups
+    from ssr1_rl.trainer.batches.balance import share_groups
 
     found = []
     share = share_groups(groups, world_size, num_tokens)[rank]
@@ -156,7 +156,7 @@ def test_loss_gradient_and_kl_are_those_of_plain_forward_passes(random_audio_mod
 def check_gradient(
     found: dict[str, Any], moved: PlainModel, start: PlainModel, groups: list[TrainGroup], case: dict[str, Any]
 ) -> None:
-    from ssr1_rl.trainer.parameters import checkpoint_name
+    from ssr1_rl.weights.parameters import checkpoint_name
 
     loss = plain_loss(moved, start, groups, case)
     loss.backward()

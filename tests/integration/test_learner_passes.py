@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssr1_rl.presets import PRESETS
+from ssr1_rl.config.presets import PRESETS
 from ssr1_rl.types import TrainGroup
 from tests.integration.ranks import groups_of, make_learner, run_ranks
 
@@ -31,7 +31,7 @@ def count_passes(learner: Any, minibatches: list[list[TrainGroup]]) -> tuple[int
     """Forward passes of the policy and of any other one in a step."""
     from torch.nn.modules.module import register_module_forward_pre_hook
 
-    from ssr1_rl.trainer.policy import Policy
+    from ssr1_rl.trainer.model.policy import Policy
 
     ran: list[Any] = []
     hook = register_module_forward_pre_hook(lambda module, _: ran.append(module) if type(module) is Policy else None)

@@ -18,7 +18,7 @@ ALPHA = 8.0
 
 
 def lora_learner(rank: int, world_size: int, port: int, model: str, stage: int, alpha: float = ALPHA) -> Any:
-    from ssr1_rl.config import LoraConfig
+    from ssr1_rl.config.schema import LoraConfig
 
     lora = LoraConfig(rank=4, alpha=alpha, target_modules=["q_proj", "up_proj"])
     return make_learner(
@@ -50,7 +50,7 @@ def what_a_resumed_learner_does(
 ) -> dict[int, dict[str, Any]]:
     """For every ZeRO stage: the gradient, the weights as they are sent, and the metrics of an update."""
     from ssr1_rl.trainer.learner_state import load_learner
-    from ssr1_rl.trainer.weight_source import ZeroWeightSource
+    from ssr1_rl.weights.source import ZeroWeightSource
 
     found = {}
     for stage in STAGES:
@@ -131,10 +131,10 @@ def test_engines_serve_the_merged_policy_and_so_does_its_export(soundworld: Path
 
 
 async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> None:
-    from ssr1_rl.config import CheckpointConfig
-    from ssr1_rl.export import export_checkpoint
+    from ssr1_rl.config.schema import CheckpointConfig
+    from ssr1_rl.store.checkpoints import CheckpointStore
+    from ssr1_rl.store.export import export_checkpoint
     from ssr1_rl.system import running_system
-    from ssr1_rl.trainer.checkpoint import CheckpointStore
 
     config = small_config(soundworld, tmp_path)
     questions = await prepared_questions(config)
@@ -156,7 +156,7 @@ async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> 
 
 def small_config(soundworld: Path, folder: Path) -> Any:
     """One engine, two learner ranks, adapters in the language model and the tower."""
-    from ssr1_rl.demo import demo_config
+    from ssr1_rl.demo.demo import demo_config
 
     return demo_config(
         soundworld,
@@ -202,8 +202,8 @@ async def train(system: Any, questions: list[Any], policy_version: int) -> dict[
 
     `policy_version`: the learner's, so that it compares whatever the engine has.
     """
-    from ssr1_rl.config import GrpoConfig
-    from ssr1_rl.trainer.train_batch import train_group
+    from ssr1_rl.algorithm.step_batch import train_group
+    from ssr1_rl.config.schema import GrpoConfig
     from ssr1_rl.types import ScoredGroup
 
     batch = []
@@ -215,7 +215,7 @@ async def train(system: Any, questions: list[Any], policy_version: int) -> dict[
 
 def check_merged_tensors(config: Any, folder: Path, sent: dict[str, Any]) -> None:
     """The export holds what engines were sent, which is the base but for the targets."""
-    from ssr1_rl.rollout.weight_audit import digest
+    from ssr1_rl.weights.audit import digest
 
     exported = load_file(folder / "model.safetensors")
     assert {name: digest(tensor) for name, tensor in exported.items()} == sent
@@ -234,7 +234,7 @@ async def check_served(config: Any, folder: Path, checkpoint: Any, questions: li
     from ssr1_rl.rollout.engine import EngineSpec
     from ssr1_rl.rollout.pool import RolloutPool
     from ssr1_rl.rollout.worker import RolloutWorkerActor
-    from ssr1_rl.trainer.lora import adapters_off
+    from ssr1_rl.trainer.model.lora import adapters_off
 
     worker = RolloutWorkerActor.options(num_cpus=0.5).remote()
     try:
@@ -254,11 +254,11 @@ async def check_served(config: Any, folder: Path, checkpoint: Any, questions: li
 
 def unmerged_policy(config: Any, checkpoint: Any) -> Any:
     """The base model with the checkpoint's adapters beside its weights."""
-    from ssr1_rl.trainer.families import load_model
     from ssr1_rl.trainer.learner_state import saved_weights
-    from ssr1_rl.trainer.lora import adapted_modules, add_adapters
-    from ssr1_rl.trainer.parameters import named_adapters
-    from ssr1_rl.trainer.policy import Policy
+    from ssr1_rl.trainer.model.families import load_model
+    from ssr1_rl.trainer.model.lora import adapted_modules, add_adapters
+    from ssr1_rl.trainer.model.policy import Policy
+    from ssr1_rl.weights.parameters import named_adapters
 
     adapters = dict(saved_weights(checkpoint.learner))
     policy = Policy(load_model(config.model.path, torch.float32, "sdpa"), 1.0, False)
@@ -275,8 +275,8 @@ def policy_logprobs(policy: Any, config: Any, questions: list[Any], groups: list
     import ray
 
     from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
-    from ssr1_rl.trainer.batching import Row, collate
-    from ssr1_rl.trainer.clip_features import ClipFeatures
+    from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+    from ssr1_rl.trainer.batches.rows import Row, collate
 
     mel_of, placeholder = ClipFeatures(config.model.path, ray.get), policy.model.config.audio_token_id
     found = []

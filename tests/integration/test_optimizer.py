@@ -12,7 +12,7 @@ Case = dict[str, Any]
 
 
 def case_learner(rank: int, world_size: int, port: int, model: str, case: Case) -> Any:
-    from ssr1_rl.config import LoraConfig
+    from ssr1_rl.config.schema import LoraConfig
 
     case = {"max_tokens_per_micro_batch": 100, **case}
     of_model = {"train_audio_tower": True, "lora": LoraConfig(rank=case.pop("rank", 0))}
@@ -24,14 +24,14 @@ def case_learner(rank: int, world_size: int, port: int, model: str, case: Case) 
 def masters(learner: Any) -> dict[str, np.ndarray]:
     """The whole float32 parameters that the optimizer holds."""
     from ssr1_rl.trainer.learner_state import _master
-    from ssr1_rl.trainer.parameters import trainable_parameters
+    from ssr1_rl.weights.parameters import trainable_parameters
 
     return {n: _master(learner, p).float().numpy().copy() for n, p in trainable_parameters(learner.model).items()}
 
 
 def in_use(learner: Any) -> dict[str, np.ndarray]:
     """The whole parameters that the forward pass uses, as float32."""
-    from ssr1_rl.trainer.parameters import gathered, trainable_parameters
+    from ssr1_rl.weights.parameters import gathered, trainable_parameters
 
     found = {}
     for name, parameter in trainable_parameters(learner.model).items():

@@ -49,7 +49,7 @@ def count_passes(rank: int, world_size: int, port: int, model: str) -> list[list
     """For budgets that need many passes and one: weights and tokens of the passes of every rank."""
     import torch.distributed as dist
 
-    from ssr1_rl.trainer.balance import rows_to_train
+    from ssr1_rl.trainer.batches.balance import rows_to_train
 
     found = []
     learner = learner_of(rank, world_size, port, model, 1)

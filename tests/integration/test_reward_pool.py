@@ -7,8 +7,8 @@ import time
 import pytest
 import ray
 
-from ssr1_rl.config import RewardConfig
-from ssr1_rl.rewards.budget import FailedGroup, FailureBudget, RewardFailure
+from ssr1_rl.config.schema import RewardConfig
+from ssr1_rl.faults.budget import FailedGroup, FailureBudget, RewardFailure
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup
 

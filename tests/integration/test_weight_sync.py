@@ -10,17 +10,17 @@ import pytest
 import pytest_asyncio
 import ray
 
-from ssr1_rl.config import Config, GrpoConfig
-from ssr1_rl.config_loading import load_config
+from ssr1_rl.algorithm.step_batch import train_group
+from ssr1_rl.config.load import load_config
+from ssr1_rl.config.schema import Config, GrpoConfig
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions
-from ssr1_rl.demo import demo_config
-from ssr1_rl.guards import GuardTripped, check_weights
+from ssr1_rl.demo.demo import demo_config
+from ssr1_rl.faults.guards import GuardTripped, check_weights
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.pool import PreparedQuestion
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.system import System, running_system
-from ssr1_rl.trainer.train_batch import train_group
 from ssr1_rl.types import GroupId, RolloutGroup, ScoredGroup
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -134,7 +134,7 @@ async def test_work_goes_to_both_engines(system: System, prepared: list[Prepared
 
 
 async def test_settings_load_again(config: Config, tmp_path: Path) -> None:
-    from ssr1_rl.config_loading import config_to_yaml
+    from ssr1_rl.config.load import config_to_yaml
 
     path = tmp_path / "config.yaml"
     path.write_text(config_to_yaml(config))

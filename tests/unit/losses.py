@@ -2,8 +2,8 @@
 
 import torch
 
-from ssr1_rl.config import GrpoConfig
-from ssr1_rl.trainer.loss import LossTokens, grpo_loss
+from ssr1_rl.algorithm.loss import LossTokens, grpo_loss
+from ssr1_rl.config.schema import GrpoConfig
 
 OLD = -1.5
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from ssr1_rl.config import GrpoConfig
-from ssr1_rl.presets import PRESETS
-from ssr1_rl.trainer import advantage
-from ssr1_rl.trainer.advantage import has_no_variance, step_advantages
+from ssr1_rl.algorithm import advantage
+from ssr1_rl.algorithm.advantage import has_no_variance, step_advantages
+from ssr1_rl.config.presets import PRESETS
+from ssr1_rl.config.schema import GrpoConfig
 
 
 def group_advantages(rewards, epsilon, **settings):

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import flex_attention
 
-from ssr1_rl.config import ConfigError
-from ssr1_rl.config_loading import load_config
+from ssr1_rl.config.load import load_config
+from ssr1_rl.config.schema import ConfigError
 from ssr1_rl.trainer.attention import choice, flash, flex, interface, sdpa
 from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.attention.interface import BACKENDS, NAME
 from ssr1_rl.trainer.attention.sdpa import SdpaAttention
-from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.policy import Policy
-from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout
+from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout
+from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.trainer.model.policy import Policy
 from tests.unit.gradients import check_gradients, gradients
 
 CPU = torch.device("cpu")

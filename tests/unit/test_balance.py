@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ssr1_rl.trainer.balance import (
+from ssr1_rl.trainer.batches.balance import (
     cut_parts,
     pack_evenly,
     pack_tightly,
@@ -16,7 +16,7 @@ from ssr1_rl.trainer.balance import (
     share_minibatches,
     trained_lengths,
 )
-from ssr1_rl.trainer.batching import Row, packed_tokens
+from ssr1_rl.trainer.batches.rows import Row, packed_tokens
 from ssr1_rl.types import GroupId, TrainGroup
 
 PROMPT = (1, 2)

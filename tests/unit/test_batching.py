@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ssr1_rl.data.prompt import num_audio_tokens
-from ssr1_rl.trainer.batching import Row, collate
+from ssr1_rl.trainer.batches.rows import Row, collate
 
 AUDIO = 99
 FRAMES = {"a": 9, "b": 14, "c": 40}  # mel frames of clips; 2, 3 and 10 audio tokens

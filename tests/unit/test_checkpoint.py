@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from ssr1_rl.config import CheckpointConfig
-from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint, open_checkpoint
+from ssr1_rl.config.schema import CheckpointConfig
+from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint, open_checkpoint
 
 STATE = {"step": 1, "feed": {"pending": [[0, "q", 1]]}}
 
@@ -170,7 +170,7 @@ async def test_a_kill_while_a_step_is_saved_again_leaves_one(make_store, monkeyp
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssr1_rl.trainer.checkpoint.os.rename", killed)
+    monkeypatch.setattr("ssr1_rl.store.checkpoints.os.rename", killed)
     with pytest.raises(KeyboardInterrupt):
         await save(store, 5)
     assert [c.step for c in store.all()] == [5]

@@ -5,8 +5,8 @@ from ray.exceptions import GetTimeoutError, RayTaskError
 from typer.testing import CliRunner
 
 from ssr1_rl import cli
-from ssr1_rl.config import GrpoConfig
-from ssr1_rl.presets import PRESETS
+from ssr1_rl.config.presets import PRESETS
+from ssr1_rl.config.schema import GrpoConfig
 
 
 def in_an_actor(error):

@@ -3,7 +3,7 @@
 import pytest
 
 from ssr1_rl.cluster import ClusterTooSmall, check_fits, make_plan
-from ssr1_rl.config import Config, RewardConfig
+from ssr1_rl.config.schema import Config, RewardConfig
 
 
 def config(device, **sections):

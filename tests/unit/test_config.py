@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ssr1_rl.config import Config, ConfigError
-from ssr1_rl.config_loading import config_to_yaml, load_config
-from ssr1_rl.presets import PRESETS, describe_preset
+from ssr1_rl.config.load import config_to_yaml, load_config
+from ssr1_rl.config.presets import PRESETS, describe_preset
+from ssr1_rl.config.schema import Config, ConfigError
 
 ROOT = Path(__file__).parents[2]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.yaml"))
@@ -330,5 +330,5 @@ def test_launch_files_parse_and_can_be_run(path, monkeypatch):
 
 def test_the_demo_runs_the_local_launch_file():
     assert {path.name for path in LAUNCH_FILES} >= {"grpo.yaml", "local.yaml"}
-    demo = ROOT / "ssr1_rl" / "demo.yaml"
+    demo = ROOT / "ssr1_rl" / "demo" / "demo.yaml"
     assert demo.read_text() == (ROOT / "launch" / "local.yaml").read_text(), "an installed package has no launch/"

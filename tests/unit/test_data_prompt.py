@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, WhisperFeatureExtractor
 
-from ssr1_rl.config import DataConfig
+from ssr1_rl.config.schema import DataConfig
 from ssr1_rl.data.prompt import (
     CONV_MARGIN_FRAMES,
     MelExtractor,
@@ -17,7 +17,7 @@ from ssr1_rl.data.prompt import (
     num_audio_tokens,
     num_mel_frames,
 )
-from ssr1_rl.tiny_models import build_tiny_qwen2_audio, build_tiny_qwen2_text
+from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio, build_tiny_qwen2_text
 from ssr1_rl.types import SAMPLE_RATE, AudioRef, Question
 
 TEXTS = [

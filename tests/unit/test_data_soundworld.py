@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from ssr1_rl.data import soundworld
 from ssr1_rl.data.audio import load_waveform
-from ssr1_rl.data.chains import chain_of_thought, taught_answer
 from ssr1_rl.data.read import read_questions
-from ssr1_rl.data.scenes import KINDS, SceneStyle, make_scene
-from ssr1_rl.data.soundworld import SPLITS, WorldSettings, make_world
+from ssr1_rl.demo import soundworld
+from ssr1_rl.demo.chains import chain_of_thought, taught_answer
+from ssr1_rl.demo.scenes import KINDS, SceneStyle, make_scene
+from ssr1_rl.demo.soundworld import SPLITS, WorldSettings, make_world
 
 SMALL = WorldSettings(num_train=32, num_test=16, num_unseen_scenes=16, num_unseen_questions=32)
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ssr1_rl.config import Config
-from ssr1_rl.dry_run import estimate_memory, print_dry_run
-from ssr1_rl.trainer.families import load_model
+from ssr1_rl.checks.dry_run import estimate_memory, print_dry_run
+from ssr1_rl.config.schema import Config
+from ssr1_rl.trainer.model.families import load_model
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_dry_run_prints_and_starts_nothing(make_config, counts, capsys, monkey
 def test_what_is_offloaded_is_not_on_the_device(make_config, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     config = make_config(stage=3, kl=0.1)
-    monkeypatch.setattr("ssr1_rl.dry_run.GIB", 1)
+    monkeypatch.setattr("ssr1_rl.checks.dry_run.GIB", 1)
     estimate = estimate_memory(config)
     config.learner.offload_optimizer = config.learner.offload_parameters = "cpu"
     print_dry_run(config)

@@ -7,11 +7,11 @@ import torch
 from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from ssr1_rl.config import Config, ModelConfig
-from ssr1_rl.preflight import check_model
-from ssr1_rl.trainer.exactness import check_exact
-from ssr1_rl.trainer.parameters import named_weights
-from ssr1_rl.trainer.policy import Policy, empty_policy
+from ssr1_rl.checks.preflight import check_model
+from ssr1_rl.config.schema import Config, ModelConfig
+from ssr1_rl.trainer.model.exactness import check_exact
+from ssr1_rl.trainer.model.policy import Policy, empty_policy
+from ssr1_rl.weights.parameters import named_weights
 from tests.unit.test_prefix_packing import FAMILIES, SIZES, model_of
 
 SIZES_OF_ALL = SIZES | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

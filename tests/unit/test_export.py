@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssr1_rl import export
-from ssr1_rl.config import CheckpointConfig, Config
-from ssr1_rl.export import base_model_folder, choose_checkpoint, export_checkpoint, write_model_folder
-from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint
-from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.parameters import named_weights
+from ssr1_rl.config.schema import CheckpointConfig, Config
+from ssr1_rl.store import export
+from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint
+from ssr1_rl.store.export import base_model_folder, choose_checkpoint, export_checkpoint, write_model_folder
+from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.weights.parameters import named_weights
 
 
 @pytest.fixture(scope="module")

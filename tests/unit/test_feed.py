@@ -7,11 +7,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ssr1_rl.config import DataConfig, GrpoConfig
+from ssr1_rl.config.schema import DataConfig, GrpoConfig
 from ssr1_rl.data.audio import AudioError
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
-from ssr1_rl.rewards.budget import FailedGroup, RewardFailure
+from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.pool import PreparedQuestion

@@ -7,19 +7,19 @@ import pytest
 
 HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed"}
 LIGHT = [
-    "ssr1_rl.config",
-    "ssr1_rl.config_loading",
+    "ssr1_rl.config.schema",
+    "ssr1_rl.config.load",
     "ssr1_rl.types",
     "ssr1_rl.rewards.base",
     "ssr1_rl.rewards.accuracy",
     "ssr1_rl.rewards.format",
-    "ssr1_rl.rewards.budget",
+    "ssr1_rl.faults.budget",
     "ssr1_rl.data.stream",
     "ssr1_rl.data.read",
-    "ssr1_rl.trainer.advantage",
-    "ssr1_rl.trainer.checkpoint",
-    "ssr1_rl.guards",
-    "ssr1_rl.run_folder",
+    "ssr1_rl.algorithm.advantage",
+    "ssr1_rl.store.checkpoints",
+    "ssr1_rl.faults.guards",
+    "ssr1_rl.store.folder",
     "ssr1_rl.cli",
 ]
 HELP = (

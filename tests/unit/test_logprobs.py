@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssr1_rl.trainer import logprobs as head
-from ssr1_rl.trainer.logprobs import LogprobHead, token_logprobs
+from ssr1_rl.trainer.model import logprobs as head
+from ssr1_rl.trainer.model.logprobs import LogprobHead, token_logprobs
 
 VOCABULARY = 37
 HIDDEN = 16

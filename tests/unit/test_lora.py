@@ -7,17 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssr1_rl.config import CheckpointConfig, Config, ModelConfig
+from ssr1_rl.checks.dry_run import estimate_memory
+from ssr1_rl.checks.preflight import check_model
+from ssr1_rl.config.schema import CheckpointConfig, Config, ModelConfig
 from ssr1_rl.data.prompt import MelExtractor, expand_audio_placeholders, num_audio_tokens, num_mel_frames
-from ssr1_rl.dry_run import estimate_memory
-from ssr1_rl.export import export_checkpoint
-from ssr1_rl.preflight import check_model
-from ssr1_rl.trainer.batching import Row, collate
-from ssr1_rl.trainer.checkpoint import CheckpointStore
-from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.lora import adapters_off, add_adapters, find_targets, merged, merged_weights
-from ssr1_rl.trainer.parameters import named_adapters, named_weights, trainable_parameters
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.store.checkpoints import CheckpointStore
+from ssr1_rl.store.export import export_checkpoint
+from ssr1_rl.trainer.batches.rows import Row, collate
+from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.trainer.model.lora import adapters_off, add_adapters, find_targets, merged, merged_weights
+from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.weights.parameters import named_adapters, named_weights, trainable_parameters
 
 RANK, ALPHA = 4, 12.0
 ATTENTION = ["q_proj", "v_proj"]

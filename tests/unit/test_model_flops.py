@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.model.policy import Policy
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 

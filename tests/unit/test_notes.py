@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ssr1_rl.config_loading import load_config
-from ssr1_rl.notes import notes
-from ssr1_rl.presets import PRESETS
+from ssr1_rl.checks.notes import notes
+from ssr1_rl.config.load import load_config
+from ssr1_rl.config.presets import PRESETS
 
 NEEDED = ["run.name=x", "model.path=m", "data.train.path=q.json"]
 LAUNCH = Path(__file__).parents[2] / "launch"

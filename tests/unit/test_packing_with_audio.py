@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from ssr1_rl.config import DataConfig
+from ssr1_rl.config.schema import DataConfig
 from ssr1_rl.data.prompt import (
     MelExtractor,
     PromptBuilder,
@@ -13,12 +13,12 @@ from ssr1_rl.data.prompt import (
     num_audio_tokens,
     num_mel_frames,
 )
-from ssr1_rl.trainer.batching import Row, collate
-from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
-from ssr1_rl.trainer.parameters import named_weights
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.batches.rows import Row, collate
+from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
+from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.types import AudioRef, Question
+from ssr1_rl.weights.parameters import named_weights
 from tests.unit.gradients import check_gradients, gradients
 
 # Samples of a group's clips, and its responses' lengths: no clip, several, and windows of all sizes (Qwen2.5-Omni cuts
@@ -156,7 +156,7 @@ def test_three_part_positions_of_clips_and_text_are_those_of_text(random_omni_mo
 
 
 def test_sliding_windows_of_the_thinker_are_refused(random_omni_model):
-    from ssr1_rl.trainer.families import make_model, read_config
+    from ssr1_rl.trainer.model.families import make_model, read_config
 
     config = read_config(str(random_omni_model))
     config.text_config.layer_types = ["full_attention", "sliding_attention"]

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ssr1_rl.trainer.balance import cut_padded_micro_batches
-from ssr1_rl.trainer.batching import Row, collate
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.batches.balance import cut_padded_micro_batches
+from ssr1_rl.trainer.batches.rows import Row, collate
+from ssr1_rl.trainer.model.policy import Policy
 from tests.unit.gradients import check_gradients, gradients
 from tests.unit.test_prefix_packing import FAMILIES, GROUPS, SIZES, logprobs_alone, model_of, packed, random_rows
 

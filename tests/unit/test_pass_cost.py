@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ssr1_rl.config import GrpoConfig, LearnerConfig
-from ssr1_rl.trainer.batching import Row, collate
+from ssr1_rl.config.schema import GrpoConfig, LearnerConfig
+from ssr1_rl.trainer.batches.layout import PackedGroup
+from ssr1_rl.trainer.batches.pass_cost import PassCost
+from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.learner_group import LearnerGroup
-from ssr1_rl.trainer.pass_cost import PassCost
-from ssr1_rl.trainer.policy import Policy
-from ssr1_rl.trainer.prefix_packing import PackedGroup
+from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.types import GroupId, TrainGroup
 
 COST = PassCost(per_token=1000, per_pair=1, per_response_token=100, per_audio_token=5000)
@@ -96,7 +96,7 @@ async def test_the_reference_runs_masked_responses_too_and_ranks_share_them_so()
 
 @pytest.fixture
 def policy(random_text_model):
-    from ssr1_rl.trainer.families import load_model
+    from ssr1_rl.trainer.model.families import load_model
 
     return Policy(load_model(str(random_text_model), torch.float32, "sdpa"), 1.0, False)
 
@@ -119,7 +119,7 @@ def test_of_a_policy_against_what_torch_counts(policy):
 
 
 def test_a_frozen_tower_costs_nothing_per_pass(random_audio_model):
-    from ssr1_rl.trainer.families import load_model
+    from ssr1_rl.trainer.model.families import load_model
 
     model = load_model(str(random_audio_model), torch.float32, "sdpa")
     frozen, trained = (PassCost.of_policy(Policy(model, 1.0, trains), trains) for trains in (False, True))

@@ -5,13 +5,13 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from ssr1_rl.config import DataConfig
+from ssr1_rl.config.schema import DataConfig
 from ssr1_rl.data.prompt import MelExtractor, PromptBuilder, expand_audio_placeholders, num_audio_tokens, num_mel_frames
-from ssr1_rl.trainer.batching import Row, collate
-from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.parameters import checkpoint_name, named_weights, trainable_parameters
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.batches.rows import Row, collate
+from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.types import AudioRef, Question
+from ssr1_rl.weights.parameters import checkpoint_name, named_weights, trainable_parameters
 
 TOLERANCE = 2e-5
 
@@ -156,14 +156,14 @@ def test_a_tower_of_clips_does_not_wait_for_the_device(model):
     """On torch's meta device nothing can be read back."""
     from copy import deepcopy
 
-    from ssr1_rl.trainer.audio.qwen2_audio import Qwen2AudioTower
+    from ssr1_rl.audio_families.qwen2_audio import Qwen2AudioTower
 
     tower = Qwen2AudioTower(deepcopy(model).to("meta"))
     assert tower.encode(torch.zeros(2, 128, 42, device="meta"), (40, 9)).shape == (2, 10, 64)
 
 
 def test_gradient_checkpointing_takes_place(random_text_model, monkeypatch):
-    from ssr1_rl.config import GrpoConfig, LearnerConfig, ModelConfig
+    from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
     from ssr1_rl.trainer import learner
 
     monkeypatch.setattr(learner, "join_peers", lambda spec, config: None)

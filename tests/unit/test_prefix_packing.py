@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from ssr1_rl.trainer.batching import Row, collate
-from ssr1_rl.trainer.gradient_checkpointing import checkpoint_layers
-from ssr1_rl.trainer.policy import Policy
+from ssr1_rl.trainer.batches.rows import Row, collate
+from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
+from ssr1_rl.trainer.model.policy import Policy
 from tests.unit.gradients import check_gradients, gradients
 
 VOCABULARY = 50

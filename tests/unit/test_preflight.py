@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from ssr1_rl.config import Config, ConfigError, DatasetConfig, RewardConfig
-from ssr1_rl.preflight import preflight
-from ssr1_rl.rollout.engine_options import OWNED, refuse_owned, vllm_engine_args
-from ssr1_rl.run_grpo import run_grpo
+from ssr1_rl.checks.engine_options import OWNED, refuse_owned, vllm_engine_args
+from ssr1_rl.checks.preflight import preflight
+from ssr1_rl.config.schema import Config, ConfigError, DatasetConfig, RewardConfig
+from ssr1_rl.run import run_grpo
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ssr1_rl.config import RewardConfig
+from ssr1_rl.config.schema import RewardConfig
 from ssr1_rl.rewards.accuracy import Accuracy
 from ssr1_rl.rewards.base import (
     InvalidRewards,
@@ -265,6 +265,6 @@ def test_a_refused_value_that_cannot_be_shown_is_still_refused():
 
 def test_base_imports_neither_ray_nor_torch():
     code = (
-        "import sys, ssr1_rl.rewards.base, ssr1_rl.rewards.budget; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
+        "import sys, ssr1_rl.rewards.base, ssr1_rl.faults.budget; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

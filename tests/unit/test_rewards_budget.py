@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from ssr1_rl.rewards.budget import MIN_WINDOW, FailedGroup, FailureBudget, RewardFailure
+from ssr1_rl.faults.budget import MIN_WINDOW, FailedGroup, FailureBudget, RewardFailure
 from ssr1_rl.types import GroupId, Question, RolloutGroup, ScoredGroup
 
 

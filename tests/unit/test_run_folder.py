@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from ssr1_rl.config import CheckpointConfig, Config, ConfigError, RunConfig
-from ssr1_rl.run_folder import RunFolderInUse, check_resume, claim, find_resume, write_config
-from ssr1_rl.trainer.checkpoint import CheckpointStore, DamagedCheckpoint
+from ssr1_rl.config.schema import CheckpointConfig, Config, ConfigError, RunConfig
+from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint
+from ssr1_rl.store.folder import RunFolderInUse, check_resume, claim, find_resume, write_config
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_a_killed_process_releases_its_claim(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from ssr1_rl.run_folder import claim
+from ssr1_rl.store.folder import claim
 with claim(Path({str(tmp_path)!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """

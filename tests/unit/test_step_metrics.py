@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssr1_rl.step_metrics import NotTrained, StepClock, step_metrics
+from ssr1_rl.telemetry.step_metrics import NotTrained, StepClock, step_metrics
 from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup, TrainGroup, VersionSpan
 
 
@@ -19,7 +19,7 @@ class Pool:
 @pytest.fixture
 def clock(monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr("ssr1_rl.step_metrics.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ssr1_rl.telemetry.step_metrics.time.monotonic", lambda: now[0])
     pool = Pool()
     clock = StepClock(pool)
     for name, seconds in (("rollout_wait_s", 6.0), ("update_s", 3.0), ("sync_s", 1.0)):

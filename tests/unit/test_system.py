@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssr1_rl.config import Config
+from ssr1_rl.config.schema import Config
 from ssr1_rl.system import System
 
 

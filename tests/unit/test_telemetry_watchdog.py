@@ -5,7 +5,7 @@ import heapq
 
 import pytest
 
-from ssr1_rl.telemetry.watchdog import Watchdog
+from ssr1_rl.faults.watchdog import Watchdog
 
 
 class FakeTime:

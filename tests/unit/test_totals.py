@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssr1_rl.trainer.loss import LossTerms
+from ssr1_rl.algorithm.loss import LossTerms
 from ssr1_rl.trainer.ratio_histogram import NUM_BINS, count_ratios, ratio_quantile
 from ssr1_rl.trainer.totals import Totals, summarise
 

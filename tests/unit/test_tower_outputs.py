@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from ssr1_rl.data.prompt import num_audio_tokens
-from ssr1_rl.trainer.batching import Row, collate
-from ssr1_rl.trainer.byte_cache import ByteCache
-from ssr1_rl.trainer.clip_features import ClipFeatures
-from ssr1_rl.trainer.families import load_model
-from ssr1_rl.trainer.policy import Policy
-from ssr1_rl.trainer.tower_outputs import TowerOutputs
+from ssr1_rl.trainer.batches.byte_cache import ByteCache
+from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+from ssr1_rl.trainer.batches.rows import Row, collate
+from ssr1_rl.trainer.batches.tower_outputs import TowerOutputs
+from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.trainer.model.policy import Policy
 from tests.unit.gradients import check_gradients, gradients
 
 WIDTH, NUM_MEL_BINS = 4, 128

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm.distributed.weight_transfer.base import ParamMeta
 
-from ssr1_rl.config import RolloutConfig
-from ssr1_rl.rollout import gloo_transfer
+from ssr1_rl.config.schema import RolloutConfig
 from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling, engine_args, transfer_backend
-from ssr1_rl.rollout.gloo_transfer import GlooTrainerWeightTransferEngine, GlooWeightTransferEngine, cut_buckets
-from ssr1_rl.rollout.sync_client import RolloutSyncClient
-from ssr1_rl.rollout.weight_audit import WeightAudit, digest
+from ssr1_rl.weights import gloo as gloo_transfer
+from ssr1_rl.weights.audit import WeightAudit, digest
+from ssr1_rl.weights.gloo import GlooTrainerWeightTransferEngine, GlooWeightTransferEngine, cut_buckets
+from ssr1_rl.weights.sync_client import RolloutSyncClient
 
 SHAPES = st.lists(
     st.tuples(st.sampled_from([torch.float32, torch.bfloat16]), st.lists(st.integers(0, 9), max_size=3)), max_size=20
@@ -87,7 +87,7 @@ class Workers:
         self.calls = []
         self.handles = [self._handle(index) for index in range(count)]
         monkeypatch.setattr(
-            "ssr1_rl.rollout.sync_client.ray.get", lambda calls, timeout: self.waits.append((calls, timeout))
+            "ssr1_rl.weights.sync_client.ray.get", lambda calls, timeout: self.waits.append((calls, timeout))
         )
         self.waits = []
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from ssr1_rl.trainer.prefix_packing import PackedLayout
+    from ssr1_rl.trainer.batches.layout import PackedLayout
 
 
 class PackedAttention(Protocol):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssr1_rl.trainer.prefix_packing import PackedLayout
+from ssr1_rl.trainer.batches.layout import PackedLayout
 
 
 class FlashAttention:

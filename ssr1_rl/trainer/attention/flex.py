@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssr1_rl.trainer.prefix_packing import PackedLayout
+from ssr1_rl.trainer.batches.layout import PackedLayout
 
 BLOCK = 128
 """Tokens of a block's side: what FlexAttention's kernels are tuned for."""

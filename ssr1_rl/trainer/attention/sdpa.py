@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from ssr1_rl.trainer.attention.cpu import attend_to_prompt_and_self, joined, padded
-from ssr1_rl.trainer.prefix_packing import PackedGroup, PackedLayout
+from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout
 
 
 class SdpaAttention:

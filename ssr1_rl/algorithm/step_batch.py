@@ -1,0 +1,67 @@
+"""A step's scored groups as the learners take them: rewards shaped, advantages computed."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ssr1_rl.algorithm.advantage import step_advantages
+from ssr1_rl.algorithm.overlong import carries_loss, shaped_reward
+from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.rollout.pool import PreparedQuestion
+from ssr1_rl.types import ScoredGroup, TrainGroup
+
+GroupKl = Sequence[Sequence[float]]
+"""KL estimates of one group: for each response one per token."""
+
+
+def train_group(scored: ScoredGroup, prepared: PreparedQuestion, grpo: GrpoConfig) -> TrainGroup:
+    """What the learners need of a scored group; its advantages are 0 until `with_advantages`."""
+    completions = scored.group.completions
+    loss_mask_G = tuple(carries_loss(completion, grpo) for completion in completions)
+    return TrainGroup(
+        id=scored.group.id,
+        prompt_token_ids=prepared.token_ids,
+        waveforms=prepared.waveforms,
+        responses=tuple(c.token_ids for c in completions),
+        rollout_logprobs=tuple(c.logprobs for c in completions),
+        advantages_G=(0.0,) * len(completions),
+        versions=tuple(c.versions for c in completions),
+        submitted_version=scored.group.submitted_version,
+        loss_mask_G=loss_mask_G,
+        num_audio_tokens=prepared.num_audio_tokens,
+    )
+
+
+def with_advantages(
+    groups: Sequence[TrainGroup],
+    scored: Sequence[ScoredGroup],
+    grpo: GrpoConfig,
+    max_response_tokens: int,
+    kl: Sequence[GroupKl] = (),
+    kl_coefficient: float = 0.0,
+) -> list[TrainGroup]:
+    """The groups with their advantages; `kl` is of every token where it goes into the reward, else empty."""
+    rewards = [
+        [
+            shaped_reward(reward, completion, max_response_tokens, grpo)
+            for reward, completion in zip(s.rewards_G, s.group.completions, strict=True)
+        ]
+        for s in scored
+    ]
+    found = step_advantages(rewards, [num_loss_tokens(group) for group in groups], grpo, kl, kl_coefficient)
+    return [
+        replace(group, advantages_G=of_group.advantages_G, token_advantages=of_group.token_advantages)
+        for group, of_group in zip(groups, found, strict=True)
+    ]
+
+
+def num_loss_tokens(group: TrainGroup) -> list[int]:
+    """For each response its tokens, 0 where it is masked from the loss."""
+    mask_G = group.loss_mask_G or (True,) * len(group.responses)
+    return [len(response) * in_loss for response, in_loss in zip(group.responses, mask_G, strict=True)]
+
+
+def mean_kl(kl: Sequence[GroupKl]) -> float:
+    """The mean over every token of a step; 0 without tokens."""
+    values = [value for kl_G in kl for kl_T in kl_G for value in kl_T]
+    return statistics.fmean(values) if values else 0.0

@@ -1,0 +1,218 @@
+"""A small world of sounds and questions, made from a seed: training data for the demo, benchmarks and tests.
+
+It is written in AVQA's own JSON with WAV files, and read back by the AVQA reader
+as real data would be. Besides `train` and `test` there is a split with scenes
+never trained on (other timbres, tempo and noise) and one with questions never
+trained on (other wording and sets of choices).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from rich.progress import Progress
+
+from ssr1_rl.config.schema import DatasetConfig
+from ssr1_rl.demo.chains import chain_of_thought, taught_answer
+from ssr1_rl.demo.scenes import KINDS, Scene, SceneStyle, make_scene
+from ssr1_rl.types import SAMPLE_RATE
+
+SPLITS = ("train", "test", "unseen_scenes", "unseen_questions")
+
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "count": ("How many beeps are there?", "How many beeps do you hear?"),
+    "direction": ("Is the sound rising or falling?", "Do you hear it rising or falling?"),
+    "timbre": ("What made the sound?", "What made the sound that you hear?"),
+    "louder": ("Which sound is louder?", "Which of the two is louder?"),
+    "first": ("Which sound is first?", "What do you hear first?"),
+    "last": ("Which sound is last?", "What do you hear last?"),
+    "pitch": ("Is the sound high or low?", "Do you hear a high or a low sound?"),
+    "length": ("Is the sound long or short?", "Do you hear a long or a short sound?"),
+}
+"""What is asked in every split but unseen_questions. Two wordings a kind: with one, a model learns the sentence
+by heart and stays at chance on any other."""
+
+UNSEEN_WORDINGS: dict[str, tuple[str, ...]] = {
+    "count": ("In this clip, how many beeps are there?",),
+    "direction": ("Is it rising or is it falling?",),
+    "timbre": ("Which of these made the sound?",),
+    "louder": ("Is the first or the second sound louder?",),
+    "first": ("What is the first sound that you hear?",),
+    "last": ("What is the last sound that you hear?",),
+    "pitch": ("Is it a high or a low sound?",),
+    "length": ("Is it a long or a short sound?",),
+}
+"""What is asked in unseen_questions: mostly known words in sentences never trained on."""
+
+STAMP = "world.json"
+"""Written last: says that a world is whole, and with which settings it was made."""
+
+
+def _unseen_style() -> SceneStyle:
+    return SceneStyle(
+        noise_level=(0.02, 0.03),
+        beep_s=0.16,
+        beep_every_s=0.4,
+        start_s=0.3,
+        second_at_s=1.2,
+        click_every_s=0.07,
+        buzz_duty=0.3,
+        hiss_smoothing=0.5,
+        vibrato=0.03,
+    )
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """What world is made. The same settings give the same bytes.
+
+    Attributes:
+        seed: of scenes, questions and order of choices.
+        num_train, num_test, num_unseen_scenes, num_unseen_questions: questions (and clips) per split.
+        teacher_error_rate: how often the chains of thought mishear what they may mishear, see `MISHEARD`.
+        style: how clips sound, and how hard listening is, in all splits but unseen_scenes.
+        unseen_style: the same for unseen_scenes.
+    """
+
+    seed: int = 0
+    num_train: int = 1600
+    num_test: int = 240
+    num_unseen_scenes: int = 80
+    num_unseen_questions: int = 80
+    teacher_error_rate: float = 0.7
+    style: SceneStyle = field(default_factory=SceneStyle)
+    unseen_style: SceneStyle = field(default_factory=_unseen_style)
+
+    def num_questions(self, split: str) -> int:
+        """Questions of one split."""
+        return getattr(self, f"num_{split}")
+
+
+@dataclass(frozen=True)
+class WorldPaths:
+    """Where a world lies."""
+
+    folder: Path
+
+    @property
+    def audio_dir(self) -> Path:
+        """Folder of all clips."""
+        return self.folder / "audio"
+
+    @property
+    def chains(self) -> Path:
+        """JSON object: question id -> the teacher's chain of thought with its answer, for the train split."""
+        return self.folder / "chains.json"
+
+    def questions(self, split: str) -> Path:
+        """JSON array of one split's questions."""
+        return self.folder / f"{split}.json"
+
+    def dataset(self, split: str) -> DatasetConfig:
+        """The split as a data set of a launch file."""
+        return DatasetConfig(format="avqa", path=str(self.questions(split)), audio_dir=str(self.audio_dir))
+
+
+def make_world(folder: str | Path, settings: WorldSettings | None = None) -> WorldPaths:
+    """Write a world, or reuse the one that is there.
+
+    The folder appears by a rename, whole or not at all, so an interrupted one is made anew.
+
+    Raises:
+        ValueError: the folder holds something else, or a world of other settings.
+    """
+    settings = settings or WorldSettings()
+    paths = WorldPaths(Path(folder))
+    paths.folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(paths.folder.parent / f".{paths.folder.name}.lock"):
+        if _is_made(paths.folder, settings):
+            return paths
+        partial = WorldPaths(paths.folder.parent / f".{paths.folder.name}.partial")
+        shutil.rmtree(partial.folder, ignore_errors=True)
+        _write_world(partial, settings)
+        partial.folder.replace(paths.folder)
+    return paths
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One maker at a time; the lock goes with its process, however that ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_made(folder: Path, settings: WorldSettings) -> bool:
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    stamp = folder / STAMP
+    if not stamp.is_file():
+        raise ValueError(f"{folder} is not empty and holds no sound world; choose another folder")
+    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
+    found = json.loads(stamp.read_text())
+    if found != wanted:
+        names = ", ".join(sorted(name for name in wanted if wanted[name] != found.get(name)))
+        raise ValueError(
+            f"{folder} holds a sound world of other settings ({names}); choose another folder or delete it"
+        )
+    return True
+
+
+def _write_world(paths: WorldPaths, settings: WorldSettings) -> None:
+    paths.audio_dir.mkdir(parents=True)
+    chains: dict[str, str] = {}
+    next_id = 0
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task("making sounds", total=sum(map(settings.num_questions, SPLITS)))
+        for split_number, split in enumerate(SPLITS):
+            rows: list[dict[str, Any]] = []
+            for index in range(settings.num_questions(split)):
+                # A generator per clip: clips do not depend on how many others there are.
+                rng = np.random.default_rng([settings.seed, split_number, index])
+                kind = KINDS[index % len(KINDS)]
+                scene = make_scene(kind, settings.unseen_style if split == "unseen_scenes" else settings.style, rng)
+                name = f"{split}_{index:06d}"
+                soundfile.write(paths.audio_dir / f"{name}.wav", scene.samples, SAMPLE_RATE, subtype="PCM_16")
+                rows.append(_row(next_id, name, kind, scene, split == "unseen_questions", rng))
+                if split == "train":
+                    taught = taught_answer(kind, scene.answer, settings.teacher_error_rate, rng)
+                    chains[str(next_id)] = chain_of_thought(kind, taught)
+                next_id += 1
+                progress.advance(task)
+            paths.questions(split).write_text(json.dumps(rows, indent=1))
+    paths.chains.write_text(json.dumps(chains, indent=1))
+    (paths.folder / STAMP).write_text(json.dumps(dataclasses.asdict(settings), indent=1))
+
+
+def _row(
+    question_id: int, video_name: str, kind: str, scene: Scene, unseen_question: bool, rng: np.random.Generator
+) -> dict[str, Any]:
+    """One object of AVQA's array, choices in random order."""
+    wordings = (UNSEEN_WORDINGS if unseen_question else WORDINGS)[kind]
+    wrong = [option for option in scene.options if option != scene.answer]
+    if unseen_question and len(wrong) > 1:
+        # Sets of choices never trained on: one or two wrong ones instead of all three.
+        wrong = [wrong[i] for i in rng.permutation(len(wrong))[: rng.integers(1, len(wrong))]]
+    choices = [*wrong, scene.answer]
+    choices = [choices[i] for i in rng.permutation(len(choices))]
+    return {
+        "id": question_id,
+        "video_name": video_name,
+        "video_id": question_id,
+        "question_text": wordings[rng.integers(len(wordings))],
+        "multi_choice": choices,
+        "answer": choices.index(scene.answer),
+        "question_relation": "Sound",
+        "question_type": kind,
+    }

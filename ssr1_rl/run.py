@@ -1,0 +1,184 @@
+"""A GRPO run from settings to summary: checks, Ray, the actors, the loop, and a clean end."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssr1_rl.checks.notes import notes
+from ssr1_rl.checks.preflight import check_model, is_on_hub, preflight
+from ssr1_rl.cluster import check_fits, connect, make_plan
+from ssr1_rl.config.presets import describe_preset
+from ssr1_rl.config.schema import Config
+from ssr1_rl.data.read import read_questions
+from ssr1_rl.faults.watchdog import Watchdog
+from ssr1_rl.grpo import Grpo
+from ssr1_rl.rewards.base import check_reward
+from ssr1_rl.store.folder import claim, find_resume, write_config
+from ssr1_rl.system import running_system
+from ssr1_rl.telemetry.metrics import read_metrics
+from ssr1_rl.telemetry.progress import Progress
+from ssr1_rl.types import Question
+
+
+@dataclass(frozen=True)
+class Data:
+    """Questions of every split of a run."""
+
+    train: list[Question]
+    validation: dict[str, list[Question]]
+
+    @property
+    def max_clips(self) -> int:
+        """Most audio clips of one question."""
+        return max(len(q.audio) for split in (self.train, *self.validation.values()) for q in split)
+
+
+class Interrupted(Exception):
+    """The user (or the cluster) asked the run to stop; the message says how to go on."""
+
+
+def read_data(config: Config, progress: Progress) -> Data:
+    """Reads every split; says which rows were left out.
+
+    Raises:
+        ValueError: a file cannot be read, or too many of its rows cannot be used.
+    """
+    splits: dict[str, list[Question]] = {}
+    for name, dataset in {"train": config.data.train, **config.data.validation}.items():
+        result = read_questions(dataset, config.data.max_skipped_share)
+        for row in result.skipped[:5]:
+            progress.note(f"left out: {row}")
+        if len(result.skipped) > 5:
+            progress.note(f"… and {len(result.skipped) - 5} more rows of {dataset.path}")
+        splits[name] = result.questions
+    return Data(splits.pop("train"), splits)
+
+
+def run_grpo(config: Config) -> dict[str, Any]:
+    """Runs (or goes on with) the run that `config` describes, on the cluster at hand.
+
+    Returns:
+        The figures that `summary.json` holds.
+
+    Raises:
+        ValueError, RuntimeError: with what is wrong and how to fix it.
+        Interrupted: stopped by SIGINT or SIGTERM; every actor is gone.
+    """
+    preflight(config)
+    for index, reward in enumerate(config.rewards):
+        check_reward(reward, f"rewards[{index}]")
+    with claim(Path(config.run.dir)), Progress(config.grpo.num_steps) as progress:
+        for line in describe_preset(config.grpo) + notes(config):
+            progress.note(line)
+        progress.phase("reading questions")
+        data = read_data(config, progress)
+        progress.phase("connecting to Ray")
+        with connected():
+            check_fits(make_plan(config))
+            if is_on_hub(config.model.path):
+                check_model(config)
+            return _interruptible(_run(config, data, progress), config)
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[None]:
+    """A Ray connection; a cluster that this process started is ended with it."""
+    import ray
+
+    joined = ray.is_initialized()
+    connect()
+    try:
+        yield
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+async def _run(config: Config, data: Data, progress: Progress) -> dict[str, Any]:
+    started = time.time()
+    resume_from, damaged = find_resume(config)
+    for note in damaged:
+        progress.note(note)
+    changes = write_config(config)
+    if resume_from:
+        progress.resume_at(resume_from.step)
+        progress.note(f"going on from {resume_from.path}")
+        for change in changes:
+            progress.note(f"setting changed since: {change}")
+    async with running_system(config, data.max_clips, progress.phase) as system:
+        progress.describe_waiting = system.describe_waiting
+        progress.note(f"attention of the learners: {system.learners.attention}")
+        grpo = Grpo(config, system, data.train, data.validation, progress, resume_from)
+        try:
+            async with Watchdog(config.telemetry.stall_warning_s, system.describe_waiting, progress.note) as watchdog:
+                grpo.on_progress(watchdog.beat)
+                await grpo.run()
+        finally:
+            grpo.close()
+    summary = summarise(Path(config.run.dir), list(data.validation), time.time() - started)
+    (Path(config.run.dir) / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _interruptible(run: Any, config: Config) -> dict[str, Any]:
+    """Runs to the end, or until SIGINT or SIGTERM, which end every actor on the way out."""
+
+    async def until_signal() -> dict[str, Any]:
+        task = asyncio.ensure_future(run)
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(name, task.cancel)
+        return await task
+
+    try:
+        return asyncio.run(until_signal())
+    except asyncio.CancelledError:
+        raise Interrupted(
+            f"stopped; the same command goes on from the newest checkpoint in {config.run.dir}/checkpoints"
+        ) from None
+
+
+def summarise(run_dir: Path, splits: list[str], wall_s: float) -> dict[str, Any]:
+    """The figures of a whole run (all of its resumed parts), read from its metrics.
+
+    Speeds are those of a step's average, steps weighted alike; `wall_s` is of this process alone.
+    """
+    rows = read_metrics(run_dir)
+    steps = [row for row in rows if "time/step_s" in row]
+
+    def mean(name: str) -> float | None:
+        return sum(row[name] for row in steps) / len(steps) if steps else None
+
+    summary: dict[str, Any] = {}
+    for split in splits:
+        scores = [row[f"validation/{split}/score"] for row in rows if f"validation/{split}/score" in row]
+        if scores:
+            summary[f"accuracy_before_grpo_{split}"] = scores[0]
+            summary[f"accuracy_after_grpo_{split}"] = scores[-1]
+    if splits and summary:
+        summary["accuracy_before_grpo"] = summary[f"accuracy_before_grpo_{splits[0]}"]
+        summary["accuracy_after_grpo"] = summary[f"accuracy_after_grpo_{splits[0]}"]
+    return summary | {
+        "num_steps": len(steps),
+        "wall_s": wall_s,
+        "samples_per_s": mean("samples_per_s"),
+        "rollout_tokens_per_s": mean("rollout/tokens_per_s"),
+        "learner_tokens_per_s": mean("learner/tokens_per_s"),
+        "logprob_abs_diff_mean": mean("train/logprob_abs_diff_mean"),
+        "logprob_abs_diff_max": max((row["train/logprob_abs_diff_max"] for row in steps), default=None),
+        "step_s": mean("time/step_s"),
+        "rollout_wait_s": mean("time/rollout_wait_s"),
+        "update_s": mean("time/update_s"),
+        "sync_s": mean("time/sync_s"),
+    }
+
+
+def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The summary as rows of a table."""
+    return [{"figure": name, "value": value} for name, value in summary.items()]

@@ -1,0 +1,178 @@
+"""Checkpoints that exist whole or not at all, and which of them are kept.
+
+    checkpoints/step_000040/learner/…        see `learner_state`
+    checkpoints/step_000040/controller.json  step, stream cursor, groups in flight, best score
+    checkpoints/step_000040/manifest.json    size and checksum of every other file
+
+A checkpoint is written under a hidden name and renamed when every byte of it is on disk.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssr1_rl.config.schema import CheckpointConfig
+
+PREFIX = "step_"
+PARTIAL = ".partial_"
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that is not what its manifest says; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk. `score` is the validation score of its policy, None when it was not validated."""
+
+    path: Path
+    step: int
+    score: float | None
+
+    @property
+    def learner(self) -> Path:
+        """Folder of the learner's state."""
+        return self.path / "learner"
+
+    def controller_state(self) -> dict[str, Any]:
+        """What the controller saved."""
+        return json.loads((self.path / "controller.json").read_text())
+
+    def verify(self) -> None:
+        """Compares every file with the manifest.
+
+        Raises:
+            DamagedCheckpoint: a file is missing, cut short or changed.
+        """
+        for name, entry in _manifest(self.path)["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                raise DamagedCheckpoint(f"checkpoint {self.path} is damaged: {name} is missing")
+            if file.stat().st_size != entry["bytes"] or _checksum(file) != entry["blake2b"]:
+                raise DamagedCheckpoint(f"checkpoint {self.path} is damaged: {name} is not what was written")
+
+
+class CheckpointStore:
+    """The checkpoints of one run."""
+
+    def __init__(self, run_dir: Path, config: CheckpointConfig) -> None:
+        self._folder = run_dir / "checkpoints"
+        self._config = config
+
+    async def save(
+        self,
+        step: int,
+        controller: dict[str, Any],
+        score: float | None,
+        save_learner: Callable[[Path], Awaitable[None]],
+    ) -> Checkpoint:
+        """Writes a checkpoint of `step`, then removes those that need not be kept."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for left_over in self._folder.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left_over)
+        partial, final = self._folder / f"{PARTIAL}{step:06d}", self._folder / f"{PREFIX}{step:06d}"
+        (partial / "learner").mkdir(parents=True)
+        await save_learner((partial / "learner").absolute())
+        (partial / "controller.json").write_text(json.dumps(controller))
+        await asyncio.to_thread(_write_manifest, partial, step, score)
+        if final.exists():
+            os.rename(final, self._folder / f"{PARTIAL}replaced_{step:06d}")
+        os.rename(partial, final)
+        _sync(self._folder)
+        self._prune(newest=step)
+        return Checkpoint(final, step, score)
+
+    def drop_after(self, step: int) -> None:
+        """Removes checkpoints of later steps: a run that goes on from `step` does these again."""
+        for checkpoint in self.all():
+            if checkpoint.step > step:
+                shutil.rmtree(checkpoint.path)
+
+    def all(self) -> list[Checkpoint]:
+        """Every checkpoint, oldest first. One may have been damaged since: see `Checkpoint.verify`."""
+        found = []
+        for path in sorted(self._folder.glob(f"{PREFIX}*")):
+            try:
+                score = _manifest(path)["score"]
+            except DamagedCheckpoint:
+                score = None
+            found.append(Checkpoint(path, int(path.name.removeprefix(PREFIX)), score))
+        return found
+
+    def best(self) -> Checkpoint | None:
+        """The checkpoint with the best validation score (the older of equals), None before the first validation."""
+        scored = [c for c in self.all() if c.score is not None]
+        return max(scored, key=lambda c: (c.score, -c.step), default=None)
+
+    def _prune(self, newest: int) -> None:
+        kept = {c.step for c in self.all() if c.step <= newest and _is_complete(c.path)}
+        kept = set(sorted(kept)[-self._config.keep_last :])
+        best = self.best()
+        if self._config.keep_best and best is not None:
+            kept.add(best.step)
+        for checkpoint in self.all():
+            if checkpoint.step not in kept:
+                shutil.rmtree(checkpoint.path)
+        for left_over in self._folder.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left_over)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in the folder `path`.
+
+    Raises:
+        DamagedCheckpoint: no checkpoint there.
+    """
+    if not (path / "manifest.json").is_file():
+        raise DamagedCheckpoint(
+            f"{path} holds no checkpoint (no manifest.json); give a folder such as RUN/checkpoints/step_000040"
+        )
+    manifest = _manifest(path)
+    return Checkpoint(path, manifest["step"], manifest["score"])
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        return {name: manifest[name] for name in ("step", "score", "files")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged: manifest.json: {error!r}") from error
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether every file is there in its size; a quick look, without checksums."""
+    try:
+        files = _manifest(path)["files"]
+    except DamagedCheckpoint:
+        return False
+    return all((path / n).is_file() and (path / n).stat().st_size == e["bytes"] for n, e in files.items())
+
+
+def _write_manifest(folder: Path, step: int, score: float | None) -> None:
+    files = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "blake2b": _checksum(file)}
+        _sync(file)
+    (folder / "manifest.json").write_text(json.dumps({"step": step, "score": score, "files": files}, indent=1))
+    _sync(folder / "manifest.json")
+    _sync(folder)
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's bytes (or a folder's names) are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,163 @@
+"""A rank's groups -> its passes: rows cut into micro-batches, as many on every rank, with the clips at hand.
+
+ZeRO-3 gathers each layer's weights from all ranks within every pass, so ranks must run equally many: they agree
+on the number of the rank that needs most, share their rows evenly among so many, and fill up with a pass of
+weight 0 where they have too few.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssr1_rl.config.schema import LearnerConfig, ModelConfig
+from ssr1_rl.data.prompt import expand_audio_placeholders
+from ssr1_rl.trainer.batches.balance import cut_padded_micro_batches, cut_parts, pack_evenly, pack_tightly
+from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+from ssr1_rl.trainer.batches.layout import PackedGroup
+from ssr1_rl.trainer.batches.pass_cost import PassCost
+from ssr1_rl.trainer.batches.rows import ClipBatch, MicroBatch, Row, collate
+from ssr1_rl.trainer.batches.tower_outputs import TowerOutputs
+from ssr1_rl.trainer.collectives import max_over_ranks
+from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import TrainGroup
+
+
+class Passes:
+    """See the module. Every method but `rows` is a collective.
+
+    Args:
+        encode: runs the frozen audio tower; see `TowerOutputs`.
+        fetch_waveform: turns a clip's handle into its float32 waveform [num_samples].
+
+    Attributes:
+        cost: what a pass costs.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        model: ModelConfig,
+        config: LearnerConfig,
+        device: torch.device,
+        encode: Callable[[ClipBatch], Tensor],
+        fetch_waveform: Callable[[Any], np.ndarray],
+    ) -> None:
+        self._config = config
+        self._device = device
+        self._audio = policy.model.config.audio_config if policy.has_audio else None
+        self._placeholder_id = policy.model.config.audio_token_id if policy.has_audio else -1
+        self.cost = PassCost.of_policy(policy, model.train_audio_tower)
+        self._clips: ClipFeatures | TowerOutputs | None = None
+        if self._audio:
+            self._clips = self._make_clips(model, encode, fetch_waveform)
+
+    def _make_clips(
+        self, model: ModelConfig, encode: Callable[[ClipBatch], Tensor], fetch_waveform: Callable[[Any], np.ndarray]
+    ) -> ClipFeatures | TowerOutputs:
+        """What passes get of clips: the frozen tower's outputs, log-mel features where the tower is trained."""
+        assert self._audio is not None, "only audio models meet clips"
+        num_bytes = self._config.audio_cache_mib * 2**20
+        if model.train_audio_tower:
+            return ClipFeatures(model.path, fetch_waveform, num_bytes)
+        return TowerOutputs(
+            ClipFeatures(model.path, fetch_waveform, max_bytes=0),
+            lambda clips: encode(clips.to(self._device)),
+            partial(max_over_ranks, device=self._device),
+            self._audio.num_mel_bins,
+            num_bytes,
+            self._config.max_tokens_per_micro_batch,
+        )
+
+    def rows(self, groups: Sequence[TrainGroup], policy_version: int) -> list[Row]:
+        """The responses of the groups, in order; those sampled at `policy_version` are comparable."""
+        return [row for group in groups for row in self._rows_of(group, policy_version)]
+
+    def _rows_of(self, group: TrainGroup, policy_version: int) -> list[Row]:
+        prompt = group.prompt_token_ids
+        if self._audio:
+            prompt = tuple(expand_audio_placeholders(prompt, self._placeholder_id, group.num_audio_tokens))
+        num_responses = len(group.responses)
+        return [
+            Row(prompt, group.waveforms, response, logprobs, advantage, comparable, token_advantages, in_loss)
+            for response, logprobs, advantage, comparable, token_advantages, in_loss in zip(
+                group.responses,
+                group.rollout_logprobs,
+                group.advantages_G,
+                [group.submitted_version == policy_version] * num_responses,
+                group.token_advantages or ((),) * num_responses,
+                group.loss_mask_G or (True,) * num_responses,
+                strict=True,
+            )
+        ]
+
+    def micro_batches(self, rows: Sequence[Row], spare: Sequence[Row]) -> list[MicroBatch]:
+        """The micro-batches of `rows`, then fillers; a rank without `rows` fills up with one of `spare`."""
+        parts, num_own = self._cut(rows, spare)
+        batches = [self._collate(part) for part in parts]
+        return batches[:num_own] + [batch.as_filler() for batch in batches[num_own:]]
+
+    def logprobs(
+        self, forward: Callable[[MicroBatch], Tensor], rows: Sequence[Row], spare: Sequence[Row]
+    ) -> list[tuple[float, ...]]:
+        """Each row's log-probs, one per token of its response, by passes without gradient."""
+        found: dict[int, tuple[float, ...]] = {}
+        with torch.no_grad():
+            for part in self._cut([row for row in rows if row.response], spare)[0]:
+                logprobs_T = forward(self._collate(part).to(self._device)).cpu()
+                of_rows = logprobs_T.split([len(row.response) for row in part])
+                found.update((id(row), tuple(row_T.tolist())) for row, row_T in zip(part, of_rows, strict=True))
+        return [found.get(id(row), ()) for row in rows]
+
+    def take_clip_counts(self) -> dict[str, float]:
+        """Clips that passes asked for since the last call, and those that the frozen tower had to run on."""
+        if not isinstance(self._clips, TowerOutputs):
+            return {}
+        num_asked, num_encoded = self._clips.take_counts()
+        return {"audio_clips": num_asked, "audio_clips_encoded": num_encoded}
+
+    def _cut(self, rows: Sequence[Row], spare: Sequence[Row]) -> tuple[list[list[Row]], int]:
+        """The rows of each pass that this rank runs, and how many passes are its own."""
+        max_tokens = self._config.max_tokens_per_micro_batch
+        if self._config.prefix_packing:
+            parts = cut_parts(rows, max_tokens)
+            most = self._most_passes(len(pack_tightly(parts, max_tokens)))
+            own = pack_evenly(parts, max_tokens, most, self._cost_of)
+        else:
+            own = list(cut_padded_micro_batches(rows, max_tokens))
+            most = self._most_passes(len(own))
+        usable = rows or [row for row in spare if row.response]
+        assert usable, "every rank holds at least one response with a token"
+        filler = [min(usable, key=lambda row: row.num_tokens)]
+        if isinstance(self._clips, TowerOutputs):
+            self._clips.prepare(handle for part in (*own, filler) for row in part for handle in row.clips)
+        return own + [filler] * (most - len(own)), len(own)
+
+    def _most_passes(self, num_own: int) -> int:
+        return max(1, int(max_over_ranks(num_own, self._device)))
+
+    def _cost_of(self, part: Sequence[Row]) -> int:
+        prompt = part[0].prompt
+        packed = self.cost.of_packed(PackedGroup(len(prompt), tuple(len(row.response) for row in part)))
+        return packed + self.cost.per_audio_token * prompt.count(self._placeholder_id)
+
+    def _collate(self, rows: Sequence[Row]) -> MicroBatch:
+        encoded = isinstance(self._clips, TowerOutputs)
+        num_channels = 0
+        if self._audio:
+            num_channels = self._audio.d_model if encoded else self._audio.num_mel_bins
+        return collate(
+            rows,
+            self._placeholder_id,
+            self._clip_features,
+            num_channels,
+            pack=self._config.prefix_packing,
+            encoded=encoded,
+        )
+
+    def _clip_features(self, handle: Any) -> tuple[Any, Tensor, int]:
+        assert self._clips is not None, "only audio models meet clips"
+        return self._clips(handle)

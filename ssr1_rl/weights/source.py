@@ -1,0 +1,59 @@
+"""The learner's weights as a stream of whole tensors for vLLM's weight-transfer protocol."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource, layerwise_groups
+
+from ssr1_rl.trainer.model.lora import adapter_parameters, adapters_by_weight, merged
+from ssr1_rl.weights.parameters import gathered, is_partitioned, named_weights, whole_shape
+
+
+class ZeroWeightSource(WeightSource):
+    """Gathers ZeRO shards one layer group at a time, so that no rank ever holds the whole model.
+
+    Adapters are merged into the weights on the way; the parameters stay as they are.
+    Iteration is a collective under ZeRO-3: every rank runs it, in the same order.
+    """
+
+    def __init__(self, model: Any) -> None:
+        weights = named_weights(model)
+        self._weights = {name: weights[name] for group in layerwise_groups(list(weights)) for name in group}
+        self._adapters = adapters_by_weight(model)
+
+    def metadata(self) -> list[ParamMeta]:
+        """Names, dtypes and full shapes, without gathering."""
+        return [ParamMeta(name, p.dtype, whole_shape(p)) for name, p in self._weights.items()]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for group in self.groups():
+            parameters = [self._weights[name] for name in group]
+            adapters = [p for name in group if name in self._adapters for p in adapter_parameters(self._adapters[name])]
+            with gathered(parameters + adapters):
+                tensors = [self._whole(name) for name in group]
+            yield from zip(group, tensors, strict=True)
+
+    def _whole(self, name: str) -> torch.Tensor:
+        """A gathered weight as it is sent."""
+        weight = self._weights[name]
+        if name in self._adapters:
+            return merged(weight, self._adapters[name])
+        # A clone: a receiver may hold on to a tensor after its shard is freed again.
+        return weight.detach().clone() if is_partitioned(weight) else weight.detach()
+
+
+def start_transfer(learner: Any, backend: str, address: str, port: int, client: Any, timeout_s: float) -> Any:
+    """Joins vLLM's weight-transfer protocol as a trainer rank; rank 0 meets the engines at `address`:`port`."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+    if backend == "gloo":
+        from ssr1_rl.weights.gloo import GlooTrainerInitInfo, register
+
+        register()
+        info: Any = GlooTrainerInitInfo(address, port, client.world_size, timeout_s, rank=learner.rank)
+    else:
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        info = NCCLTrainerInitInfo(address, port, client.world_size, rank=learner.rank)
+    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=ZeroWeightSource(learner.model))
