@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
@@ -71,11 +70,11 @@ def connect() -> None:
     """Joins the cluster that `RAY_ADDRESS` names (a submitted job's, for one), or starts one on this machine."""
     if ray.is_initialized():
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    options: dict[str, bool | str] = {"log_to_driver": False, "logging_level": "error"}
     if not os.environ.get("RAY_ADDRESS"):
         # Unset, Ray would join any cluster that happens to run on this machine.
         options |= {"address": "local", "include_dashboard": False}
-    ray.init(**options)
+    ray.init(**options)  # type: ignore[arg-type]
 
 
 def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None:
@@ -111,20 +110,22 @@ class Placement:
     rollout: PlacementGroup
     learner: PlacementGroup
 
-    def options(self, group: str, index: int) -> dict[str, Any]:
-        """Ray options that put an actor into bundle `index` of "rollout" or "learner"."""
-        chosen: PlacementGroup = getattr(self, group)
-        bundle = chosen.bundle_specs[index]
-        return {
-            "num_cpus": bundle.get("CPU", 0),
-            "num_gpus": bundle.get("GPU", 0),
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(chosen, placement_group_bundle_index=index),
-        }
-
     def release(self) -> None:
         """Gives the reservations back."""
         for group in (self.rollout, self.learner):
             ray.util.remove_placement_group(group)
+
+
+def actor_options(group: PlacementGroup) -> list[dict[str, object]]:
+    """For each bundle of a placement group the Ray options that put an actor into it."""
+    return [
+        {
+            "num_cpus": bundle.get("CPU", 0),
+            "num_gpus": bundle.get("GPU", 0),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+        }
+        for index, bundle in enumerate(group.bundle_specs)
+    ]
 
 
 def reserve(plan: Plan, timeout_s: float = 60.0) -> Placement:

@@ -1,67 +1,95 @@
-"""Every actor of a run, started together and ended together."""
+"""Every actor of a run: started together, synchronised, ended together."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from ssr1_rl.cluster import Placement, make_plan, reserve
+from ssr1_rl.actors.handle import Actor
+from ssr1_rl.actors.waits import Waits
+from ssr1_rl.cluster import actor_options, make_plan, reserve
 from ssr1_rl.config.schema import Config, RolloutConfig
 from ssr1_rl.faults.guards import check_weights
 from ssr1_rl.rewards.pool import RewardPool
-from ssr1_rl.rollout.engine import EngineSpec, transfer_backend
+from ssr1_rl.rollout.engine import EngineSpec
 from ssr1_rl.rollout.pool import RolloutPool
-from ssr1_rl.rollout.worker import MAX_CONCURRENCY, RolloutWorkerActor
+from ssr1_rl.rollout.worker import MAX_CONCURRENCY, RolloutWorker
 from ssr1_rl.trainer.learner_group import LearnerGroup
-from ssr1_rl.weights.sync_client import RolloutSyncClient
+from ssr1_rl.trainer.rank import LearnerRank
+from ssr1_rl.weights.transport import Meeting, transfer_backend
+
+R = TypeVar("R")
 
 
 @dataclass
 class System:
-    """Rollout workers, reward actors and learner ranks, connected for weight sync."""
+    """Rollout workers, reward actors and learner ranks, connected for weight sync.
 
-    config: Config
-    workers: list[ActorHandle]
+    Attributes:
+        waits: what is waited for now, of all of them.
+    """
+
+    config: RolloutConfig
+    workers: list[Actor[RolloutWorker]]
     pool: RolloutPool
     rewards: RewardPool
     learners: LearnerGroup
+    waits: Waits
+
+    async def connect(self, device: str) -> None:
+        """Forms the weight-transfer group: the learners' rank 0, then the processes of each engine."""
+        config = self.config
+        address, port = await self.learners.find_port(config.weight_transfer_port, "rollout.weight_transfer_port")
+        meeting = Meeting(
+            transfer_backend(device, config.weight_transfer),
+            address,
+            port,
+            world_size=1 + len(self.workers) * config.tensor_parallel_size,
+            timeout_s=config.sync_timeout_s,
+        )
+        update_info = await self.learners.update_info()
+        joining = [
+            worker.call(
+                RolloutWorker.init_weight_transfer,
+                meeting.of_engine(rank_offset=1 + index * config.tensor_parallel_size),
+                update_info,
+            )
+            for index, worker in enumerate(self.workers)
+        ]
+        await self._in_sync("joining the weight-transfer group", [*self.learners.join_engines(meeting), *joining])
 
     async def sync_weights(self, policy_version: int, audit: bool = False) -> None:
         """Brings every engine to the learners' weights as `policy_version`.
+
+        Learners send and engines receive at the same time; the first error of any of them is raised at once.
 
         Args:
             audit: compare checksums of every tensor on both sides.
 
         Raises:
             GuardTripped: the audit found a difference.
-            TimeoutError: an engine did not answer within rollout.sync_timeout_s.
+            WaitedTooLong: the sync took longer than rollout.sync_timeout_s.
         """
         if audit:
-            await self._of_workers("starting", [worker.start_weight_audit.remote() for worker in self.workers])
-        await self.learners.send_weights(policy_version, self.config.rollout.sync_timeout_s)
+            starting = [worker.call(RolloutWorker.start_weight_audit) for worker in self.workers]
+            await self._in_sync("starting the weight audit (guard.check_weights)", starting)
+        receiving = [worker.call(RolloutWorker.apply_weights, policy_version) for worker in self.workers]
+        sending = self.learners.send_weights()
+        await self._in_sync(f"sending and loading version {policy_version}", [*sending, *receiving])
         if audit:
-            calls = [worker.finish_weight_audit.remote() for worker in self.workers]
-            reports = await self._of_workers("finishing", calls)
+            finishing = [worker.call(RolloutWorker.finish_weight_audit) for worker in self.workers]
+            reports = await self._in_sync("finishing the weight audit (guard.check_weights)", finishing)
             check_weights(await self.learners.weight_digests(), [r for worker in reports for r in worker])
 
-    async def _of_workers(self, what: str, calls: list[Any]) -> list[Any]:
-        timeout_s = self.config.rollout.sync_timeout_s
-        try:
-            return await asyncio.wait_for(asyncio.gather(*calls), timeout_s)
-        except TimeoutError:
-            raise TimeoutError(
-                f"the engines were {what} the weight audit (guard.check_weights) for more than "
-                f"rollout.sync_timeout_s={timeout_s:g} s; their logs may say why"
-            ) from None
-
-    def describe_waiting(self) -> list[str]:
-        """What is being waited for, in sentences."""
-        return self.pool.describe_waiting() + self.rewards.describe_waiting() + self.learners.describe_waiting()
+    async def _in_sync(self, what: str, calls: Sequence[Awaitable[R]]) -> list[R]:
+        limit = self.config.sync_timeout_s
+        return await self.waits.result(
+            "weight sync", what, asyncio.gather(*calls), limit, "rollout.sync_timeout_s", "the actors' logs may say why"
+        )
 
 
 @contextlib.asynccontextmanager
@@ -69,37 +97,41 @@ async def running_system(config: Config, max_clips: int, on_phase: Callable[[str
     """Starts every actor, and ends every one of them on the way out, whatever happened.
 
     Args:
+        config: the whole run's settings.
         max_clips: most audio clips in one prompt.
         on_phase: told what is being started.
     """
     on_phase("reserving resources")
+    waits = Waits()
     placement = reserve(make_plan(config))
-    started: list[Any] = []
-    try:
-        rewards = RewardPool(config.rewards)
-        started.append(rewards.shutdown)
+    with contextlib.ExitStack() as ending:
+        ending.callback(placement.release)
+        rewards = RewardPool(config.rewards, waits)
+        ending.callback(rewards.shutdown)
         workers = [
-            RolloutWorkerActor.options(max_concurrency=MAX_CONCURRENCY, **placement.options("rollout", i)).remote()
-            for i in range(config.rollout.num_workers)
+            Actor.create(RolloutWorker, {"max_concurrency": MAX_CONCURRENCY, **options})
+            for options in actor_options(placement.rollout)
         ]
-        started.append(lambda: _end_workers(workers))
+        ending.callback(_end_workers, workers)
         on_phase("starting engines and learners, loading the policy")
-        learners = await _start_all(config, max_clips, placement, rewards, workers)
-        started.append(learners.kill)
+        ranks = [Actor.create(LearnerRank, options) for options in actor_options(placement.learner)]
+        learners = LearnerGroup(ranks, config.learner, config.grpo, waits)
+        ending.callback(learners.kill)
+        pool = RolloutPool(workers, config.rollout.generate_timeout_s, waits)
+        system = System(config.rollout, workers, pool, rewards, learners, waits)
+        # All start side by side; the first failure is raised at once.
+        await asyncio.gather(
+            learners.start(config.model, config.run.device, config.rollout.temperature, config.run.seed),
+            rewards.ready(),
+            _start_engines(workers, _engine_spec(config, max_clips), config.rollout, waits),
+        )
         on_phase("connecting engines and learners")
-        await _connect(config, workers, learners)
-        yield System(config, workers, RolloutPool(workers, config.rollout.generate_timeout_s), rewards, learners)
-    finally:
-        for end in reversed(started):
-            end()
-        placement.release()
+        await system.connect(config.run.device)
+        yield system
 
 
-async def _start_all(
-    config: Config, max_clips: int, placement: Placement, rewards: RewardPool, workers: list[ActorHandle]
-) -> LearnerGroup:
-    """Everything starts side by side; the first failure is raised at once."""
-    spec = EngineSpec(
+def _engine_spec(config: Config, max_clips: int) -> EngineSpec:
+    return EngineSpec(
         model_path=config.model.path,
         dtype=config.model.dtype,
         device=config.run.device,
@@ -107,35 +139,21 @@ async def _start_all(
         max_clips=max_clips,
         seed=config.run.seed,
     )
-    engines = [worker.start.remote(spec, config.rollout) for worker in workers]
-    learners = LearnerGroup.create(config, placement)
-    try:
-        await asyncio.gather(learners.start(config), rewards.ready(), _all_started(engines, config.rollout))
-    except BaseException:
-        learners.kill()
-        raise
-    return learners
 
 
-async def _all_started(engines: list[Any], config: RolloutConfig) -> None:
-    try:
-        await asyncio.wait_for(asyncio.gather(*engines), config.start_timeout_s)
-    except TimeoutError:
-        raise TimeoutError(
-            f"the engines did not start within rollout.start_timeout_s={config.start_timeout_s:g} s"
-        ) from None
+async def _start_engines(
+    workers: Sequence[Actor[RolloutWorker]], spec: EngineSpec, config: RolloutConfig, waits: Waits
+) -> None:
+    calls = [worker.call(RolloutWorker.start, spec, config) for worker in workers]
+    who = f"rollout ({len(workers)} engines)"
+    await waits.result(
+        who, "starting", asyncio.gather(*calls), config.start_timeout_s, "rollout.start_timeout_s"
+    )
 
 
-async def _connect(config: Config, workers: list[ActorHandle], learners: LearnerGroup) -> None:
-    rollout = config.rollout
-    client = RolloutSyncClient(workers, rollout.tensor_parallel_size, rollout.sync_timeout_s)
-    backend = transfer_backend(config.run.device, rollout)
-    await learners.connect_rollouts(backend, client, rollout.weight_transfer_port, rollout.sync_timeout_s)
-
-
-def _end_workers(workers: list[ActorHandle]) -> None:
-    """Lets each engine end its own processes, then ends the actors."""
+def _end_workers(workers: Sequence[Actor[RolloutWorker]]) -> None:
+    """Ends each engine's processes, then the actors."""
     with contextlib.suppress(RayError):
-        ray.get([worker.shutdown.remote() for worker in workers], timeout=10)
+        ray.get([worker.call(RolloutWorker.shutdown) for worker in workers], timeout=10)
     for worker in workers:
-        ray.kill(worker)
+        worker.kill()

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import inspect
-import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import ray
+from ray import ObjectRef
 from ray.exceptions import RayError, RuntimeEnvSetupError
 
+from ssr1_rl.actors.handle import Actor, by_reference
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.schema import ConfigError, RewardConfig
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.base import (
@@ -47,6 +48,9 @@ ASYNC_GRACE_S = 1.0
 FIRST_RETRY_PAUSE_S = 0.1
 """Pause before the second try, four times longer before each further one: what fails is often a busy service."""
 MAX_ERROR_CHARS = 2000
+
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class RewardPool:
         ConfigError: a function cannot be found or loaded here, an option is unknown, or two have the same name.
     """
 
-    def __init__(self, configs: Sequence[RewardConfig]) -> None:
+    def __init__(self, configs: Sequence[RewardConfig], waits: Waits) -> None:
         if not configs:
             raise ConfigError("rewards is empty: name at least one reward function, such as [{name: accuracy}]")
         sources = [check_reward(config, f"rewards[{i}]") for i, config in enumerate(configs)]
@@ -121,7 +125,7 @@ class RewardPool:
                     f"{source.field}.name {name!r} is taken by another reward function; set {source.field}.name"
                 )
             self._weights[name] = source.config.weight
-        self._actor_groups = [_ActorGroup(source) for source in sources]
+        self._actor_groups = [_ActorGroup(source, waits) for source in sources]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -155,12 +159,6 @@ class RewardPool:
         )
         return ScoredGroup(group, rewards_G, breakdown)
 
-    def describe_waiting(self) -> list[str]:
-        """One sentence for each thing that is awaited now, the longest first."""
-        waits = [wait for actor_group in self._actor_groups for wait in actor_group.waits.values()]
-        now = time.monotonic()
-        return [f"{what}, since {now - since:.1f} s" for what, since in sorted(waits, key=lambda wait: wait[1])]
-
     def shutdown(self) -> None:
         """Ends all actors; the pool cannot be used again."""
         for actor_group in self._actor_groups:
@@ -172,27 +170,26 @@ class _Worker:
 
     def __init__(self, source: RewardSource) -> None:
         config = source.config
-        remote_class: Any = ray.remote(RewardActor)
         # No restarts by Ray: the pool replaces a lost actor itself, and then knows that it was lost.
         options = {"num_cpus": config.num_cpus, "max_restarts": 0}
         if config.runtime_env:
             options["runtime_env"] = dict(config.runtime_env)
         try:
-            self.handle = remote_class.options(**options).remote(source)
+            self.actor = Actor.create(RewardActor, options, source)
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"{source.field}.runtime_env {config.runtime_env!r} is refused by Ray: {error}"
             ) from error
-        self.loading: concurrent.futures.Future[bool | TryFailed] = self.handle.load.remote().future()
+        self.loading: concurrent.futures.Future[bool | TryFailed] = self.actor.call(RewardActor.load).future()
         self.num_busy = 0
 
 
 class _ActorGroup:
     """The actors of one reward function."""
 
-    def __init__(self, source: RewardSource) -> None:
+    def __init__(self, source: RewardSource, waits: Waits) -> None:
         self.name = reward_name(source.config)
-        self.waits: dict[int, tuple[str, float]] = {}
+        self._who, self._waits = f"reward function {self.name!r}", waits
         self._source = source
         self._config = source.config
         self._workers = [_Worker(source) for _ in range(self._config.num_actors)]
@@ -204,13 +201,13 @@ class _ActorGroup:
 
     async def ready(self) -> None:
         for worker in self._workers:
-            with self._waiting(self._starting):
+            with self._waits.of(self._who, self._starting):
                 try:
                     await self._loaded(worker)
                 except RayError as error:
                     raise RewardFailure(self._cannot_start(_shortened(error))) from error
 
-    async def score(self, group: RolloutGroup, group_ref: Any) -> tuple[float, ...] | FailedGroup:
+    async def score(self, group: RolloutGroup, group_ref: ObjectRef[RolloutGroup]) -> tuple[float, ...] | FailedGroup:
         question = group.question
         num_tries = self._config.max_retries + 1
         error = ""
@@ -223,18 +220,18 @@ class _ActorGroup:
             error = outcome.error
         return FailedGroup(group.id, self.name, question.id, question.source, error, num_tries)
 
-    async def _try(self, group_ref: Any, what: str) -> tuple[float, ...] | TryFailed:
+    async def _try(self, group_ref: ObjectRef[RolloutGroup], what: str) -> tuple[float, ...] | TryFailed:
         """One try on the least busy actor; an actor that may be stuck or dead is replaced."""
-        with self._waiting(f"{what} waits for one of {self._config.num_actors} actors to be free"):
+        with self._waits.of(self._who, f"{what} waits for one of {self._config.num_actors} actors to be free"):
             await self._free_slots.acquire()
         worker = self._least_busy()
         worker.num_busy += 1
         try:
-            with self._waiting(f"{what} {self._starting}"):
+            with self._waits.of(self._who, f"{what} {self._starting}"):
                 await self._loaded(worker)
-            with self._waiting(f"{what} is being scored, time-out {self._config.timeout_s:g} s"):
+            with self._waits.of(self._who, f"{what} is being scored, time-out {self._config.timeout_s:g} s"):
                 timeout_s = self._config.timeout_s + (ASYNC_GRACE_S if self._slots_per_actor > 1 else 0.0)
-                return await _result(worker.handle.score.remote(group_ref).future(), timeout_s)
+                return await _result(worker.actor.call(RewardActor.score, by_reference(group_ref)).future(), timeout_s)
         except TimeoutError:
             self._replace(worker)
             return _timed_out(self._config)
@@ -270,13 +267,13 @@ class _ActorGroup:
     def _replace(self, worker: _Worker) -> None:
         # Of several groups on a lost actor only the first replaces it.
         if worker in self._workers and not self._is_closed:
-            ray.kill(worker.handle)
+            worker.actor.kill()
             self._workers[self._workers.index(worker)] = _Worker(self._source)
 
     def shutdown(self) -> None:
         self._is_closed = True
         for worker in self._workers:
-            ray.kill(worker.handle)
+            worker.actor.kill()
 
     def _cannot_start(self, error: str) -> str:
         return (
@@ -285,24 +282,15 @@ class _ActorGroup:
             f"({self._source.field}.num_cpus, .num_actors) and that {self._source.field}.runtime_env can be set up"
         )
 
-    @contextlib.contextmanager
-    def _waiting(self, what: str) -> Iterator[None]:
-        key = id(wait := (f"reward function {self.name!r}: {what}", time.monotonic()))
-        self.waits[key] = wait
-        try:
-            yield
-        finally:
-            del self.waits[key]
 
-
-def _call_in_thread(reward_fn: RewardFn, group: RolloutGroup) -> Any:
+def _call_in_thread(reward_fn: RewardFn, group: RolloutGroup) -> object:
     try:
         return reward_fn(group.question, group.completions)
     except StopIteration as error:  # asyncio cannot carry it out of a thread: the call would hang
         raise RuntimeError("it raised StopIteration") from error
 
 
-async def _result(future: concurrent.futures.Future, timeout_s: float) -> Any:
+async def _result(future: concurrent.futures.Future[R], timeout_s: float) -> R:
     """The future's result; TimeoutError when late. Never cancels it, as others may await it too."""
     wrapped = asyncio.wrap_future(future)
     # Looked at, so that the error of an actor that was killed meanwhile is not logged as never retrieved.

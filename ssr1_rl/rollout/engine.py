@@ -9,12 +9,16 @@ Log-probs are those of the distribution that was sampled from
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssr1_rl.config.schema import RolloutConfig
 from ssr1_rl.types import SAMPLE_RATE, Completion, VersionSpan
+from ssr1_rl.weights.transport import transfer_backend
+
+if TYPE_CHECKING:
+    from ssr1_rl.weights.audit import AuditReport
 
 
 @dataclass(frozen=True)
@@ -100,30 +104,36 @@ class RolloutEngine:
             versions=tuple(VersionSpan(int(s.version), s.start, s.end) for s in output.weight_versions or ()),
         )
 
-    async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
-        """Joins the transfer group of the learners."""
+    async def init_weight_transfer(self, meeting: Mapping[str, object], update_info: Mapping[str, object]) -> None:
+        """Joins the transfer group.
+
+        Args:
+            meeting: where to join and as which rank; see `Meeting.of_engine`.
+            update_info: names, dtypes and shapes of the tensors of every sync, in order.
+        """
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(init_info)))
+        self._update_info = dict(update_info)
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(meeting)))
 
-    async def apply_weights(self, update_info: Any, policy_version: int) -> None:
-        """Receives and loads one sync. Requests in flight are kept and go on with the new weights."""
+    async def apply_weights(self, policy_version: int) -> None:
+        """Receives and loads one sync. Requests in flight are kept and continue with the new weights."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         # New requests get another cache salt, so prefixes of the old weights are never reused.
         self._policy_version = policy_version
         await self._llm.start_weight_update()
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info))
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=self._update_info))
         await self._llm.finish_weight_update(weight_version=str(policy_version))
         await self._llm.resume_generation()
 
     async def start_weight_audit(self) -> None:
-        """See `WeightAudit`."""
+        """Digests every tensor that is loaded from now on; see `WeightAudit`."""
         await self._llm.collective_rpc("start_weight_audit")
 
-    async def finish_weight_audit(self) -> list[dict[str, Any]]:
-        """One report per tensor-parallel worker; see `WeightAudit`."""
+    async def finish_weight_audit(self) -> "list[AuditReport]":
+        """Ends the audit; one report per tensor-parallel process of the engine."""
         return await self._llm.collective_rpc("finish_weight_audit")
 
     def shutdown(self) -> None:
@@ -142,7 +152,7 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
         "tensor_parallel_size": config.tensor_parallel_size,
         "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs",
-        "weight_transfer_config": {"backend": transfer_backend(spec.device, config)},
+        "weight_transfer_config": {"backend": transfer_backend(spec.device, config.weight_transfer)},
         "worker_extension_cls": "ssr1_rl.weights.audit.WeightAudit",
         "disable_log_stats": True,
     }
@@ -161,13 +171,6 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
     else:
         args["gpu_memory_utilization"] = config.gpu_memory_utilization
     return args | config.engine_args
-
-
-def transfer_backend(device: str, config: RolloutConfig) -> str:
-    """The weight-transfer backend that `rollout.weight_transfer` means on this device."""
-    if config.weight_transfer != "auto":
-        return config.weight_transfer
-    return "gloo" if device == "cpu" else "nccl"
 
 
 def _set_environment(device: str, config: RolloutConfig) -> None:

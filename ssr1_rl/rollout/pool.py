@@ -1,107 +1,75 @@
 """Sends each group to the rollout worker with the least outstanding work."""
 
-import asyncio
 import itertools
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from ray import ObjectRef
-from ray.actor import ActorHandle
-
+from ssr1_rl.actors.handle import Actor, by_reference
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.rollout.engine import Sampling
-from ssr1_rl.types import GroupId, Question, RolloutGroup
-
-
-class RolloutTimeout(TimeoutError):
-    """A group of responses did not come back in time; the message names worker and question."""
-
-
-@dataclass(frozen=True)
-class PreparedQuestion:
-    """A question ready for the engines: its prompt, and its clips in the object store.
-
-    `token_ids` has one audio placeholder per clip; `num_audio_tokens` says how many tokens the audio tower
-    makes of each.
-    """
-
-    question: Question
-    token_ids: tuple[int, ...]
-    waveforms: tuple[ObjectRef, ...] = ()
-    num_audio_tokens: tuple[int, ...] = ()
+from ssr1_rl.rollout.worker import RolloutWorker
+from ssr1_rl.types import GroupId, PreparedQuestion, RolloutGroup
 
 
 @dataclass
 class _Load:
-    """What one worker has outstanding."""
+    """The outstanding work of one worker."""
 
-    worker: ActorHandle
+    worker: Actor[RolloutWorker]
     index: int
+    num_groups: int = 0
     tokens: int = 0
     busy_s: float = 0.0
     busy_since: float = 0.0
-    waiting: dict[str, tuple[GroupId, float]] = field(default_factory=dict)
 
 
 class RolloutPool:
     """Routes groups to workers; work is counted in tokens, prompt plus the longest responses."""
 
-    def __init__(self, workers: Sequence[ActorHandle], generate_timeout_s: float) -> None:
+    def __init__(self, workers: Sequence[Actor[RolloutWorker]], generate_timeout_s: float, waits: Waits) -> None:
         self._loads = [_Load(worker, index) for index, worker in enumerate(workers)]
-        self._timeout_s = generate_timeout_s
+        self._timeout_s, self._waits = generate_timeout_s, waits
         self._numbers = itertools.count()
 
     async def generate(self, group_id: GroupId, prepared: PreparedQuestion, sampling: Sampling) -> RolloutGroup:
         """Generates one group on the least loaded worker.
 
         Raises:
-            RolloutTimeout: no answer within `rollout.generate_timeout_s`.
+            WaitedTooLong: no answer within `rollout.generate_timeout_s`.
             ray.exceptions.RayActorError: the worker died.
         """
         load = min(self._loads, key=lambda load: (load.tokens, load.index))
         request_id = f"{next(self._numbers)}-{group_id.question_id}"
         num_prompt_tokens = len(prepared.token_ids) + sum(prepared.num_audio_tokens)
-        tokens = num_prompt_tokens + sampling.num_completions * sampling.max_response_tokens
-        self._begin(load, request_id, group_id, tokens)
-        try:
-            call: Any = load.worker.generate.remote(request_id, prepared.token_ids, sampling, *prepared.waveforms)
-            completions, version = await asyncio.wait_for(call, self._timeout_s)
-        except TimeoutError:
-            raise RolloutTimeout(
-                f"rollout worker {load.index} gave no answer for {group_id} within {self._timeout_s:g} s; "
-                "raise rollout.generate_timeout_s or lower rollout.max_response_tokens"
-            ) from None
-        finally:
-            self._end(load, request_id, tokens)
+        clips = map(by_reference, prepared.waveforms)
+        with self._outstanding(load, num_prompt_tokens + sampling.num_completions * sampling.max_response_tokens):
+            completions, version = await self._waits.result(
+                f"rollout worker {load.index}",
+                f"generating {group_id}",
+                load.worker.call(RolloutWorker.generate, request_id, prepared.token_ids, sampling, *clips),
+                self._timeout_s,
+                "rollout.generate_timeout_s",
+                fix="raise it or lower rollout.max_response_tokens",
+            )
         return RolloutGroup(group_id, prepared.question, completions, version)
 
-    def _begin(self, load: _Load, request_id: str, group_id: GroupId, tokens: int) -> None:
-        now = time.monotonic()
-        if not load.waiting:
-            load.busy_since = now
-        load.waiting[request_id] = (group_id, now)
+    @contextmanager
+    def _outstanding(self, load: _Load, tokens: int) -> Iterator[None]:
+        if not load.num_groups:
+            load.busy_since = time.monotonic()
+        load.num_groups += 1
         load.tokens += tokens
-
-    def _end(self, load: _Load, request_id: str, tokens: int) -> None:
-        del load.waiting[request_id]
-        load.tokens -= tokens
-        if not load.waiting:
-            load.busy_s += time.monotonic() - load.busy_since
+        try:
+            yield
+        finally:
+            load.num_groups -= 1
+            load.tokens -= tokens
+            if not load.num_groups:
+                load.busy_s += time.monotonic() - load.busy_since
 
     def busy_s(self) -> list[float]:
         """Seconds that each worker has had work so far."""
         now = time.monotonic()
-        return [load.busy_s + (now - load.busy_since if load.waiting else 0.0) for load in self._loads]
-
-    def describe_waiting(self) -> list[str]:
-        """One sentence per worker with work: what it has, and since when the oldest waits."""
-        sentences = []
-        for load in self._loads:
-            if load.waiting:
-                group_id, since = min(load.waiting.values(), key=lambda waiting: waiting[1])
-                sentences.append(
-                    f"rollout worker {load.index}: {len(load.waiting)} groups, the oldest "
-                    f"({group_id}) for {time.monotonic() - since:.0f} s"
-                )
-        return sentences
+        return [load.busy_s + (now - load.busy_since if load.num_groups else 0.0) for load in self._loads]

@@ -1,28 +1,34 @@
-"""The Ray boundary of a rollout engine: one actor, one vLLM engine."""
+"""The Ray edge of a rollout engine: one actor, one vLLM engine."""
 
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import ray
 
 from ssr1_rl.config.schema import RolloutConfig
 from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from ssr1_rl.types import Completion
+from ssr1_rl.weights.audit import AuditReport
+
+MAX_CONCURRENCY = 4096
+"""Calls that one worker holds at once: groups in the engine, and the weight sync among them."""
 
 
 class EngineStartError(RuntimeError):
-    """A vLLM engine did not come up; the message ends with what it wrote last."""
+    """A vLLM engine did not start; the message ends with the last lines of its log."""
 
 
 class RolloutWorker:
-    """Serves groups to the pool and takes weights from the learners. Async: groups overlap in the engine."""
+    """Generates groups for the pool and receives weights. Async: groups overlap in the engine."""
 
     async def start(self, spec: EngineSpec, config: RolloutConfig) -> None:
-        """Loads the engine."""
+        """Starts the engine, which loads the model.
+
+        Raises:
+            EngineStartError: vLLM failed; the message holds its log's end.
+        """
         try:
             self._engine = await RolloutEngine.start(spec, config)
         except Exception as error:
@@ -32,23 +38,19 @@ class RolloutWorker:
     async def generate(
         self, request_id: str, token_ids: Sequence[int], sampling: Sampling, *waveforms: np.ndarray
     ) -> tuple[tuple[Completion, ...], int]:
-        """See `RolloutEngine.generate`. Waveforms are arguments of their own so that Ray passes them by reference."""
+        """Samples one group. Each waveform is an argument of its own, so that Ray can pass it by reference."""
         return await self._engine.generate(request_id, token_ids, waveforms, sampling)
 
-    async def init_weight_transfer(self, init_info: Mapping[str, Any]) -> None:
-        """See `RolloutEngine.init_weight_transfer`."""
-        await self._engine.init_weight_transfer(init_info)
+    async def init_weight_transfer(self, meeting: Mapping[str, object], update_info: Mapping[str, object]) -> None:
+        await self._engine.init_weight_transfer(meeting, update_info)
 
-    async def apply_weights(self, update_info: Any, policy_version: int) -> None:
-        """See `RolloutEngine.apply_weights`."""
-        await self._engine.apply_weights(update_info, policy_version)
+    async def apply_weights(self, policy_version: int) -> None:
+        await self._engine.apply_weights(policy_version)
 
     async def start_weight_audit(self) -> None:
-        """See `WeightAudit`."""
         await self._engine.start_weight_audit()
 
-    async def finish_weight_audit(self) -> list[dict[str, Any]]:
-        """See `WeightAudit`."""
+    async def finish_weight_audit(self) -> list[AuditReport]:
         return await self._engine.finish_weight_audit()
 
     async def shutdown(self) -> None:
@@ -64,9 +66,3 @@ def _own_log_tail(num_lines: int = 40) -> str:
         lines = path.read_text(errors="replace").splitlines()[-num_lines:]
         return f"--- last lines of {path} ---\n" + "\n".join(lines)
     return "(this actor's error log could not be read)"
-
-
-RolloutWorkerActor: Any = ray.remote(RolloutWorker)
-
-MAX_CONCURRENCY = 4096
-"""Calls that one worker holds at once: groups in the engine, and the weight sync among them."""

@@ -1,17 +1,26 @@
-"""Lets an engine say what weights it was handed, so that a sync can be proven tensor by tensor.
+"""Records which weights an engine loads, so that a sync can be verified tensor by tensor.
 
-vLLM fuses, shards and (on CPUs) repacks tensors while it loads them, so what it
-holds cannot be compared with the learner's tensors. What each of its workers hands
-to the model's loader can: this extension digests that, whatever the backend and the
-tensor-parallel size, and lists the parameters that the loader left as they were.
-Whether the loaded model then computes the same is seen by the log-prob guard.
+vLLM fuses, shards and (on CPUs) repacks tensors while it loads them, so what it holds cannot be
+compared with the learner's tensors. What each of its processes hands to the model's loader can be:
+this extension digests those tensors, whatever the backend and the tensor-parallel size, and lists
+the parameters that the loader did not fill. The log-prob guard checks that the loaded model computes the same.
 """
 
 import hashlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
+
+
+class AuditReport(TypedDict):
+    """What one process of an engine was handed during an audit.
+
+    `digests`: of every tensor, by checkpoint name. `untouched`: the engine's parameters that no tensor was loaded into.
+    """
+
+    digests: dict[str, str]
+    untouched: list[str]
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -21,10 +30,10 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 class WeightAudit:
-    """Mixed into vLLM's workers by `worker_extension_cls`; `self` is the worker."""
+    """Mixin of vLLM's workers, by `worker_extension_cls`; `self` is the worker."""
 
     def start_weight_audit(self) -> None:
-        """From now on, every tensor handed to the model's loader is digested."""
+        """Digests every tensor that is handed to the model's loader from now on."""
         model: Any = self.model_runner.get_model()  # type: ignore[attr-defined]
         self._audit_digests: dict[str, str] = {}
         self._audit_untouched = {name for name, _ in model.named_parameters()}
@@ -39,8 +48,8 @@ class WeightAudit:
 
         model.load_weights = audited
 
-    def finish_weight_audit(self) -> dict[str, Any]:
-        """The digests by checkpoint name, and the engine's parameters that no tensor reached."""
+    def finish_weight_audit(self) -> AuditReport:
+        """Ends the audit and returns its report."""
         model: Any = self.model_runner.get_model()  # type: ignore[attr-defined]
         del model.load_weights
         return {"digests": self._audit_digests, "untouched": sorted(self._audit_untouched)}

@@ -10,8 +10,7 @@ because its engines run in processes of their own.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -154,12 +153,15 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             load_weights([(m.name, part.view(m.shape).to(self.device)) for m, part in parts])
 
     def shutdown(self) -> None:
-        """Leaves the transfer group, so that a new one can be formed."""
+        """Leaves the transfer group, so that another can be formed."""
         self._group = None
 
 
 class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
-    """The learners' side. Every rank iterates the source (a collective); rank 0 alone sends."""
+    """The learners' side. Every rank iterates the source (a collective); rank 0 alone sends.
+
+    It calls no engine: whoever calls `send_weights` calls the engines side by side.
+    """
 
     init_info_cls = GlooTrainerInitInfo
     _group: ProcessGroup | None = None
@@ -168,48 +170,21 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
     def trainer_init(
         cls, init_info: GlooTrainerInitInfo, *, client: VLLMWeightSyncClient, source: WeightSource | None = None
     ) -> Self:
-        """Forms the transfer group; see `TrainerWeightTransferEngine.trainer_init`."""
+        """Forms the transfer group; rank 0 blocks until every engine has joined."""
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         if init_info.is_sender:
-            worker_info = GlooInitInfo(
-                master_address=init_info.master_address,
-                master_port=init_info.master_port,
-                rank_offset=1,
-                world_size=init_info.world_size,
-                timeout_s=init_info.timeout_s,
-            )
-            # The engines block until rank 0 has joined as well: both at once.
-            with ThreadPoolExecutor(max_workers=1) as executor:
-                joining = executor.submit(client.init_weight_transfer_engine, asdict(worker_info))
-                engine._group = _join(
-                    init_info.master_address, init_info.master_port, 0, init_info.world_size, init_info.timeout_s
-                )
-                joining.result()
+            at = (init_info.master_address, init_info.master_port)
+            engine._group = _join(*at, 0, init_info.world_size, init_info.timeout_s)
         return engine
 
     def send_weights(self) -> None:
         """Sends every tensor of the source to every engine, in one round."""
         assert self.source is not None, "the gloo backend sends the whole source each round"
-        metadata = self.source.metadata()
-        if not self.is_sender:
-            for _ in self.source:
-                pass
+        if self.is_sender:
+            self._send(self.source.metadata(), self.source)
             return
-        info = GlooUpdateInfo(
-            names=[m.name for m in metadata],
-            dtype_names=[str(m.dtype).removeprefix("torch.") for m in metadata],
-            shapes=[list(m.shape) for m in metadata],
-        )
-        self.client.start_weight_update()
-        executor = ThreadPoolExecutor(max_workers=1)
-        try:
-            receiving = executor.submit(self.client.update_weights, asdict(info))
-            self._send(metadata, self.source)
-            receiving.result()
-        finally:
-            # After a failed broadcast the receiving call may never return: do not wait for it.
-            executor.shutdown(wait=False)
-        self.client.finish_weight_update()
+        for _ in self.source:
+            pass
 
     def _send(self, metadata: Sequence[ParamMeta], source: Iterable[tuple[str, torch.Tensor]]) -> None:
         tensors = iter(source)
@@ -225,5 +200,5 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         assert next(tensors, None) is None, "weight source yields more than its metadata says"
 
     def shutdown(self) -> None:
-        """Leaves the transfer group, so that a new one can be formed."""
+        """Leaves the transfer group, so that another can be formed."""
         self._group = None

@@ -26,6 +26,15 @@ class ZeroWeightSource(WeightSource):
         """Names, dtypes and full shapes, without gathering."""
         return [ParamMeta(name, p.dtype, whole_shape(p)) for name, p in self._weights.items()]
 
+    def update_info(self) -> dict[str, list[object]]:
+        """The metadata as vLLM's engines take it: what one sync carries, in order."""
+        metadata = self.metadata()
+        return {
+            "names": [m.name for m in metadata],
+            "dtype_names": [str(m.dtype).removeprefix("torch.") for m in metadata],
+            "shapes": [list(m.shape) for m in metadata],
+        }
+
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for group in self.groups():
             parameters = [self._weights[name] for name in group]
@@ -41,19 +50,3 @@ class ZeroWeightSource(WeightSource):
             return merged(weight, self._adapters[name])
         # A clone: a receiver may hold on to a tensor after its shard is freed again.
         return weight.detach().clone() if is_partitioned(weight) else weight.detach()
-
-
-def start_transfer(learner: Any, backend: str, address: str, port: int, client: Any, timeout_s: float) -> Any:
-    """Joins vLLM's weight-transfer protocol as a trainer rank; rank 0 meets the engines at `address`:`port`."""
-    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-
-    if backend == "gloo":
-        from ssr1_rl.weights.gloo import GlooTrainerInitInfo, register
-
-        register()
-        info: Any = GlooTrainerInitInfo(address, port, client.world_size, timeout_s, rank=learner.rank)
-    else:
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        info = NCCLTrainerInitInfo(address, port, client.world_size, rank=learner.rank)
-    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=ZeroWeightSource(learner.model))

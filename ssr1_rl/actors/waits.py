@@ -1,0 +1,78 @@
+"""What the run waits for: every wait has a name, a start and a limit."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+R = TypeVar("R")
+
+
+class WaitedTooLong(TimeoutError):
+    """An actor did not answer within its limit; the message names the actor, its work and the setting."""
+
+
+@dataclass(frozen=True)
+class _Wait:
+    who: str
+    what: str
+    since: float
+
+
+class Waits:
+    """All waits that are open now, of every component of a run. Used from one event loop."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, _Wait] = {}
+
+    @contextlib.contextmanager
+    def of(self, who: str, what: str) -> Iterator[None]:
+        """Within this context the run waits for `who`, which does `what`."""
+        wait = _Wait(who, what, time.monotonic())
+        self._open[id(wait)] = wait
+        try:
+            yield
+        finally:
+            del self._open[id(wait)]
+
+    async def result(
+        self, who: str, what: str, call: Awaitable[R], timeout_s: float, setting: str, fix: str = ""
+    ) -> R:
+        """Waits for `call`.
+
+        Args:
+            who: the actor or actors, such as "rollout worker 0".
+            what: what they do, such as "loading the policy".
+            call: the call, or several in `asyncio.gather`: then the first failure is raised at once.
+            timeout_s: the limit.
+            setting: the setting that holds the limit.
+            fix: what to do when it is too short; unless given, to read the actor's log.
+
+        Raises:
+            WaitedTooLong: no result within `timeout_s`. A TimeoutError of the call itself is raised as it is.
+        """
+        limit = asyncio.timeout(timeout_s)
+        try:
+            with self.of(who, what):
+                async with limit:
+                    return await call
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise WaitedTooLong(
+                f"{who}: {what} took longer than {setting}={timeout_s:g} s; {fix or 'its log may say why'}"
+            ) from None
+
+    def describe(self) -> list[str]:
+        """One sentence for each actor or group of actors that is waited for, the longest wait first."""
+        by_who: dict[str, list[_Wait]] = {}
+        for wait in sorted(self._open.values(), key=lambda wait: wait.since):
+            by_who.setdefault(wait.who, []).append(wait)
+        now = time.monotonic()
+        return [
+            f"{who}: {waits[0].what} for {now - waits[0].since:.0f} s"
+            + (f", and {len(waits) - 1} more" if len(waits) > 1 else "")
+            for who, waits in by_who.items()
+        ]

@@ -1,0 +1,103 @@
+"""The Ray edge of one learner rank."""
+
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import ray
+from ray import ObjectRef
+
+from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
+from ssr1_rl.trainer.batches.pass_cost import PassCost
+from ssr1_rl.trainer.learner import Learner, RankSpec
+from ssr1_rl.types import TrainGroup
+from ssr1_rl.weights.audit import digest
+from ssr1_rl.weights.transport import Meeting, join_as_learner
+
+if TYPE_CHECKING:
+    from ssr1_rl.weights.source import ZeroWeightSource
+
+
+class PortTaken(ValueError):
+    """A port that the settings name is in use on the node that needs it."""
+
+
+class LearnerRank:
+    """One `Learner` in an actor. Every call but `find_port` and `update_info` is a collective over all ranks."""
+
+    def find_port(self, port: int, setting: str) -> tuple[str, int]:
+        """This node's address, and `port` (0: any free one) after a check that it is free."""
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                raise PortTaken(
+                    f"{setting}={port} is taken on node {ray.util.get_node_ip_address()} ({error.strerror}); "
+                    f"free the port, or set {setting}=0 for any free one"
+                ) from None
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(
+        self,
+        spec: RankSpec,
+        model: ModelConfig,
+        grpo: GrpoConfig,
+        learner: LearnerConfig,
+        temperature: float,
+        seed: int,
+    ) -> tuple[str, PassCost]:
+        """Loads the policy and joins the other ranks. Returns its attention in words, and the cost of its passes."""
+        self._learner = Learner(spec, model, grpo, learner, temperature, seed, fetch_waveform=_fetch)
+        return str(self._learner.attention), self._learner.cost
+
+    def update_info(self) -> dict[str, list[object]]:
+        """Names, dtypes and shapes of the tensors of a weight sync, as vLLM's engines take them."""
+        return self._source().update_info()
+
+    def join_engines(self, meeting: Meeting) -> None:
+        """Joins the weight-transfer group; rank 0 blocks until the engines have joined."""
+        self._transfer = join_as_learner(meeting, self._learner.rank, self._source())
+
+    def update(self, minibatches: list[list[TrainGroup]], kl_coefficient: float) -> dict[str, float]:
+        """Trains on this rank's share of a step; returns the learner's metrics and `update_s`."""
+        started = time.monotonic()
+        self._learner.kl_coefficient = kl_coefficient
+        metrics = self._learner.update(minibatches)
+        return metrics | {"update_s": time.monotonic() - started}
+
+    def reference_kl(self, groups: list[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
+        return self._learner.reference_kl(groups)
+
+    def send_weights(self) -> None:
+        """Sends the current weights; rank 0 blocks until every engine has received them."""
+        self._transfer.send_weights()
+
+    def weight_digests(self) -> dict[str, str]:
+        """Checksum of every tensor as it is sent, by checkpoint name."""
+        return {name: digest(tensor) for name, tensor in self._source()}
+
+    def save(self, folder: Path) -> None:
+        """Writes the learner's state into `folder`; rank 0 writes."""
+        from ssr1_rl.trainer.learner_state import save_learner
+
+        save_learner(self._learner, folder)
+
+    def load(self, folder: Path) -> int:
+        """Loads the learner's state from `folder` and returns the policy version."""
+        from ssr1_rl.trainer.learner_state import load_learner
+
+        load_learner(self._learner, folder)
+        return self._learner.policy_version
+
+    def _source(self) -> "ZeroWeightSource":
+        from ssr1_rl.weights.source import ZeroWeightSource  # imports vLLM
+
+        return ZeroWeightSource(self._learner.model)
+
+
+def _fetch(waveform: ObjectRef[np.ndarray]) -> np.ndarray:
+    # Read in place from the object store: read-only, which the feature extractor does not mind.
+    return ray.get(waveform)

@@ -1,0 +1,81 @@
+"""Where learners and engines meet for the weight sync, and how each side joins. One file per transport lies beside it.
+
+Rank 0 of the transfer group is learner rank 0, which sends; the engines' processes follow. The
+controller tells both sides when to start, so that no learner holds an engine's handle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm.distributed.weight_transfer.base import TrainerWeightTransferEngine, WeightSource
+
+
+def transfer_backend(device: str, weight_transfer: str) -> str:
+    """The transport that `rollout.weight_transfer` means on this device."""
+    if weight_transfer != "auto":
+        return weight_transfer
+    return "gloo" if device == "cpu" else "nccl"
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """A transfer group that is to be formed.
+
+    Attributes:
+        backend: "nccl" or "gloo".
+        address, port: where learner rank 0 waits for the engines.
+        world_size: the sender and every process of every engine.
+        timeout_s: longest wait of one gloo operation. NCCL has none.
+    """
+
+    backend: str
+    address: str
+    port: int
+    world_size: int
+    timeout_s: float
+
+    def of_engine(self, rank_offset: int) -> dict[str, object]:
+        """What vLLM's engine is told to join; its first process has rank `rank_offset` in the group."""
+        info: dict[str, object] = {
+            "master_address": self.address,
+            "master_port": self.port,
+            "rank_offset": rank_offset,
+            "world_size": self.world_size,
+        }
+        return info | ({"timeout_s": self.timeout_s} if self.backend == "gloo" else NCCL_PACKING)
+
+
+NCCL_PACKING: dict[str, object] = {"packed": True, "packed_buffer_size_bytes": 2**30, "packed_num_buffers": 2}
+"""How tensors are packed into broadcasts over NCCL; both sides must agree. These are vLLM's own defaults."""
+
+
+def join_as_learner(meeting: Meeting, rank: int, source: WeightSource) -> TrainerWeightTransferEngine:
+    """Joins as learner rank `rank`. Rank 0 waits for the engines, which must join at the same time."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+    at = (meeting.address, meeting.port, meeting.world_size)
+    if meeting.backend == "gloo":
+        from ssr1_rl.weights.gloo import GlooTrainerInitInfo, register
+
+        register()
+        info = GlooTrainerInitInfo(*at, timeout_s=meeting.timeout_s, rank=rank)
+    else:
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        info = NCCLTrainerInitInfo(*at, **NCCL_PACKING, rank=rank)  # type: ignore[arg-type]
+    return WeightTransferTrainerFactory.trainer_init(info, client=_ControllerCallsEngines(), source=source)
+
+
+class _ControllerCallsEngines:
+    """vLLM's client of the sender, which calls nobody: the controller calls the engines side by side with it."""
+
+    def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None: ...
+
+    def start_weight_update(self) -> None: ...
+
+    def update_weights(self, update_info: object) -> None: ...
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None: ...
