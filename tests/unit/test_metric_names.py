@@ -8,7 +8,7 @@ from ssr1_rl.grpo import Grpo
 from ssr1_rl.telemetry.step_metrics import NotTrained, StepClock, step_metrics
 from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup, TrainGroup
 from tests.metric_names import documented, never_written, undocumented
-from tests.unit.test_totals import summary
+from tests.unit.trainer.test_totals import summary
 
 
 class Pool:

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssr1_rl.trainer.model.policy import Policy
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
 from gpu_learner import TINY, Sizes, build_model, make_batches
 from model_flops import flops_of_pass, peak_tflops

@@ -9,7 +9,7 @@ from ssr1_rl.config.load import load_config
 from ssr1_rl.config.presets import PRESETS
 
 NEEDED = ["run.name=x", "model.path=m", "data.train.path=q.json"]
-LAUNCH = Path(__file__).parents[2] / "launch"
+LAUNCH = Path(__file__).parents[3] / "launch"
 
 
 @pytest.mark.parametrize(

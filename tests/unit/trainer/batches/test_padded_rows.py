@@ -10,7 +10,15 @@ from ssr1_rl.trainer.batches.balance import cut_padded_micro_batches
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.policy import Policy
 from tests.unit.gradients import check_gradients, gradients
-from tests.unit.test_prefix_packing import FAMILIES, GROUPS, SIZES, logprobs_alone, model_of, packed, random_rows
+from tests.unit.trainer.batches.test_prefix_packing import (
+    FAMILIES,
+    GROUPS,
+    SIZES,
+    logprobs_alone,
+    model_of,
+    packed,
+    random_rows,
+)
 
 SLIDING = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
 

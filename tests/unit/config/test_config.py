@@ -9,7 +9,7 @@ from ssr1_rl.config.load import config_to_yaml, load_config
 from ssr1_rl.config.presets import PRESETS, describe_preset
 from ssr1_rl.config.schema import Config, ConfigError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.yaml"))
 NEEDED = "run: {name: x, device: cpu}\nmodel: {path: m}\ndata: {train: {path: q.json}}\n"
 

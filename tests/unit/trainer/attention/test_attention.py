@@ -249,7 +249,7 @@ def test_flex_attention_is_compiled_once_for_all_lengths(flex_on_cpus, monkeypat
 
 @pytest.mark.parametrize("backend", ["flash", "flex"])
 def test_a_whole_model(flash_attn, flex_on_cpus, random_text_model, backend):
-    from tests.unit.test_prefix_packing import GROUPS_OF_ALL_KINDS, loss_of, random_rows
+    from tests.unit.trainer.batches.test_prefix_packing import GROUPS_OF_ALL_KINDS, loss_of, random_rows
 
     torch.manual_seed(0)
     rows = random_rows(GROUPS_OF_ALL_KINDS)

@@ -12,7 +12,7 @@ from ssr1_rl.config.schema import Config, ModelConfig
 from ssr1_rl.trainer.model.exactness import check_exact
 from ssr1_rl.trainer.model.policy import Policy, empty_policy
 from ssr1_rl.weights.parameters import named_weights
-from tests.unit.test_prefix_packing import FAMILIES, SIZES, model_of
+from tests.unit.trainer.batches.test_prefix_packing import FAMILIES, SIZES, model_of
 
 SIZES_OF_ALL = SIZES | {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 WHOLE = {"layer_types": ["full_attention"] * 2}
