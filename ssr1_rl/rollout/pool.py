@@ -7,29 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray import ObjectRef
 from ray.actor import ActorHandle
 
 from ssr1_rl.rollout.engine import Sampling
-from ssr1_rl.types import GroupId, Question, RolloutGroup
+from ssr1_rl.types import GroupId, PreparedQuestion, RolloutGroup
 
 
 class RolloutTimeout(TimeoutError):
     """A group of responses did not come back in time; the message names worker and question."""
-
-
-@dataclass(frozen=True)
-class PreparedQuestion:
-    """A question ready for the engines: its prompt, and its clips in the object store.
-
-    `token_ids` has one audio placeholder per clip; `num_audio_tokens` says how many tokens the audio tower
-    makes of each.
-    """
-
-    question: Question
-    token_ids: tuple[int, ...]
-    waveforms: tuple[ObjectRef, ...] = ()
-    num_audio_tokens: tuple[int, ...] = ()
 
 
 @dataclass

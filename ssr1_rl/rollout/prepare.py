@@ -11,8 +11,7 @@ import ray
 from ssr1_rl.config.schema import DataConfig
 from ssr1_rl.data.audio import AudioError, load_waveform
 from ssr1_rl.data.prompt import PromptBuilder, PromptTooLong, num_audio_tokens, num_mel_frames
-from ssr1_rl.rollout.pool import PreparedQuestion
-from ssr1_rl.types import AudioRef, Question
+from ssr1_rl.types import AudioRef, PreparedQuestion, Question
 
 UNUSABLE = (AudioError, PromptTooLong)
 """What makes a question unusable, once its row has been read."""
