@@ -79,7 +79,7 @@ def measure(args: argparse.Namespace, sizes: Sizes, task: Any) -> dict[str, Any]
     """Starts both sides, lets them take turns, and compares their medians."""
     from ssr1_rl.config.schema import RolloutConfig
     from ssr1_rl.rollout.engine import EngineSpec, Sampling
-    from ssr1_rl.rollout.pool import PreparedQuestion
+    from ssr1_rl.types import PreparedQuestion
 
     spec = EngineSpec(
         model_path=str(task.model),

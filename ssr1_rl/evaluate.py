@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ssr1_rl.data.skipped import UNUSABLE, SkipList
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.pool import RolloutPool
-from ssr1_rl.rollout.prepare import UNUSABLE, Preparer, SkipList
+from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.types import GroupId, Question, ScoredGroup
 
 

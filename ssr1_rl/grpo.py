@@ -16,12 +16,13 @@ from ssr1_rl.algorithm.adaptive_kl import KlCoefficient
 from ssr1_rl.algorithm.step_batch import mean_kl, train_group, with_advantages
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import PromptBuilder
+from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import Evaluation, evaluate
 from ssr1_rl.faults.guards import check_update
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
-from ssr1_rl.rollout.prepare import Preparer, SkipList
+from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore
 from ssr1_rl.system import System
 from ssr1_rl.telemetry.metrics import MetricsWriter

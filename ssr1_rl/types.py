@@ -1,20 +1,26 @@
 """The nouns of the system, in the order in which one question meets them.
 
-Question -> Prompt -> Completion -> RolloutGroup -> ScoredGroup -> TrainGroup.
+Question -> PreparedQuestion -> Completion -> RolloutGroup -> ScoredGroup -> TrainGroup.
 Nothing here imports torch, Ray or vLLM, so every stage (and a user's reward
-function) can use these types without their weight.
+function) can use these types without loading them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform inside the system (mono, float32)."""
+
+Clip: TypeAlias = "ObjectRef[np.ndarray] | np.ndarray"
+"""A waveform, float32 [num_samples] at `SAMPLE_RATE`: a reference to it in the object store, or the array itself."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,20 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PreparedQuestion:
     """A question as the model reads it.
 
     Attributes:
-        token_ids: with exactly one audio placeholder per clip. vLLM expands each
-            placeholder itself; the learner expands it in `ssr1_rl.data.prompt`.
-        waveforms: one float32 array [num_samples] at `SAMPLE_RATE` per clip.
+        token_ids: the prompt, with exactly one audio placeholder per clip. vLLM expands each
+            placeholder itself; the learner does it with `ssr1_rl.data.prompt.expand_audio_placeholders`.
+        waveforms: the question's clips.
+        num_audio_tokens: how many tokens the audio tower makes of each clip.
     """
 
+    question: Question
     token_ids: tuple[int, ...]
-    waveforms: tuple[np.ndarray, ...] = ()
+    waveforms: tuple[Clip, ...] = ()
+    num_audio_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ class TrainGroup:
 
     Attributes:
         prompt_token_ids: with one audio placeholder per clip.
-        waveforms: object references (or arrays, without Ray) of the clips' waveforms.
+        waveforms: the question's clips.
         responses: sampled token ids of each response.
         rollout_logprobs: their log-probabilities as the rollout engine reported them.
         advantages_G: one advantage per response; where its tokens differ, their mean.
@@ -150,7 +159,7 @@ class TrainGroup:
 
     id: GroupId
     prompt_token_ids: tuple[int, ...]
-    waveforms: tuple[Any, ...]
+    waveforms: tuple[Clip, ...]
     responses: tuple[tuple[int, ...], ...]
     rollout_logprobs: tuple[tuple[float, ...], ...]
     advantages_G: tuple[float, ...]

@@ -7,8 +7,7 @@ from dataclasses import replace
 from ssr1_rl.algorithm.advantage import step_advantages
 from ssr1_rl.algorithm.overlong import carries_loss, shaped_reward
 from ssr1_rl.config.schema import GrpoConfig
-from ssr1_rl.rollout.pool import PreparedQuestion
-from ssr1_rl.types import ScoredGroup, TrainGroup
+from ssr1_rl.types import PreparedQuestion, ScoredGroup, TrainGroup
 
 GroupKl = Sequence[Sequence[float]]
 """KL estimates of one group: for each response one per token."""

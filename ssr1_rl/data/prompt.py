@@ -1,6 +1,6 @@
 """A question and its waveforms -> what the model reads. The one place where audio placeholders are handled.
 
-A `Prompt` carries exactly ONE placeholder token per clip. vLLM expands each of
+A `PreparedQuestion` carries exactly ONE placeholder token per clip. vLLM expands each of
 them itself; the learner does it with `expand_audio_placeholders`. Both get the
 same count from `num_audio_tokens(num_mel_frames(num_samples))`, and the learner
 gets the same log-mel values from `MelExtractor`.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer, ProcessorMixin
 
-from ssr1_rl.types import SAMPLE_RATE, Prompt, Question
+from ssr1_rl.types import SAMPLE_RATE, PreparedQuestion, Question
 
 if TYPE_CHECKING:
     from ssr1_rl.config.schema import DataConfig
@@ -108,7 +108,7 @@ class PromptBuilder:
             raise ValueError(f"{self._model_path} is a text-only model and has no audio placeholder")
         return self._placeholder_id
 
-    def build(self, question: Question, waveforms: Sequence[np.ndarray]) -> Prompt:
+    def build(self, question: Question, waveforms: Sequence[np.ndarray]) -> PreparedQuestion:
         """The prompt of one question.
 
         Args:
@@ -118,7 +118,9 @@ class PromptBuilder:
             PromptTooLong: longer than data.max_prompt_tokens, audio tokens included.
             ValueError: clips do not fit the question or the model.
         """
-        return Prompt(self.token_ids(question, [len(waveform) for waveform in waveforms]), tuple(waveforms))
+        num_samples = [len(waveform) for waveform in waveforms]
+        lengths = tuple(num_audio_tokens(num_mel_frames(samples)) for samples in num_samples)
+        return PreparedQuestion(question, self.token_ids(question, num_samples), tuple(waveforms), lengths)
 
     def token_ids(self, question: Question, num_samples: Sequence[int]) -> tuple[int, ...]:
         """The prompt's tokens alone, from the number of samples of each clip; see `build`."""

@@ -19,7 +19,7 @@ from ssr1_rl.trainer.batches.clip_features import ClipFeatures
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
-from ssr1_rl.types import Prompt
+from ssr1_rl.types import Clip, PreparedQuestion
 from ssr1_rl.weights.parameters import named_weights
 
 
@@ -27,7 +27,7 @@ from ssr1_rl.weights.parameters import named_weights
 class SftExample:
     """A prompt and the response to learn (token ids, the end-of-sequence token included)."""
 
-    prompt: Prompt
+    prompt: PreparedQuestion
     response: tuple[int, ...]
 
 
@@ -105,7 +105,8 @@ class Sft:
 class _Clip:
     """A waveform that `ClipFeatures` can keep: it has a key."""
 
-    def __init__(self, waveform: np.ndarray) -> None:
+    def __init__(self, waveform: Clip) -> None:
+        assert isinstance(waveform, np.ndarray), "SFT runs in one process, without an object store"
         self.waveform = waveform
 
     def hex(self) -> str:

@@ -18,13 +18,14 @@ from typing import Any
 
 from ssr1_rl.algorithm.advantage import has_no_variance
 from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.data.skipped import UNUSABLE, SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.faults.budget import FailedGroup, FailureBudget
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
-from ssr1_rl.rollout.pool import PreparedQuestion, RolloutPool
-from ssr1_rl.rollout.prepare import UNUSABLE, Preparer, SkipList
-from ssr1_rl.types import GroupId, Question, ScoredGroup
+from ssr1_rl.rollout.pool import RolloutPool
+from ssr1_rl.rollout.prepare import Preparer
+from ssr1_rl.types import GroupId, PreparedQuestion, Question, ScoredGroup
 
 
 class GroupFeed:

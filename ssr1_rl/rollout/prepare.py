@@ -1,21 +1,15 @@
 """Question -> prompt and clips ready for the engines. A clip is decoded once and put into the object store once."""
 
 import asyncio
-import json
 from collections import OrderedDict
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
 from ssr1_rl.config.schema import DataConfig
-from ssr1_rl.data.audio import AudioError, load_waveform
-from ssr1_rl.data.prompt import PromptBuilder, PromptTooLong, num_audio_tokens, num_mel_frames
-from ssr1_rl.rollout.pool import PreparedQuestion
-from ssr1_rl.types import AudioRef, Question
-
-UNUSABLE = (AudioError, PromptTooLong)
-"""What makes a question unusable, once its row has been read."""
+from ssr1_rl.data.audio import load_waveform
+from ssr1_rl.data.prompt import PromptBuilder, num_audio_tokens, num_mel_frames
+from ssr1_rl.types import AudioRef, PreparedQuestion, Question
 
 
 @dataclass(frozen=True)
@@ -71,61 +65,3 @@ class Preparer:
             if task.done() and not task.cancelled() and task.exception() is None:
                 self._num_bytes -= task.result().num_bytes
                 del self._clips[ref]
-
-
-class TooManyUnusable(ValueError):
-    """More questions than `data.max_skipped_share` cannot be used."""
-
-
-class SkipList:
-    """Counts questions that could not be used, writes each to `skipped.jsonl`, and stops the run above the share.
-
-    The share is that of the different questions tried; fewer than `MIN_TRIED` of them stop
-    nothing but a data set that is smaller.
-    """
-
-    MIN_TRIED = 100
-
-    def __init__(self, path: Path, max_skipped_share: float, num_questions: int) -> None:
-        self._path = path
-        self._max_share = max_skipped_share
-        self._min_tried = min(self.MIN_TRIED, num_questions)
-        self._tried: set[tuple[str, str]] = set()
-        self._reasons: dict[tuple[str, str], str] = {}
-
-    @property
-    def num_skipped(self) -> int:
-        """Different questions that could not be used."""
-        return len(self._reasons)
-
-    def used(self, question: Question) -> None:
-        """Counts a usable question.
-
-        Raises:
-            TooManyUnusable: above the share.
-        """
-        self._tried.add((question.source, question.id))
-        self._check()
-
-    def skipped(self, question: Question, error: Exception) -> None:
-        """Lists an unusable question; one that comes again is neither listed nor counted again.
-
-        Raises:
-            TooManyUnusable: above the share.
-        """
-        key = (question.source, question.id)
-        if key not in self._reasons:
-            self._tried.add(key)
-            self._reasons[key] = str(error)
-            row = {"question_id": question.id, "source": question.source, "reason": str(error)}
-            with self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-        self._check()
-
-    def _check(self) -> None:
-        if len(self._tried) >= self._min_tried and self.num_skipped > self._max_share * len(self._tried):
-            raise TooManyUnusable(
-                f"{self.num_skipped} of the first {len(self._tried)} questions cannot be used, more than "
-                f"data.max_skipped_share={self._max_share:g}; the last one: {list(self._reasons.values())[-1]}. "
-                f"All are listed in {self._path}"
-            )

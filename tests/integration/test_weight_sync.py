@@ -18,10 +18,9 @@ from ssr1_rl.data.read import read_questions
 from ssr1_rl.demo.demo import demo_config
 from ssr1_rl.faults.guards import GuardTripped, check_weights
 from ssr1_rl.rollout.engine import Sampling
-from ssr1_rl.rollout.pool import PreparedQuestion
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.system import System, running_system
-from ssr1_rl.types import GroupId, RolloutGroup, ScoredGroup
+from ssr1_rl.types import GroupId, PreparedQuestion, RolloutGroup, ScoredGroup
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

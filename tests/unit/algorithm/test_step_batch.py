@@ -8,8 +8,7 @@ from ssr1_rl.algorithm.adaptive_kl import KlCoefficient
 from ssr1_rl.algorithm.overlong import overlong_penalty
 from ssr1_rl.algorithm.step_batch import mean_kl, num_loss_tokens, train_group, with_advantages
 from ssr1_rl.config.schema import GrpoConfig
-from ssr1_rl.rollout.pool import PreparedQuestion
-from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup
+from ssr1_rl.types import Completion, GroupId, PreparedQuestion, Question, RolloutGroup, ScoredGroup
 
 
 @pytest.mark.parametrize(

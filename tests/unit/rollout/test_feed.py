@@ -9,14 +9,14 @@ import pytest
 
 from ssr1_rl.config.schema import DataConfig, GrpoConfig
 from ssr1_rl.data.audio import AudioError
+from ssr1_rl.data.skipped import SkipList, TooManyUnusable
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
-from ssr1_rl.rollout.pool import PreparedQuestion
-from ssr1_rl.rollout.prepare import Preparer, SkipList, TooManyUnusable
-from ssr1_rl.types import AudioRef, Completion, Question, RolloutGroup, ScoredGroup, VersionSpan
+from ssr1_rl.rollout.prepare import Preparer
+from ssr1_rl.types import AudioRef, Completion, PreparedQuestion, Question, RolloutGroup, ScoredGroup, VersionSpan
 
 SAMPLING = Sampling(2, 1.0, 8)
 

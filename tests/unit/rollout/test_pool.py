@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from ssr1_rl.rollout.engine import Sampling
-from ssr1_rl.rollout.pool import PreparedQuestion, RolloutPool, RolloutTimeout
-from ssr1_rl.types import Completion, GroupId, Question
+from ssr1_rl.rollout.pool import RolloutPool, RolloutTimeout
+from ssr1_rl.types import Completion, GroupId, PreparedQuestion, Question
 
 SAMPLING = Sampling(num_completions=4, temperature=1.0, max_response_tokens=10)
 COMPLETION = Completion((1,), (-0.5,), "x", "stop")
