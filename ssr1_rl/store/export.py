@@ -14,7 +14,8 @@ from ssr1_rl.checks.preflight import check_model_folder
 from ssr1_rl.config.schema import CheckpointConfig, Config
 from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore
 from ssr1_rl.trainer.learner_state import learner_settings, saved_weights
-from ssr1_rl.trainer.model.lora import adapted_modules, add_adapters, merged_weights, write_adapter_folder
+from ssr1_rl.trainer.model.lora import add_adapters
+from ssr1_rl.weights.adapters import adapted_modules, merged_weights
 from ssr1_rl.weights.parameters import named_adapters
 
 SHARD_BYTES = 4 * 2**30
@@ -95,6 +96,34 @@ def _merged(
         for name, parameter in named_adapters(model).items():
             parameter.copy_(adapters[name])
     yield from merged_weights(model)
+
+
+def write_adapter_folder(
+    base_model: str, lora: Mapping[str, Any], tensors: Mapping[str, Tensor], output: Path, dtype: torch.dtype
+) -> None:
+    """Writes adapter parameters as a folder that `peft.PeftModel.from_pretrained` adds to the base model.
+
+    Args:
+        base_model: the model that the adapter was trained on; peft's configuration names it.
+        lora: the adapter's rank and alpha.
+        tensors: by name, as `named_adapters` gives them.
+        output: an existing folder.
+        dtype: of the written tensors.
+    """
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        base_model_name_or_path=base_model,
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        target_modules=adapted_modules(tensors),
+        lora_dropout=0.0,
+        bias="none",
+        inference_mode=True,
+    )
+    config.save_pretrained(str(output))
+    named = {f"base_model.model.{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+    save_file(named, output / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def write_model_folder(

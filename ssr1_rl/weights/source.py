@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource, layerwise_groups
 
-from ssr1_rl.trainer.model.lora import adapter_parameters, adapters_by_weight, merged
+from ssr1_rl.weights.adapters import adapter_parameters, adapters_by_weight, merged
 from ssr1_rl.weights.parameters import gathered, is_partitioned, named_weights, whole_shape
 
 

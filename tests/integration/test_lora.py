@@ -256,8 +256,9 @@ def unmerged_policy(config: Any, checkpoint: Any) -> Any:
     """The base model with the checkpoint's adapters beside its weights."""
     from ssr1_rl.trainer.learner_state import saved_weights
     from ssr1_rl.trainer.model.families import load_model
-    from ssr1_rl.trainer.model.lora import adapted_modules, add_adapters
+    from ssr1_rl.trainer.model.lora import add_adapters
     from ssr1_rl.trainer.model.policy import Policy
+    from ssr1_rl.weights.adapters import adapted_modules
     from ssr1_rl.weights.parameters import named_adapters
 
     adapters = dict(saved_weights(checkpoint.learner))

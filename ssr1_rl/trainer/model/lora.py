@@ -1,42 +1,43 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) in a policy: put in place, switched off, merged, written.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) in a policy: found, added, switched off for the reference.
 
-An adapter adds alpha / rank · B A x to what its linear layer gives, with A [rank, in] and B [out, rank].
-peft puts them into the model in place, so the paths of all other modules stay as they are. Engines and
-exports get merged weights, W + alpha / rank · B A (section 4.1): nothing there needs to know of adapters.
+peft changes the model in place, so all other modules keep their names. How adapters reach the weights that engines
+and exports get is in `ssr1_rl.weights.adapters`.
 """
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
-from ssr1_rl.weights.parameters import ADAPTER, checkpoint_name, named_weights
+from ssr1_rl.weights.adapters import adapted_layers
+from ssr1_rl.weights.parameters import ADAPTER
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def add_adapters(model: Any, rank: int, alpha: float, modules: Sequence[str]) -> None:
-    """Gives the linear layers called `modules` an adapter each and freezes everything else.
+def add_adapters(model: "PreTrainedModel", rank: int, alpha: float, modules: Sequence[str]) -> None:
+    """Adds an adapter to each of the linear layers named in `modules`, and freezes everything else.
 
-    The policy stays what it was: A is random (from torch's generator), B is 0.
+    The outputs do not change yet: A is random (from torch's generator), B is 0.
     """
-    from peft import inject_adapter_in_model
+    from peft import LoraConfig, inject_adapter_in_model
 
-    inject_adapter_in_model(_peft_config(rank, alpha, modules), model, ADAPTER)
-    found = {name for name, _ in _adapted_layers(model)}
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(modules), lora_dropout=0.0, bias="none")  # pyright: ignore[reportArgumentType]
+    inject_adapter_in_model(config, model, ADAPTER)
+    found = {name for name, _ in adapted_layers(model)}
     assert found == set(modules), f"peft gave adapters to other layers: {sorted(found ^ set(modules))}"
 
 
-def find_targets(model: Any, target_modules: Iterable[str]) -> list[str]:
-    """Full names of the trained linear layers whose names end in one of `target_modules`.
+def find_targets(model: "PreTrainedModel", target_modules: Iterable[str]) -> list[str]:
+    """Full names of the trainable linear layers whose names end in one of `target_modules`.
 
-    Call it before adapters are added, while `requires_grad` says which parts are to be trained.
+    Call it before adapters are added, while `requires_grad` still says which parts may be trained.
 
     Raises:
-        ValueError: one of them names no such layer; says which there are.
+        ValueError: an entry names no such layer; the message lists those that exist.
     """
     head = model.get_output_embeddings()
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
@@ -63,9 +64,9 @@ def _no_such_layer(target: str, usable: Sequence[str], frozen: Iterable[str]) ->
 
 
 @contextmanager
-def adapters_off(model: Any) -> Iterator[None]:
-    """Within it the model is the frozen base."""
-    layers = [layer for _, layer in _adapted_layers(model)]
+def adapters_off(model: "PreTrainedModel") -> Iterator[None]:
+    """A context in which the model computes what its frozen base computes."""
+    layers = [layer for _, layer in adapted_layers(model)]
     try:
         for layer in layers:
             layer.enable_adapters(False)
@@ -73,62 +74,3 @@ def adapters_off(model: Any) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-
-
-def adapters_by_weight(model: Any) -> dict[str, Any]:
-    """peft's layers, under the checkpoint name of the weight that each adapts; empty without adapters."""
-    kind = model.config.model_type
-    return {checkpoint_name(f"{name}.weight", kind): layer for name, layer in _adapted_layers(model)}
-
-
-def adapter_parameters(layer: Any) -> list[nn.Parameter]:
-    """A and B of an adapted layer."""
-    return [layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
-
-
-def merged(weight: Tensor, layer: Any) -> Tensor:
-    """A new tensor W + alpha / rank · B A: computed in float32, then rounded once to W's dtype."""
-    a, b = (parameter.detach().float() for parameter in adapter_parameters(layer))
-    return torch.add(weight.detach().float(), b @ a, alpha=layer.scaling[ADAPTER]).to(weight.dtype)
-
-
-def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every weight with its adapter merged in, by checkpoint name; for a whole model in one place."""
-    adapters = adapters_by_weight(model)
-    for name, weight in named_weights(model).items():
-        yield name, merged(weight, adapters[name]) if name in adapters else weight.detach()
-
-
-def adapted_modules(names: Iterable[str]) -> list[str]:
-    """The modules that adapter parameters of these names belong to."""
-    return sorted({name.rpartition(".lora_")[0] for name in names})
-
-
-def write_adapter_folder(
-    base_model: str, lora: Mapping[str, Any], tensors: Mapping[str, Tensor], output: Path, dtype: torch.dtype
-) -> None:
-    """Writes adapter parameters as a folder that `peft.PeftModel.from_pretrained` puts on the base model.
-
-    Args:
-        base_model: what the adapter belongs on, noted in its configuration.
-        lora: its rank and alpha.
-        tensors: by name, as `named_adapters` gives them.
-        output: an existing folder.
-        dtype: of the written tensors.
-    """
-    config = _peft_config(lora["rank"], lora["alpha"], adapted_modules(tensors))
-    config.base_model_name_or_path = base_model
-    config.inference_mode = True
-    config.save_pretrained(str(output))
-    named = {f"base_model.model.{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-    save_file(named, output / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def _peft_config(rank: int, alpha: float, modules: Sequence[str]) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(modules), lora_dropout=0.0, bias="none")  # type: ignore[arg-type]
-
-
-def _adapted_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    return ((name, module) for name, module in model.named_modules() if hasattr(module, "lora_A"))

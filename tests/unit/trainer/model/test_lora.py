@@ -15,8 +15,9 @@ from ssr1_rl.store.checkpoints import CheckpointStore
 from ssr1_rl.store.export import export_checkpoint
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.families import load_model
-from ssr1_rl.trainer.model.lora import adapters_off, add_adapters, find_targets, merged, merged_weights
+from ssr1_rl.trainer.model.lora import adapters_off, add_adapters, find_targets
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.weights.adapters import merged, merged_weights
 from ssr1_rl.weights.parameters import named_adapters, named_weights, trainable_parameters
 
 RANK, ALPHA = 4, 12.0
