@@ -151,15 +151,17 @@ class Pool:
     def __init__(self, spec: Any, config: Any, sampling: Any) -> None:
         import ray
 
+        from ssr1_rl.actors.handle import Actor
+        from ssr1_rl.actors.waits import Waits
         from ssr1_rl.cluster import connect
         from ssr1_rl.rollout.pool import RolloutPool
-        from ssr1_rl.rollout.worker import RolloutWorkerActor
+        from ssr1_rl.rollout.worker import RolloutWorker
 
         connect()
         self._loop = asyncio.new_event_loop()
-        self._worker = RolloutWorkerActor.options(num_cpus=config.num_cpus).remote()
-        ray.get(self._worker.start.remote(spec, config))
-        self._pool = RolloutPool([self._worker], config.generate_timeout_s)
+        self._worker = Actor.create(RolloutWorker, {"num_cpus": config.num_cpus})
+        ray.get(self._worker.call(RolloutWorker.start, spec, config))
+        self._pool = RolloutPool([self._worker], config.generate_timeout_s, Waits())
         self._sampling = sampling
         self._num_rounds = 0
 
@@ -181,7 +183,9 @@ class Pool:
     def __exit__(self, *error: object) -> None:
         import ray
 
-        ray.get(self._worker.shutdown.remote())
+        from ssr1_rl.rollout.worker import RolloutWorker
+
+        ray.get(self._worker.call(RolloutWorker.shutdown))
         ray.shutdown()
         self._loop.close()
 

@@ -112,11 +112,11 @@ async def _run(config: Config, data: Data, progress: Progress) -> dict[str, Any]
         for change in changes:
             progress.note(f"setting changed since: {change}")
     async with running_system(config, data.max_clips, progress.phase) as system:
-        progress.describe_waiting = system.describe_waiting
+        progress.describe_waiting = system.waits.describe
         progress.note(f"attention of the learners: {system.learners.attention}")
         grpo = Grpo(config, system, data.train, data.validation, progress, resume_from)
         try:
-            async with Watchdog(config.telemetry.stall_warning_s, system.describe_waiting, progress.note) as watchdog:
+            async with Watchdog(config.telemetry.stall_warning_s, system.waits.describe, progress.note) as watchdog:
                 grpo.on_progress(watchdog.beat)
                 await grpo.run()
         finally:

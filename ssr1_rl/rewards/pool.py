@@ -197,7 +197,7 @@ class _ActorGroup:
         self._free_slots = asyncio.Semaphore(self._config.num_actors)
         self._is_closed = False
         setup = f" and a runtime_env of {', '.join(self._config.runtime_env)}" if self._config.runtime_env else ""
-        self._starting = f"waits for an actor to start and load it (it needs {self._config.num_cpus:g} CPUs{setup})"
+        self._starting = f"waiting for an actor to start and load it (it needs {self._config.num_cpus:g} CPUs{setup})"
 
     async def ready(self) -> None:
         for worker in self._workers:
@@ -222,14 +222,14 @@ class _ActorGroup:
 
     async def _try(self, group_ref: ObjectRef[RolloutGroup], what: str) -> tuple[float, ...] | TryFailed:
         """One try on the least busy actor; an actor that may be stuck or dead is replaced."""
-        with self._waits.of(self._who, f"{what} waits for one of {self._config.num_actors} actors to be free"):
+        with self._waits.of(self._who, f"{what}: waiting for one of {self._config.num_actors} actors to be free"):
             await self._free_slots.acquire()
         worker = self._least_busy()
         worker.num_busy += 1
         try:
-            with self._waits.of(self._who, f"{what} {self._starting}"):
+            with self._waits.of(self._who, f"{what}: {self._starting}"):
                 await self._loaded(worker)
-            with self._waits.of(self._who, f"{what} is being scored, time-out {self._config.timeout_s:g} s"):
+            with self._waits.of(self._who, f"{what}: scoring, limit {self._config.timeout_s:g} s,"):
                 timeout_s = self._config.timeout_s + (ASYNC_GRACE_S if self._slots_per_actor > 1 else 0.0)
                 return await _result(worker.actor.call(RewardActor.score, by_reference(group_ref)).future(), timeout_s)
         except TimeoutError:

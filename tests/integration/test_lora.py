@@ -229,20 +229,20 @@ def check_merged_tensors(config: Any, folder: Path, sent: dict[str, Any]) -> Non
 
 async def check_served(config: Any, folder: Path, checkpoint: Any, questions: list[Any]) -> None:
     """A fresh engine on the exported folder gives the log-probs of the adapted, unmerged policy in transformers."""
-    import ray
-
+    from ssr1_rl.actors.handle import Actor
+    from ssr1_rl.actors.waits import Waits
     from ssr1_rl.rollout.engine import EngineSpec
     from ssr1_rl.rollout.pool import RolloutPool
-    from ssr1_rl.rollout.worker import RolloutWorkerActor
+    from ssr1_rl.rollout.worker import RolloutWorker
     from ssr1_rl.trainer.model.lora import adapters_off
 
-    worker = RolloutWorkerActor.options(num_cpus=0.5).remote()
+    worker = Actor.create(RolloutWorker, {"num_cpus": 0.5})
     try:
-        await worker.start.remote(EngineSpec(str(folder), "float32", "cpu", 1024, 1, 0), config.rollout)
-        groups = await sampled(RolloutPool([worker], 120.0), questions)
+        await worker.call(RolloutWorker.start, EngineSpec(str(folder), "float32", "cpu", 1024, 1, 0), config.rollout)
+        groups = await sampled(RolloutPool([worker], 120.0, Waits()), questions)
     finally:
-        await worker.shutdown.remote()
-        ray.kill(worker)
+        await worker.call(RolloutWorker.shutdown)
+        worker.kill()
     served = torch.tensor([x for group in groups for c in group.completions for x in c.logprobs])
     policy = unmerged_policy(config, checkpoint)
     found = policy_logprobs(policy, config, questions, groups)

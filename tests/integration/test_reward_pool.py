@@ -7,6 +7,7 @@ import time
 import pytest
 import ray
 
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.schema import RewardConfig
 from ssr1_rl.faults.budget import FailedGroup, FailureBudget, RewardFailure
 from ssr1_rl.rewards.pool import RewardPool
@@ -111,12 +112,18 @@ def user(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def make_pool():
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def make_pool(waits):
     pools = []
 
     def make(*configs: RewardConfig) -> RewardPool:
-        pools.append(RewardPool(configs))
-        return pools[-1]
+        pool = RewardPool(configs, waits)
+        pools.append(pool)
+        return pool
 
     yield make
     for pool in pools:
@@ -216,21 +223,19 @@ async def test_what_always_fails_sets_the_group_aside_and_scoring_goes_on(user, 
 
 
 @pytest.mark.parametrize("text", ["hang", "hold the GIL"])
-async def test_hung_actor_is_replaced_and_further_groups_are_scored(user, make_pool, text):
+async def test_hung_actor_is_replaced_and_further_groups_are_scored(user, make_pool, waits, text):
     pool = make_pool(user("misbehaves", timeout_s=0.5, max_retries=1))
     (pid, *_) = rewards_of(await pool.score(group("pid")))
     scoring = asyncio.create_task(pool.score(group(text, "q7")))
     await asyncio.sleep(0.2)
-    (sentence,) = pool.describe_waiting()
-    assert sentence.startswith(
-        "reward function 'misbehaves': question 'q7' (try 1 of 2) is being scored, time-out 0.5 s, since 0."
-    )
+    (sentence,) = waits.describe()
+    assert sentence == "reward function 'misbehaves': question 'q7' (try 1 of 2): scoring, limit 0.5 s, for 0 s"
     next_one = asyncio.create_task(pool.score(group("pid")))
     failed = failure_of(await scoring)
     assert (failed.error, failed.attempts) == ("it gave no rewards within timeout_s (0.5 s)", 2)
     (pid_after, *_) = rewards_of(await next_one)
     assert pid_after != pid
-    assert pool.describe_waiting() == []
+    assert waits.describe() == []
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-import ray
 
 from ssr1_rl.algorithm.step_batch import train_group
 from ssr1_rl.config.load import load_config
@@ -19,6 +18,7 @@ from ssr1_rl.demo.demo import demo_config
 from ssr1_rl.faults.guards import GuardTripped, check_weights
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.prepare import Preparer
+from ssr1_rl.rollout.worker import RolloutWorker
 from ssr1_rl.system import System, running_system
 from ssr1_rl.types import GroupId, PreparedQuestion, RolloutGroup, ScoredGroup
 
@@ -98,7 +98,7 @@ async def test_logprobs_agree_before_and_after_a_sync(system: System, prepared: 
 async def test_requests_in_flight_are_kept(system: System, prepared: list[PreparedQuestion]) -> None:
     # 8 groups of 32 long responses: the syncs come while they are being written.
     flying = asyncio.create_task(sample(system, prepared, num_completions=32, max_response_tokens=150))
-    while not system.pool.describe_waiting():
+    while not system.waits.describe():
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.3)
     await system.sync_weights(3)
@@ -116,9 +116,9 @@ async def test_requests_in_flight_are_kept(system: System, prepared: list[Prepar
 
 async def test_the_audit_finds_a_tensor_that_differs(system: System) -> None:
     for worker in system.workers:
-        ray.get(worker.start_weight_audit.remote())
-    await system.learners.send_weights(4, 60)
-    reports = [report for worker in system.workers for report in ray.get(worker.finish_weight_audit.remote())]
+        await worker.call(RolloutWorker.start_weight_audit)
+    await system.sync_weights(4)
+    reports = [r for worker in system.workers for r in await worker.call(RolloutWorker.finish_weight_audit)]
     held = await system.learners.weight_digests()
     check_weights(held, reports)
     name = sorted(held)[3]

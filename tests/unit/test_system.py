@@ -1,33 +1,103 @@
-"""No call to an engine is waited for without end."""
+"""The controller drives the weight sync: both sides at once, every call with a limit, the first error told at once."""
 
 import asyncio
 from types import SimpleNamespace
 
 import pytest
 
-from ssr1_rl.config.schema import Config
+from ssr1_rl.actors.handle import Actor
+from ssr1_rl.actors.waits import Waits
+from ssr1_rl.config.schema import RolloutConfig
 from ssr1_rl.system import System
 
 
-async def at_once(*_args):
-    return [{}]
+class Worker:
+    """A double of a rollout worker's actor: notes its calls, which answer at once unless told otherwise."""
+
+    def __init__(self, log, index=0, **answers):
+        self._log, self._index, self._answers = log, index, answers
+
+    def __getattr__(self, method):
+        def remote(*args):
+            self._log.append((self._index, method, args))
+            return self._answers.get(method, at_once)()
+
+        return SimpleNamespace(remote=remote)
+
+
+class Learners:
+    """A double of the learner group."""
+
+    def __init__(self, log, send=None):
+        self._log, self._send = log, send or at_once
+
+    async def find_port(self, port, setting):
+        return "node", 5
+
+    async def update_info(self):
+        return {"names": ["a"]}
+
+    async def weight_digests(self):
+        return {}
+
+    def join_engines(self, meeting):
+        self._log.append(("learners", "join_engines", (meeting.world_size,)))
+        return [at_once()]
+
+    def send_weights(self):
+        self._log.append(("learners", "send_weights", ()))
+        return [self._send()]
+
+
+async def at_once():
+    return []
 
 
 async def never():
     await asyncio.Event().wait()
 
 
+async def fails():
+    raise ConnectionError("engine 1 ran out of memory")
+
+
+def system(workers, learners, **config):
+    return System(RolloutConfig(**config), [Actor(worker) for worker in workers], None, None, learners, Waits())  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("what", ["starting", "finishing"])
 async def test_an_engine_that_does_not_answer_the_weight_audit_is_named(what):
-    start, finish = (never, at_once) if what == "starting" else (at_once, never)
-    worker = SimpleNamespace(
-        start_weight_audit=SimpleNamespace(remote=start), finish_weight_audit=SimpleNamespace(remote=finish)
-    )
-    config = Config()
-    config.rollout.sync_timeout_s = 0.05
-    learners = SimpleNamespace(send_weights=at_once)
-    system = System(config, [worker], None, None, learners)  # type: ignore[arg-type]
+    method = "start_weight_audit" if what == "starting" else "finish_weight_audit"
+    under_test = system([Worker([], **{method: never})], Learners([]), sync_timeout_s=0.05)
     with pytest.raises(
-        TimeoutError, match=rf"were {what} the weight audit .* more than rollout\.sync_timeout_s=0\.05 s"
+        TimeoutError, match=rf"{what} the weight audit .* took longer than rollout\.sync_timeout_s=0\.05 s"
     ):
-        await asyncio.wait_for(system.sync_weights(1, audit=True), 5)
+        await asyncio.wait_for(under_test.sync_weights(1, audit=True), 5)
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "tensor_parallel", "offsets"), [(1, 1, [1]), (3, 1, [1, 2, 3]), (3, 4, [1, 5, 9])]
+)
+async def test_the_ranks_of_every_engine_follow_those_of_the_one_before(num_workers, tensor_parallel, offsets):
+    log = []
+    workers = [Worker(log, index) for index in range(num_workers)]
+    await system(workers, Learners(log), tensor_parallel_size=tensor_parallel).connect("cpu")
+    joined = [args for _, method, args in log if method == "init_weight_transfer"]
+    assert [meeting["rank_offset"] for meeting, _ in joined] == offsets
+    world_size = 1 + num_workers * tensor_parallel
+    assert all(meeting["world_size"] == world_size and meeting["master_port"] == 5 for meeting, _ in joined)
+    assert all(update_info == {"names": ["a"]} for _, update_info in joined)
+    assert ("learners", "join_engines", (world_size,)) in log
+
+
+async def test_one_control_message_per_engine_and_sync():
+    log = []
+    await system([Worker(log, 0), Worker(log, 1)], Learners(log)).sync_weights(7)
+    assert set(log) == {("learners", "send_weights", ()), (0, "apply_weights", (7,)), (1, "apply_weights", (7,))}
+    assert len(log) == 3
+
+
+async def test_the_error_of_one_engine_ends_a_sync_that_the_others_wait_in():
+    workers = [Worker([], 0, apply_weights=never), Worker([], 1, apply_weights=fails)]
+    with pytest.raises(ConnectionError, match="engine 1 ran out of memory"):
+        await asyncio.wait_for(system(workers, Learners([], send=never)).sync_weights(1), 5)

@@ -4,8 +4,10 @@ import asyncio
 
 import pytest
 
+from ssr1_rl.actors.handle import Actor
+from ssr1_rl.actors.waits import WaitedTooLong, Waits
 from ssr1_rl.rollout.engine import Sampling
-from ssr1_rl.rollout.pool import RolloutPool, RolloutTimeout
+from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.types import Completion, GroupId, PreparedQuestion, Question
 
 SAMPLING = Sampling(num_completions=4, temperature=1.0, max_response_tokens=10)
@@ -39,6 +41,10 @@ def prepared(id="q", num_tokens=5):
     return PreparedQuestion(Question(id, "?", "yes"), tuple(range(num_tokens)), ("clip",))
 
 
+def make_pool(workers, timeout_s):
+    return RolloutPool([Actor(worker) for worker in workers], timeout_s, Waits())
+
+
 async def submit(pool, id="q", num_tokens=5):
     task = asyncio.create_task(pool.generate(GroupId(0, id), prepared(id, num_tokens), SAMPLING))
     await asyncio.sleep(0)
@@ -53,7 +59,7 @@ async def settle(task):
 
 async def test_a_group_comes_back_with_its_question_and_version():
     worker = Worker()
-    pool = RolloutPool([worker], 60)
+    pool = make_pool([worker], 60)
     task = await submit(pool)
     (request_id, token_ids, sampling, waveforms) = worker.calls[0]
     assert (token_ids, sampling, waveforms) == (tuple(range(5)), SAMPLING, ("clip",))
@@ -61,14 +67,14 @@ async def test_a_group_comes_back_with_its_question_and_version():
     group = await settle(task)
     assert (group.id, group.question.id, group.submitted_version) == (GroupId(0, "q"), "q", 3)
     assert group.completions == (COMPLETION,) * 4
-    assert pool.describe_waiting() == []
+    assert pool._waits.describe() == []
     await submit(pool)
     assert worker.calls[1][0] != request_id, "request ids are unique, also for a question asked again"
 
 
 async def test_the_least_outstanding_tokens_win():
     first, second = Worker(), Worker()
-    pool = RolloutPool([first, second], 60)
+    pool = make_pool([first, second], 60)
     tasks = [await submit(pool, "long", 500), await submit(pool, "a", 5), await submit(pool, "b", 5)]
     assert [len(w.calls) for w in (first, second)] == [1, 2], "540 tokens outweigh 45 + 45"
     first.finish()
@@ -79,7 +85,7 @@ async def test_the_least_outstanding_tokens_win():
 
 async def test_equally_loaded_workers_are_taken_in_order():
     workers = [Worker() for _ in range(3)]
-    pool = RolloutPool(workers, 60)
+    pool = make_pool(workers, 60)
     for index in range(6):
         await submit(pool, str(index))
     assert [[call[0].split("-", 1)[1] for call in w.calls] for w in workers] == [["0", "3"], ["1", "4"], ["2", "5"]]
@@ -87,7 +93,7 @@ async def test_equally_loaded_workers_are_taken_in_order():
 
 async def test_busy_time_is_counted_once_however_many_groups(clock):
     first, second = Worker(), Worker()
-    pool = RolloutPool([first, second], 60)
+    pool = make_pool([first, second], 60)
     long = await submit(pool, "long", 500)
     clock[0] += 2
     other = await submit(pool, "a")
@@ -97,31 +103,32 @@ async def test_busy_time_is_counted_once_however_many_groups(clock):
     await settle(other)
     clock[0] += 4
     assert pool.busy_s() == [9.0, 3.0], "idle time is not counted"
-    assert pool.describe_waiting() == [
-        "rollout worker 0: 1 groups, the oldest (epoch 0 question long attempt 0) for 9 s"
+    assert pool._waits.describe() == [
+        "rollout worker 0: generating epoch 0 question long attempt 0 for 9 s"
     ]
     first.finish()
     await settle(long)
     clock[0] += 10
     assert pool.busy_s() == [9.0, 3.0]
-    assert pool.describe_waiting() == []
+    assert pool._waits.describe() == []
 
 
 async def test_a_timeout_names_worker_question_and_settings():
-    pool = RolloutPool([Worker()], 0.01)
+    pool = make_pool([Worker()], 0.01)
     with pytest.raises(
-        RolloutTimeout,
-        match=r"worker 0 gave no answer for epoch 0 question q attempt 0 within 0\.01 s; .*rollout\.generate_timeout_s",
+        WaitedTooLong,
+        match=r"worker 0: generating epoch 0 question q attempt 0 took longer than "
+        r"rollout\.generate_timeout_s=0\.01 s; raise it",
     ):
         await pool.generate(GroupId(0, "q"), prepared(), SAMPLING)
-    assert pool.describe_waiting() == []
+    assert pool._waits.describe() == []
 
 
 async def test_a_worker_s_error_is_passed_on_and_the_group_forgotten():
     worker = Worker()
-    pool = RolloutPool([worker], 60)
+    pool = make_pool([worker], 60)
     task = await submit(pool)
     worker.answer.set_exception(ConnectionError("died"))
     with pytest.raises(ConnectionError, match="died"):
         await task
-    assert pool.describe_waiting() == []
+    assert pool._waits.describe() == []

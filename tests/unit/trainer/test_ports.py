@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from ssr1_rl.trainer.learner_group import LearnerRank, PortTaken
+from ssr1_rl.trainer.rank import LearnerRank, PortTaken
 
 
 def test_a_taken_port_names_its_setting():

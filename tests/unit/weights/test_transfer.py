@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from vllm.distributed.weight_transfer.base import ParamMeta
 
 from ssr1_rl.config.schema import RolloutConfig
-from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling, engine_args, transfer_backend
+from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling, engine_args
 from ssr1_rl.weights import gloo as gloo_transfer
 from ssr1_rl.weights.audit import WeightAudit, digest
 from ssr1_rl.weights.gloo import GlooTrainerWeightTransferEngine, GlooWeightTransferEngine, cut_buckets
-from ssr1_rl.weights.sync_client import RolloutSyncClient
+from ssr1_rl.weights.transport import transfer_backend
 
 SHAPES = st.lists(
     st.tuples(st.sampled_from([torch.float32, torch.bfloat16]), st.lists(st.integers(0, 9), max_size=3)), max_size=20
@@ -80,46 +80,6 @@ def test_a_source_that_breaks_its_word_is_noticed(monkeypatch, sent, error):
         sender._send([ParamMeta("a", torch.float32, (2,))], iter(sent))
 
 
-class Workers:
-    """A double of the rollout workers' actor handles that notes every call."""
-
-    def __init__(self, count, monkeypatch):
-        self.calls = []
-        self.handles = [self._handle(index) for index in range(count)]
-        monkeypatch.setattr(
-            "ssr1_rl.weights.sync_client.ray.get", lambda calls, timeout: self.waits.append((calls, timeout))
-        )
-        self.waits = []
-
-    def _handle(self, index):
-        def method(name):
-            return SimpleNamespace(remote=lambda *args: self.calls.append((index, name, args)) or (index, name))
-
-        return SimpleNamespace(init_weight_transfer=method("init"), apply_weights=method("apply"))
-
-
-@pytest.mark.parametrize(
-    ("num_workers", "tensor_parallel", "offsets"), [(1, 1, [1]), (3, 1, [1, 2, 3]), (3, 4, [1, 5, 9])]
-)
-def test_every_engine_s_ranks_follow_those_before(monkeypatch, num_workers, tensor_parallel, offsets):
-    workers = Workers(num_workers, monkeypatch)
-    client = RolloutSyncClient(workers.handles, tensor_parallel, 30.0)
-    assert client.world_size == 1 + num_workers * tensor_parallel == offsets[-1] + tensor_parallel
-    client.init_weight_transfer_engine({"master_port": 5, "rank_offset": 1})
-    assert [args[0] for _, _, args in workers.calls] == [{"master_port": 5, "rank_offset": o} for o in offsets]
-    assert workers.waits == [([(i, "init") for i in range(num_workers)], 30.0)]
-
-
-def test_one_control_message_per_engine_and_sync(monkeypatch):
-    workers = Workers(2, monkeypatch)
-    client = RolloutSyncClient(workers.handles, 1, 30.0)
-    client.policy_version = 7
-    client.start_weight_update()
-    client.update_weights({"names": ["a"]})
-    client.finish_weight_update()
-    assert workers.calls == [(index, "apply", ({"names": ["a"]}, 7)) for index in range(2)]
-
-
 def test_digests_tell_tensors_apart():
     tensor = torch.arange(6.0).reshape(2, 3)
     assert digest(tensor) == digest(tensor.clone()) == digest(tensor.t().contiguous().t())
@@ -156,8 +116,8 @@ def test_engine_arguments():
     assert (args["weight_transfer_config"], args["limit_mm_per_prompt"]) == ({"backend": "gloo"}, {"audio": 2})
     assert args["max_num_batched_tokens"] == 1
     assert engine_args(SPEC, RolloutConfig())["max_num_batched_tokens"] == 9000
-    assert transfer_backend("cuda", RolloutConfig()) == "nccl"
-    assert transfer_backend("cuda", RolloutConfig(weight_transfer="gloo")) == "gloo"
+    assert transfer_backend("cuda", "auto") == "nccl"
+    assert transfer_backend("cuda", "gloo") == "gloo"
 
 
 class Llm:
@@ -192,8 +152,10 @@ async def test_no_clip_s_features_outlive_a_sync():
     sampling = Sampling(3, 0.7, 9)
     completions, version = await engine.generate("r", [1, 2], [torch.zeros(9).numpy()], sampling)
     assert (len(completions), version, completions[0].text, completions[0].logprobs) == (3, 0, "5 6", (-0.1, -0.2))
-    await engine.apply_weights({}, 1)
+    await engine.init_weight_transfer({}, {"names": []})
+    await engine.apply_weights(1)
     assert llm.log == [
+        "init_weight_transfer_engine",
         "pause_generation",
         "start_weight_update",
         "update_weights",

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ssr1_rl.actors.handle import Actor
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.schema import GrpoConfig, LearnerConfig
 from ssr1_rl.trainer.batches.layout import PackedGroup
 from ssr1_rl.trainer.batches.pass_cost import PassCost
@@ -55,9 +57,11 @@ class Rank:
 
 
 def learners(**settings):
-    found = LearnerGroup([Rank(), Rank()], LearnerConfig(num_workers=2), GrpoConfig(**settings))
+    ranks = [Rank(), Rank()]
+    actors = [Actor(rank) for rank in ranks]
+    found = LearnerGroup(actors, LearnerConfig(num_workers=2), GrpoConfig(**settings), Waits())
     found._pass_cost = COST
-    return found
+    return found, ranks
 
 
 def kinds(share):
@@ -69,13 +73,13 @@ async def test_ranks_get_equal_costs_of_what_an_update_trains():
     trained = [group(f"{name}", n, (5, 5), (1.0, -1.0)) for name, n in (("long", 750), ("mid", 500), ("short", 250))]
     dropped = group("dropped", 750, (5, 5), (0.0, 0.0))
     groups = [trained[2], dropped, trained[0], trained[1]]
-    found = learners()
+    found, ranks = learners()
     await found.update(groups, 0.0)
     # By tokens with the dropped one: long and short, dropped and mid. Without clips: as they come.
-    assert [kinds(rank.shares[0][0]) for rank in found._ranks] == [["dropped", "long"], ["mid", "short"]]
-    with_entropy_bonus = learners(entropy_bonus=0.1)
+    assert [kinds(rank.shares[0][0]) for rank in ranks] == [["dropped", "long"], ["mid", "short"]]
+    with_entropy_bonus, others = learners(entropy_bonus=0.1)
     await with_entropy_bonus.update(groups, 0.0)
-    shares = [kinds(rank.shares[0][0]) for rank in with_entropy_bonus._ranks]
+    shares = [kinds(rank.shares[0][0]) for rank in others]
     assert sorted(shares) == [["dropped", "mid"], ["long", "short"]] or sorted(shares) == [
         ["dropped", "short"],
         ["long", "mid"],
@@ -88,10 +92,10 @@ async def test_the_reference_runs_masked_responses_too_and_ranks_share_them_so()
         for i in range(2)
         for name, n in (("long", 750), ("short", 25))
     ]
-    found = learners(overlong="mask", kl_coefficient=0.1, kl_placement="reward")
+    found, ranks = learners(overlong="mask", kl_coefficient=0.1, kl_placement="reward")
     await found.reference_kl(masked)
     # Were they to cost nothing, they would be dealt out in turn: both long ones to the first rank.
-    assert [kinds(rank.shares[0]) for rank in found._ranks] == [["long0", "short0"], ["long1", "short1"]]
+    assert [kinds(rank.shares[0]) for rank in ranks] == [["long0", "short0"], ["long1", "short1"]]
 
 
 @pytest.fixture
