@@ -1,9 +1,8 @@
-"""One vLLM engine as a rollout worker uses it: groups in, completions out, weights in between. No Ray.
+"""One vLLM engine: generates groups of responses and loads new weights between two tokens. No Ray.
 
-Every sampling field is set here, because vLLM otherwise takes defaults from the
-model's `generation_config.json` (Qwen2-Audio ships a repetition penalty).
-Log-probs are those of the distribution that was sampled from
-(`logprobs_mode="processed_logprobs"`).
+Every sampling field is set here, because vLLM otherwise takes defaults from the model's
+`generation_config.json` (Qwen2-Audio's has a repetition penalty). Log-probs are those of the
+distribution that was sampled from (`logprobs_mode="processed_logprobs"`).
 """
 
 import os
@@ -18,12 +17,16 @@ from ssr1_rl.types import SAMPLE_RATE, Completion, VersionSpan
 from ssr1_rl.weights.transport import transfer_backend
 
 if TYPE_CHECKING:
+    from vllm import SamplingParams
+    from vllm.inputs import TokensPrompt
+    from vllm.v1.engine.async_llm import AsyncLLM
+
     from ssr1_rl.weights.audit import AuditReport
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the responses of one group are sampled. A temperature of 0 is greedy."""
+    """How the responses of one group are sampled; temperature 0 is greedy decoding."""
 
     num_completions: int
     temperature: float
@@ -32,9 +35,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What every engine of a run has in common.
+    """Settings that all engines of a run share.
 
-    `max_clips` is the most audio clips in one prompt; 0 for a text-only model.
+    `max_clips` is the largest number of audio clips in one prompt; 0 for a text-only model.
     """
 
     model_path: str
@@ -46,16 +49,16 @@ class EngineSpec:
 
 
 class RolloutEngine:
-    """Wraps vLLM's `AsyncLLM`. Make it with `await RolloutEngine.start(...)`."""
+    """A vLLM `AsyncLLM` and the policy version of its weights; `await RolloutEngine.start(...)` creates one."""
 
-    def __init__(self, llm: Any) -> None:
+    def __init__(self, llm: "AsyncLLM") -> None:
         self._llm = llm
         self._tokenizer = llm.get_tokenizer()
         self._policy_version = 0
 
     @classmethod
     async def start(cls, spec: EngineSpec, config: RolloutConfig) -> "RolloutEngine":
-        """Loads the model; 20 s and more. Policy version 0 is what `spec.model_path` holds."""
+        """Starts the engine and loads the model, which takes 20 s or more. The weights are policy version 0."""
         _set_environment(spec.device, config)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -76,7 +79,7 @@ class RolloutEngine:
             sampling: how many responses, and how.
         """
         submitted_version = self._policy_version
-        prompt: dict[str, Any] = {"prompt_token_ids": list(token_ids), "cache_salt": f"policy-{submitted_version}"}
+        prompt: TokensPrompt = {"prompt_token_ids": list(token_ids), "cache_salt": f"policy-{submitted_version}"}
         if waveforms:
             prompt["multi_modal_data"] = {"audio": [(waveform, SAMPLE_RATE) for waveform in waveforms]}
             prompt["multi_modal_uuids"] = {"audio": self._clip_ids(request_id, len(waveforms))}
@@ -87,9 +90,9 @@ class RolloutEngine:
         return tuple(self._completion(output) for output in final.outputs), submitted_version
 
     def _clip_ids(self, request_id: str, num_clips: int) -> list[str]:
-        # vLLM keeps a clip's projected features by its content, and would use those of the old
-        # weights after a sync (the projector is always trained). An id per policy version retires
-        # them without a cache reset, which would desynchronise requests in flight.
+        # vLLM caches a clip's projected features by its content, and would use those of the old weights
+        # after a sync (the projector is always trained). An id per policy version makes it compute them
+        # anew, without a cache reset, which would desynchronise requests in flight.
         return [f"policy-{self._policy_version}-{request_id}-{clip}" for clip in range(num_clips)]
 
     def _completion(self, output: Any) -> Completion:
@@ -142,7 +145,7 @@ class RolloutEngine:
 
 
 def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
-    """vLLM's engine arguments for this run; `rollout.engine_args` lies over them."""
+    """vLLM's engine arguments for this run; those of `rollout.engine_args` win."""
     args: dict[str, Any] = {
         "model": spec.model_path,
         "dtype": spec.dtype,
@@ -163,7 +166,8 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
             "enforce_eager": True,
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(8192, spec.max_model_len),
-            # vLLM's own 128 here would leave up to 127 tokens of a prompt to be computed for every response.
+            # A prefix is cached in whole blocks: with vLLM's default of 128 tokens on CPUs, up to 127 tokens of a
+            # prompt would be computed again for every response.
             "block_size": 32,
         }
         if config.tensor_parallel_size == 1:
@@ -180,14 +184,14 @@ def _set_environment(device: str, config: RolloutConfig) -> None:
         num_threads = config.num_threads or max(1, round(config.num_cpus))
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        # Keeps the model in the engine's own process: with "1" vLLM's CPU platform puts it into
-        # one more, and rollouts of a small model took 1.7 times as long.
+        # "0" keeps the model in the engine's process. "1" gives it a process of its own, which made rollouts
+        # of a small model take 1.7 times as long.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if config.tensor_parallel_size == 1 else "1"
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
 
 
-def sampling_params(sampling: Sampling) -> Any:
-    """vLLM's sampling parameters, with every field that could take a model's default set."""
+def sampling_params(sampling: Sampling) -> "SamplingParams":
+    """vLLM's sampling parameters; every field that has a default in `generation_config.json` is set."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 

@@ -1,20 +1,20 @@
-"""Admits questions, and hands out scored groups in the order of admission.
+"""Admits questions and hands out scored groups in the order of admission.
 
 A group is issued -> generated -> scored. At most (max_staleness + 1) x questions_per_step
-groups are admitted and not yet trained on. Because groups are taken in the order in which
-they were admitted, no group is more than `max_staleness` policy versions old when it is
-trained on, and a slow group delays its own step but never falls out of it.
+groups are admitted and not yet trained on. Groups are taken in the order in which they were
+admitted: so no group is more than `max_staleness` policy versions old when it is trained on,
+and a slow group delays its step but is never dropped from it.
 
-With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) a group whose rewards are all the same is
-replaced by the next one in that order, up to a limit for each step. This is decided when the group's
-turn comes, so what a step trains on still does not depend on which group was done first.
+With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) a group whose rewards are all equal is
+replaced by the next one in that order, up to a limit per step. The feed decides this when the group's
+turn comes, so the groups of a step do not depend on which one was scored first.
 """
 
 import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias, TypedDict
 
 from ssr1_rl.algorithm.advantage import has_no_variance
 from ssr1_rl.config.schema import GrpoConfig
@@ -27,13 +27,23 @@ from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.types import GroupId, PreparedQuestion, Question, ScoredGroup
 
+Result: TypeAlias = tuple[ScoredGroup, PreparedQuestion]
+
+
+class FeedState(TypedDict):
+    """A feed in a checkpoint; each pending group as [epoch, question id, attempt]."""
+
+    stream: dict[str, int]
+    pending: list[tuple[int, str, int]]
+    num_failed: int
+
 
 class GroupFeed:
-    """Drives questions through preparation, rollout and rewards.
+    """Sends questions through preparation, rollout and rewards.
 
     Attributes:
         num_failed: groups set aside so far because a reward function failed.
-        num_replaced: groups without reward variance that were replaced for the groups taken last.
+        num_replaced: groups without reward variance that the last `take` replaced.
         on_group: called whenever a group comes back.
     """
 
@@ -53,18 +63,18 @@ class GroupFeed:
         most = math.ceil(grpo.dynamic_sampling_limit * grpo.questions_per_step - 1e-9)  # 0.7 x 10 is 7.000000000000001
         self._most_replaced = most if grpo.dynamic_sampling else 0
         self._budget = FailureBudget(grpo.max_failed_share, grpo.questions_per_step)
-        self._admitted: deque[tuple[GroupId, asyncio.Task[Any]]] = deque()
+        self._admitted: deque[tuple[GroupId, asyncio.Task[Result | None]]] = deque()
         self._reissue: deque[GroupId] = deque()
-        self._taken: list[tuple[ScoredGroup, PreparedQuestion]] = []
+        self._taken: list[Result] = []
         self.num_failed = 0
         self.num_replaced = 0
         self.on_group: Callable[[], None] = lambda: None
 
-    async def take(self, num_groups: int) -> list[tuple[ScoredGroup, PreparedQuestion]]:
-        """The next groups to train on; waits for them. What failed is replaced by later groups.
+    async def take(self, num_groups: int) -> list[Result]:
+        """Waits for the next groups to train on.
 
-        So is what has no reward variance, under dynamic sampling; once the limit is reached, groups are
-        taken as they come.
+        A later group takes the place of one that failed and, under dynamic sampling, of one without reward
+        variance; once the limit is reached, groups without variance are taken too.
 
         Raises:
             RewardFailure: too many groups failed in their rewards.
@@ -75,24 +85,24 @@ class GroupFeed:
         while len(self._taken) < num_groups:
             result = await self._head()
             self._admitted.popleft()
-            if isinstance(result, tuple):
+            if result is not None:
                 self._take_or_replace(result)
             self._admit()
         return self._taken
 
     @property
     def reached_limit(self) -> bool:
-        """Whether dynamic sampling replaced as many groups as it may in a step."""
+        """Whether dynamic sampling replaced as many groups in this step as the limit allows."""
         return bool(self._most_replaced) and self.num_replaced == self._most_replaced
 
-    def _take_or_replace(self, result: tuple[ScoredGroup, PreparedQuestion]) -> None:
+    def _take_or_replace(self, result: Result) -> None:
         if self.num_replaced < self._most_replaced and has_no_variance(result[0].rewards_G):
             self.num_replaced += 1
         else:
             self._taken.append(result)
 
-    async def _head(self) -> Any:
-        """The oldest group's result; an error in any other group is raised as soon as it happens."""
+    async def _head(self) -> Result | None:
+        """Waits for the oldest group's result; an error in any other group is raised as soon as it happens."""
         while True:
             done = [task for _, task in self._admitted if task.done()]
             for task in done:
@@ -104,7 +114,7 @@ class GroupFeed:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     def trained(self) -> None:
-        """The groups taken have been trained on, and the engines have the new weights."""
+        """Call it when the groups taken have been trained on and the engines have the new weights."""
         self._taken = []
 
     def _admit(self) -> None:
@@ -118,8 +128,8 @@ class GroupFeed:
             return group_id, self._stream.question(group_id.question_id)
         return next(self._stream)
 
-    async def _follow(self, group_id: GroupId, question: Question) -> tuple[ScoredGroup, PreparedQuestion] | None:
-        """One group all the way; None when it cannot be used or was set aside (both counted)."""
+    async def _follow(self, group_id: GroupId, question: Question) -> Result | None:
+        """Prepares, generates and scores one group; None if it is unusable or was set aside (both are counted)."""
         try:
             prepared = await self._preparer.prepare(question)
         except UNUSABLE as error:
@@ -134,23 +144,23 @@ class GroupFeed:
             return None
         return result, prepared
 
-    def state_dict(self) -> dict[str, Any]:
-        """The cursor, and the groups admitted but not trained on: these are issued again after a resume."""
+    def state_dict(self) -> FeedState:
+        """The stream's cursor and the groups admitted but not trained on, which a resume issues again."""
         pending = [scored.group.id for scored, _ in self._taken]
         pending += [group_id for group_id, _ in self._admitted] + list(self._reissue)
         return {
             "stream": self._stream.state_dict(),
-            "pending": [[g.epoch, g.question_id, g.attempt + 1] for g in pending],
+            "pending": [(g.epoch, g.question_id, g.attempt + 1) for g in pending],
             "num_failed": self.num_failed,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where `state` was taken; see `QuestionStream.load_state_dict`."""
+    def load_state_dict(self, state: FeedState) -> None:
+        """Resumes from what `state_dict` returned; raises like `QuestionStream.load_state_dict`."""
         self._stream.load_state_dict(state["stream"])
         self._reissue = deque(GroupId(*pending) for pending in state["pending"])
         self.num_failed = state["num_failed"]
 
     def close(self) -> None:
-        """Gives up on everything in flight."""
+        """Cancels all groups in flight."""
         for _, task in self._admitted:
             task.cancel()

@@ -34,12 +34,12 @@ class WeightAudit:
 
     def start_weight_audit(self) -> None:
         """Digests every tensor that is handed to the model's loader from now on."""
-        model: Any = self.model_runner.get_model()  # type: ignore[attr-defined]
+        model = self._model()
         self._audit_digests: dict[str, str] = {}
         self._audit_untouched = {name for name, _ in model.named_parameters()}
         load_weights = model.load_weights
 
-        def audited(weights: Iterable[tuple[str, torch.Tensor]]) -> Any:
+        def audited(weights: Iterable[tuple[str, torch.Tensor]]) -> set[str] | None:
             pairs = list(weights)
             self._audit_digests.update((name, digest(tensor)) for name, tensor in pairs)
             loaded = load_weights(pairs)
@@ -50,6 +50,8 @@ class WeightAudit:
 
     def finish_weight_audit(self) -> AuditReport:
         """Ends the audit and returns its report."""
-        model: Any = self.model_runner.get_model()  # type: ignore[attr-defined]
-        del model.load_weights
+        del self._model().load_weights
         return {"digests": self._audit_digests, "untouched": sorted(self._audit_untouched)}
+
+    def _model(self) -> Any:
+        return self.model_runner.get_model()  # type: ignore[attr-defined]

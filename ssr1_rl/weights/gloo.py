@@ -1,18 +1,17 @@
-"""A `gloo` backend for vLLM's weight-transfer protocol, so that CPUs run the path that `nccl` runs on GPUs.
+"""A `gloo` backend of vLLM's weight-transfer protocol, so that CPUs run the same path as `nccl` on GPUs.
 
-Rank 0 of the transfer group is the learners' rank 0; the engines' workers follow.
 Tensors travel in buckets: consecutive parameters of one dtype, flattened into one
-broadcast. Both sides cut the buckets from the same metadata, so nothing but the
-bytes and one control message crosses.
+broadcast. Both sides cut the buckets from the same metadata, so a sync needs no
+message besides the one that starts it.
 
-vLLM finds this module through the `vllm.general_plugins` entry point `ssr1_rl`,
-because its engines run in processes of their own.
+vLLM's engines run in processes of their own, which find this module through the
+entry point `ssr1_rl` of the group `vllm.general_plugins`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 from torch.distributed import ProcessGroup
@@ -35,7 +34,7 @@ BUCKET_BYTES = 64 * 2**20
 
 
 def register() -> None:
-    """Makes `gloo` known to vLLM's factories; safe to call again in the same process."""
+    """Registers `gloo` with vLLM's factories; a second call in the same process does nothing."""
     if "gloo" not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine("gloo", GlooWeightTransferEngine)
     if "gloo" not in WeightTransferTrainerFactory._registry:
@@ -44,7 +43,7 @@ def register() -> None:
 
 @dataclass
 class GlooInitInfo(WeightTransferInitInfo):
-    """How an engine's worker joins the transfer group."""
+    """How a process of an engine joins the transfer group."""
 
     master_address: str
     master_port: int
@@ -55,7 +54,7 @@ class GlooInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """What one sync will carry, in order."""
+    """Names, dtypes and shapes of the tensors of one sync, in order."""
 
     names: list[str]
     dtype_names: list[str]
@@ -115,7 +114,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     _group: ProcessGroup | None = None
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
-        """Joins the transfer group; the learners' rank 0 joins at the same time."""
+        """Joins the transfer group; blocks until learner rank 0 has joined."""
         parallel = self.parallel_config
         rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
         self._group = _join(
@@ -134,8 +133,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
         finalize_layerwise_reload(self.model, self.model_config)
 
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        """As vLLM's, without the accelerator synchronisation, which fails where there is none."""
+    def update_weights(self, update_info: dict[str, object]) -> None:
+        """Receives the weights, without vLLM's accelerator synchronisation, which fails on a CPU."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
@@ -149,8 +148,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             flat = torch.empty(sum(sizes), dtype=bucket[0].dtype)
             _broadcast(self._group, flat)
             parts = zip(bucket, flat.split(sizes), strict=True)
-            load_weights: Any = self.model.load_weights
-            load_weights([(m.name, part.view(m.shape).to(self.device)) for m, part in parts])
+            tensors = [(m.name, part.view(m.shape).to(self.device)) for m, part in parts]
+            self.model.load_weights(tensors)  # type: ignore[operator]
 
     def shutdown(self) -> None:
         """Leaves the transfer group, so that another can be formed."""
@@ -196,7 +195,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
                     raise ValueError(f"weight source yields {name} {tensor.dtype} {tuple(tensor.shape)} for {meta}")
                 parts.append(tensor.detach().reshape(-1).cpu())
             _broadcast(self._group, torch.cat(parts))
-        # The last tensors' gather is a collective too: run the source to its end.
+        # Run the source to its end: gathering the last tensors is a collective too.
         assert next(tensors, None) is None, "weight source yields more than its metadata says"
 
     def shutdown(self) -> None:

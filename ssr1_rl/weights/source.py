@@ -1,4 +1,4 @@
-"""The learner's weights as a stream of whole tensors for vLLM's weight-transfer protocol."""
+"""The learner's weights as a stream of whole tensors, in the form that vLLM's weight-transfer protocol takes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +11,10 @@ from ssr1_rl.weights.parameters import gathered, is_partitioned, named_weights, 
 
 
 class ZeroWeightSource(WeightSource):
-    """Gathers ZeRO shards one layer group at a time, so that no rank ever holds the whole model.
+    """Gathers ZeRO shards one layer group at a time, so that no rank holds the whole model.
 
-    Adapters are merged into the weights on the way; the parameters stay as they are.
-    Iteration is a collective under ZeRO-3: every rank runs it, in the same order.
+    Adapters are merged into the tensors that are sent, not into the parameters.
+    Iteration is a collective under ZeRO-3: every rank must run it to its end.
     """
 
     def __init__(self, model: Any) -> None:
@@ -44,9 +44,9 @@ class ZeroWeightSource(WeightSource):
             yield from zip(group, tensors, strict=True)
 
     def _whole(self, name: str) -> torch.Tensor:
-        """A gathered weight as it is sent."""
+        """The tensor that is sent for a gathered weight."""
         weight = self._weights[name]
         if name in self._adapters:
             return merged(weight, self._adapters[name])
-        # A clone: a receiver may hold on to a tensor after its shard is freed again.
+        # A clone, because a receiver may keep a tensor after its shard has been freed.
         return weight.detach().clone() if is_partitioned(weight) else weight.detach()
