@@ -102,7 +102,7 @@ def connected() -> Iterator[None]:
 
 async def _run(config: Config, data: Data, progress: Progress) -> dict[str, Any]:
     started = time.time()
-    resume_from, damaged = find_resume(config)
+    resume_from, damaged = find_resume(config.run)
     for note in damaged:
         progress.note(note)
     changes = write_config(config)

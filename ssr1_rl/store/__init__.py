@@ -1,1 +1,1 @@
-"""What a run leaves on disk to resume or export: its folder, checkpoints, exported models. Metrics are in telemetry/."""
+"""What a run is resumed or exported from: its folder, checkpoints and exported models. Metrics are in telemetry/."""
