@@ -180,7 +180,7 @@ class Grpo:
         await self._store.save(self.step, state, score, self._system.learners.save)
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
-        self._progress.phase(f"resuming from {checkpoint.path}")
+        self._progress.phase("loading the checkpoint")
         state = checkpoint.controller_state()
         self._feed.load_state_dict(state["feed"])
         self._kl.resume(state["kl_coefficient"])
