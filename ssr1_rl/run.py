@@ -17,7 +17,7 @@ from ssr1_rl.config.schema import Config, DataConfig
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.faults.watchdog import Watchdog
 from ssr1_rl.grpo import Grpo
-from ssr1_rl.rewards.base import check_reward
+from ssr1_rl.rewards.load import check_reward
 from ssr1_rl.store.folder import claim, find_resume, write_config
 from ssr1_rl.system import running_system
 from ssr1_rl.telemetry.metrics import read_metrics

@@ -26,16 +26,8 @@ from ray.exceptions import RayError, RuntimeEnvSetupError
 
 from ssr1_rl.config.schema import ConfigError, RewardConfig
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
-from ssr1_rl.rewards.base import (
-    InvalidRewards,
-    RewardFn,
-    RewardSource,
-    build_reward_fn,
-    check_reward,
-    check_rewards,
-    is_async,
-    reward_name,
-)
+from ssr1_rl.rewards.base import InvalidRewards, RewardFn, check_rewards, is_async
+from ssr1_rl.rewards.load import RewardSource, build_reward_fn, check_reward, reward_name
 from ssr1_rl.types import RolloutGroup, ScoredGroup
 
 MAX_ASYNC_GROUPS_PER_ACTOR = 32
