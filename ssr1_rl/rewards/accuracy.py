@@ -3,7 +3,7 @@
 There are two rules. "choice" is strict: the answer has to be one option (its letter,
 number or text) or, for an open question, the ground truth's text or number. "mmau"
 is the token rule of MMAU's official evaluation, for scores that can be compared with
-published ones. Any response scores 1 or 0; only a question that cannot be scored (its
+published ones. Every response scores 1 or 0; only a question that cannot be scored (its
 ground truth is none of its choices) is an error.
 """
 

@@ -15,7 +15,7 @@ from ssr1_rl.types import Completion, Question
 class RewardFn(Protocol):
     """Scores the completions of one question: one finite number for each, in their order.
 
-    Any callable, plain or async. A plain one runs in a thread of its actor, one group at a
+    A callable, plain or async. A plain one runs in a thread of its actor, one group at a
     time; an async one may score many groups of its actor at once.
     """
 

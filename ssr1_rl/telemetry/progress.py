@@ -1,6 +1,6 @@
 """Shows a run's progress: a live display in a terminal, plain lines elsewhere.
 
-Any text shown here may come from a model or a data file. It is never read as rich markup, and
+Text shown here may come from a model or a data file. It is never read as rich markup, and
 control characters are escaped, so that no text can move the cursor or change colours.
 """
 
