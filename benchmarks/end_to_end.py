@@ -45,7 +45,7 @@ TINY = Sizes("tiny", 2, 2, 40, 8, 16, 2, ("grpo.questions_per_step=2", "grpo.gro
 
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    parser.add_argument("--models", nargs="+", choices=("text", "lalm"), default=["text", "lalm"], help="(default: both)")
+    parser.add_argument("--models", nargs="+", choices=("text", "lalm"), default=["text", "lalm"], help="default: both")
     parser.add_argument("--peer", choices=("trl",), help="system to compare with on the text model")
     parser.add_argument(
         "--steps", type=int, default=5, help="timed steps of each system and model (default: %(default)s)"
