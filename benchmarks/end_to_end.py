@@ -1,10 +1,10 @@
 """Measure whole GRPO steps: rollouts, rewards, learner update and weight sync, as `ssr1-rl grpo` runs them.
 
-Two models: `text` (6 M parameters, prompts of 370 tokens, responses of exactly 64) and
-`lalm` (the demo's tiny Qwen2-Audio after a short SFT, by the settings of launch/local.yaml:
-24 questions x 10 responses a step, without validation and checkpoints). With --peer trl,
-TRL's GRPOTrainer takes the same text model, prompts and sizes in the same call. The last
-line of stdout is one JSON object; steps before the warm-up's end are not counted.
+There are two models: `text` (6 M parameters, prompts of 370 tokens, responses of exactly 64
+tokens) and `lalm` (the demo's tiny Qwen2-Audio after a short SFT, with the settings of
+launch/local.yaml: 24 questions x 10 responses per step, without validation and checkpoints).
+With --peer trl, TRL's GRPOTrainer then trains the same text model with the same prompts and
+sizes. Warm-up steps are not counted. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -27,7 +27,7 @@ TRL_PYTHON = REPOSITORY / ".venv-trl" / "bin" / "python"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much work is done; the text model's sizes are TRL's as well. `lalm_settings` go over launch/local.yaml."""
+    """The amount of work; TRL uses the text model's sizes. `lalm_settings` override launch/local.yaml."""
 
     text_model: str
     num_questions: int
@@ -46,15 +46,19 @@ TINY = Sizes("tiny", 2, 2, 40, 8, 16, 2, ("grpo.questions_per_step=2", "grpo.gro
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     parser.add_argument("--models", nargs="+", choices=("text", "lalm"), default=["text", "lalm"], help="default: both")
-    parser.add_argument("--peer", choices=("trl",), help="what to run beside ours on the text model")
-    parser.add_argument("--steps", type=int, default=5, help="steps of each that are timed (default: %(default)s)")
-    parser.add_argument("--warmup-steps", type=int, default=1, help="steps before them (default: %(default)s)")
+    parser.add_argument("--peer", choices=("trl",), help="system to compare with on the text model")
+    parser.add_argument(
+        "--steps", type=int, default=5, help="timed steps of each system and model (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--warmup-steps", type=int, default=1, help="steps before these, not timed (default: %(default)s)"
+    )
     parser.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="settings over those of the text run, as in ssr1-rl grpo",
+        help="overrides of the text run's settings, as in ssr1-rl grpo",
     )
     args = parser.parse_args()
     for name in ("steps", "warmup_steps"):
@@ -82,7 +86,7 @@ def main() -> None:
 
 
 def measure_text(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[str, Any]:
-    """Our figures on the text model, and the peer's with the ratio if one is asked for."""
+    """Our figures on the text model; with --peer also the peer's, and the ratio."""
     from text_task import make_text_task
 
     from ssr1_rl.config.load import load_config
@@ -135,7 +139,7 @@ def measure_lalm(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[s
 
 
 def run_and_read(config: Any, warmup_steps: int) -> dict[str, Any]:
-    """Runs `config` as `ssr1-rl grpo` does; returns the figures of the steps after the warm-up."""
+    """Runs `config` as `ssr1-rl grpo` does and returns the figures of the steps after the warm-up."""
     from ssr1_rl.run import run_grpo
     from ssr1_rl.telemetry.metrics import read_metrics
 
@@ -156,8 +160,8 @@ def run_and_read(config: Any, warmup_steps: int) -> dict[str, Any]:
 def step_figures(rows: Sequence[Mapping[str, float]], warmup_steps: int) -> dict[str, Any]:
     """The figures of a run's steps, from its metrics.
 
-    A step lasts from the writing of one row to that of the next, so that what the run does
-    between two steps is counted too.
+    A step lasts from the writing of one row to that of the next, so that work between two steps
+    is counted too.
     """
     timed = rows[warmup_steps:]
     step_times_s = [
@@ -187,7 +191,7 @@ def step_figures(rows: Sequence[Mapping[str, float]], warmup_steps: int) -> dict
 
 
 def run_trl(args: argparse.Namespace, sizes: Sizes, model: Path, prompts: Path) -> dict[str, Any]:
-    """TRL's figures at the same sizes, from benchmarks/trl_step.py in its own environment."""
+    """TRL's figures at the same sizes: runs benchmarks/trl_step.py in its own environment."""
     options = {
         "model": model,
         "prompts": prompts,
@@ -207,12 +211,12 @@ def run_trl(args: argparse.Namespace, sizes: Sizes, model: Path, prompts: Path) 
 
 
 STEP_PARTS = {"rollouts": BLUE, "update": ORANGE, "sync": YELLOW, "rest": GREEN}
-LEAST_LABELLED = 0.03
-"""Share of the longest step that a part must have to hold its figure."""
+MIN_LABELLED = 0.03
+"""Smallest part that is labelled with its seconds, as a share of the longest step."""
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Seconds of a mean step: ours by part, TRL's as a whole."""
+    """Draws the seconds of a mean step: ours by part, TRL's as a whole."""
     names = {"text": "text model, ours", "trl": "text model, TRL", "lalm": "tiny LALM, ours"}
     shown = [name for name in names if name in result]
     ratio = f"; {result['ratio_vs_trl']:.1f} × TRL's samples/s" if "ratio_vs_trl" in result else ""
@@ -222,7 +226,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         left = 0.0
         for seconds, colour in step_parts(result[name]):
             axes.barh(y, seconds, left=left, color=colour, height=0.6)
-            if LEAST_LABELLED * longest < seconds < result[name]["s_per_step"]:
+            if MIN_LABELLED * longest < seconds < result[name]["s_per_step"]:
                 axes.text(left + seconds / 2, y, f"{seconds:.1f}", ha="center", va="center", color="white", fontsize=8)
             left += seconds
         axes.text(left, y, f"  {left:.1f} s, {result[name]['samples_per_s']:.3g} samples/s", va="center", fontsize=8)
@@ -236,7 +240,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
 
 def step_parts(side: Mapping[str, Any]) -> list[tuple[float, str]]:
-    """Seconds and colour of each of `STEP_PARTS`; of TRL only the whole step is known."""
+    """Seconds and colour of each of `STEP_PARTS`; for TRL, of the whole step."""
     if "update_s" not in side:
         return [(side["s_per_step"], GREY)]
     known = [side["rollout_wait_s"], side["update_s"], side["weight_sync_s"]]

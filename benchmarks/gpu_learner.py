@@ -1,17 +1,18 @@
 """Measure the learner's forward and backward pass on one CUDA GPU: tokens/s and model FLOPs utilisation (MFU).
 
-A Qwen2-Audio of random weights at the 7B model's size (or the size that the options say) computes log-probs of a
-micro-batch of groups and their gradient, in bfloat16 with gradient checkpointing, once with each group packed behind
-its prompt and once repeated, a row with prompt and clip for every response. Both ways get the same responses and the
-same attention, by flash-attn and by FlexAttention; all sides take turns, and each figure is the median of its rounds.
+A Qwen2-Audio with random weights, of the 7B model's size unless options say otherwise, computes log-probs of a
+micro-batch of groups and their gradient, in bfloat16 with gradient checkpointing. There are two ways: packed (one row
+for each group, with one prompt and clip) and repeated (one row for each response, each with prompt and clip). Both get
+the same responses, and each runs with flash-attn and with FlexAttention. All sides take turns; each figure is the
+median of its rounds.
 
-MFU is the operations that the tokens need that a side really computes, by `model_flops.py`, over seconds and the
-GPU's peak. A packed side computes fewer of them, so compare `response_tokens_per_s` between ways, and MFU to see what
-is left to gain. The optimizer's step is left out: a 7B model's optimizer states fill a GPU by themselves.
+MFU is the number of operations that a side's tokens need (`model_flops.py`), divided by time and the GPU's peak. The
+packed way has fewer tokens to compute, so compare ways by `response_tokens_per_s`; MFU shows what is left to gain. The
+optimizer's step is not measured: the optimizer states of a 7B model fill a GPU by themselves.
 
-Needs torch, transformers, jaxtyping and this package's trainer/, neither vLLM nor Ray; matplotlib for the plot. It has
-not run on a GPU yet; the aim there is an MFU of at least 0.45. `--tiny --device cpu` only shows that it runs. The last
-line of stdout is one JSON object.
+The program needs torch, transformers, jaxtyping and this package's trainer/, but neither vLLM nor Ray; and matplotlib
+for the plot. It has not run on a GPU yet; the aim is an MFU of at least 0.45. `--tiny --device cpu` only shows that
+it works. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -43,23 +44,23 @@ TEXT_HEAD_SIZE = 128
 
 
 def size(default: int, help: str) -> Any:
-    """A field of `Sizes`, and the option of that name."""
+    """A field of `Sizes` and the help of the option of the same name."""
     return dataclasses.field(default=default, metadata={"help": help})
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The model and the micro-batch. The defaults are Qwen2-Audio-7B, and groups on clips of 10 s."""
+    """Sizes of model and micro-batch; by default Qwen2-Audio-7B and groups on clips of 10 s."""
 
     layers: int = size(32, "layers of the language model")
-    hidden_size: int = size(4096, "its width, a multiple of 128 (the size of its attention heads)")
-    vocab_size: int = size(156_032, "its output tokens")
+    hidden_size: int = size(4096, "width of the language model, a multiple of 128 (the size of its attention heads)")
+    vocab_size: int = size(156_032, "output tokens of the language model")
     tower_layers: int = size(32, "layers of the audio tower")
-    tower_size: int = size(1280, "the tower's width, a multiple of 64 (the size of its attention heads)")
-    groups: int = size(4, "groups (prompts, each with a clip of its own) of a micro-batch")
+    tower_size: int = size(1280, "width of the audio tower, a multiple of 64 (the size of its attention heads)")
+    groups: int = size(4, "groups in the micro-batch, each with a prompt and a clip of its own")
     group_size: int = size(8, "responses to each prompt")
-    clip_frames: int = size(1000, "mel frames of each clip, 100 a second, at most 3000; a prompt token for each 4")
-    text_tokens: int = size(60, "tokens of each prompt besides its clip's")
+    clip_frames: int = size(1000, "mel frames of each clip, at most 3000; 100 a second, 4 for each prompt token")
+    text_tokens: int = size(60, "tokens of each prompt besides those of its clip")
     response_tokens: int = size(150, "tokens of each response")
 
 
@@ -80,26 +81,26 @@ TINY = Sizes(
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
     parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu with --tiny alone (default: %(default)s)"
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu only with --tiny (default: %(default)s)"
     )
     parser.add_argument(
         "--attention",
         nargs="+",
         choices=("flash", "flex", "sdpa"),
-        help="what is compared (default: flash and flex; on a CPU sdpa)",
+        help="implementations to compare (default: flash and flex; on a CPU sdpa)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="timed passes of each side (default: %(default)s)")
-    parser.add_argument("--train-audio-tower", action="store_true", help="the tower's gradient too")
-    parser.add_argument("--keep-activations", action="store_true", help="no gradient checkpointing")
-    parser.add_argument("--peak-tflops", type=float, help="the GPU's dense bfloat16 peak, if model_flops.py lacks it")
+    parser.add_argument("--train-audio-tower", action="store_true", help="also compute the audio tower's gradient")
+    parser.add_argument("--keep-activations", action="store_true", help="do not use gradient checkpointing")
+    parser.add_argument("--peak-tflops", type=float, help="dense bfloat16 peak of the GPU, if model_flops.py lacks it")
     for field in dataclasses.fields(Sizes):
         explained = f"{field.metadata['help']} (default: {field.default})"
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, help=explained)
     args = parser.parse_args()
     if args.device == "cpu" and not args.tiny:
-        parser.error("--device cpu measures nothing and is for --tiny alone")
+        parser.error("--device cpu measures nothing and needs --tiny")
     if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA GPU here; --tiny --device cpu shows that the program runs")
+        parser.error("this machine has no CUDA GPU; --tiny --device cpu shows that the program works")
     for name, value in vars(args).items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name != "seed" and value <= 0:
             parser.error(f"--{name.replace('_', '-')} must be greater than 0, got {value}")
@@ -139,14 +140,14 @@ def main() -> None:
 
 
 def build_model(sizes: Sizes, device: str, dtype: torch.dtype) -> Any:
-    """A Qwen2-Audio in the proportions of the 7B model."""
+    """A Qwen2-Audio with the proportions of the 7B model."""
     intermediate, heads = sizes.hidden_size * 11008 // 4096, sizes.hidden_size // TEXT_HEAD_SIZE
     text = (sizes.layers, sizes.hidden_size, intermediate, TEXT_HEAD_SIZE, heads, sizes.vocab_size)
     return random_qwen2_audio(ModelSizes(*text, sizes.tower_layers, sizes.tower_size), device, dtype)
 
 
 def make_batches(sizes: Sizes) -> dict[str, MicroBatch]:
-    """The same groups as one micro-batch, both ways."""
+    """The same groups as one micro-batch for each way."""
     of_a_group = (sizes.text_tokens, sizes.clip_frames, sizes.group_size, sizes.response_tokens)
     groups = [random_group(sizes.vocab_size, *of_a_group) for _ in range(sizes.groups)]
     return {way: micro_batch(groups, sizes.vocab_size - 1, way == "packed") for way in ("packed", "repeated")}
@@ -154,7 +155,7 @@ def make_batches(sizes: Sizes) -> dict[str, MicroBatch]:
 
 @dataclasses.dataclass
 class Side:
-    """One way by one attention, and what it took so far."""
+    """One way with one attention implementation, and its measurements so far."""
 
     policy: Policy
     batch: MicroBatch
@@ -162,14 +163,14 @@ class Side:
     memory_gib: float = 0.0
 
     def run_pass(self) -> None:
-        """Log-probs of all responses and the gradient of their mean."""
+        """Computes log-probs of all responses and the gradient of their mean."""
         self.policy.zero_grad(set_to_none=True)
         logprobs_T, _ = self.policy(self.batch)
         logprobs_T.mean().backward()
 
 
 def make_sides(args: argparse.Namespace, sizes: Sizes, model: Any, dtype: str) -> dict[str, Side]:
-    """Every way and attention that can run here, by name."""
+    """Every combination of way and attention that can run on this device, by name."""
     sides = {}
     batches = make_batches(sizes)
     for attention in args.attention or (["flash", "flex"] if args.device == "cuda" else ["sdpa"]):
@@ -185,7 +186,7 @@ def make_sides(args: argparse.Namespace, sizes: Sizes, model: Any, dtype: str) -
 
 
 def measure(args: argparse.Namespace, sides: dict[str, Side], model: Any, peak: float | None) -> dict[str, Any]:
-    """Lets all sides take turns; figures by side, and how much faster packed is for each attention."""
+    """Runs all sides in turns; returns each side's figures, and the speed-up of packed for each attention."""
     for number in range(args.rounds + 1):
         for name, side in list(sides.items()):
             memory = PeakMemory(args.device)
@@ -213,7 +214,7 @@ def measure(args: argparse.Namespace, sides: dict[str, Side], model: Any, peak: 
 
 
 def figures_of(model: Any, side: Side, train_audio_tower: bool, peak: float | None) -> dict[str, Any]:
-    """What is kept of one side."""
+    """The figures of one side."""
     seconds = statistics.median(side.seconds)
     flops = flops_of_pass(model, side.batch, train_audio_tower)
     return {
@@ -228,7 +229,7 @@ def figures_of(model: Any, side: Side, train_audio_tower: bool, peak: float | No
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Tokens/s of every side, and MFU where the GPU's peak is known."""
+    """Draws tokens/s of every side, and MFU if the GPU's peak is known."""
     names = [name.replace("_", ", ") for name in result["sides"]]
     sides = list(result["sides"].values())
     with_mfu = result["peak_tflops"] is not None

@@ -1,4 +1,4 @@
-"""What the programs about the learner's pass measure: a Qwen2-Audio of random weights, and groups of random tokens.
+"""Input of the programs that measure the learner's pass: a Qwen2-Audio with random weights, groups of random tokens.
 
 Shapes: P prompt tokens, G responses, R tokens of each.
 """
@@ -16,13 +16,13 @@ from ssr1_rl.trainer.model.families import make_model
 
 MEL_BINS = 128
 WINDOW_FRAMES = 3000
-"""Frames of the 30 s that every clip is padded to where padding is computed."""
+"""Mel frames of 30 s, the length that clips are padded to."""
 TOWER_HEAD_SIZE = 64
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A Qwen2-Audio, as many of its sizes as differ."""
+    """The sizes in which the Qwen2-Audio models of these programs differ."""
 
     layers: int
     hidden_size: int
@@ -35,7 +35,7 @@ class ModelSizes:
 
 
 def random_qwen2_audio(sizes: ModelSizes, device: str, dtype: torch.dtype = torch.float32) -> Any:
-    """The model, made on the device. Its audio placeholder is the vocabulary's last token."""
+    """A model with random weights, made on the device. Its audio placeholder is the last token of the vocabulary."""
     from transformers import Qwen2AudioConfig
 
     config = Qwen2AudioConfig(
@@ -60,18 +60,18 @@ def random_qwen2_audio(sizes: ModelSizes, device: str, dtype: torch.dtype = torc
         tie_word_embeddings=False,
         attn_implementation="sdpa",
     )
-    usual = torch.get_default_dtype()
+    default = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
             return make_model(config).eval()
     finally:
-        torch.set_default_dtype(usual)
+        torch.set_default_dtype(default)
 
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt [P], its clip's mel frames [128, 3000] and how many of them are sound (0: no clip), responses [G, R]."""
+    """A prompt [P], its clip's mel frames [128, 3000], how many are not padding (0: no clip), responses [G, R]."""
 
     prompt: Tensor
     mel: Tensor
@@ -80,7 +80,7 @@ class Group:
 
 
 def random_group(vocab_size: int, text_tokens: int, num_frames: int, group_size: int, response_tokens: int) -> Group:
-    """A group from torch's global generator; the prompt's text stands before its clip."""
+    """A group from torch's global generator; in the prompt, text comes before the clip."""
     placeholder = vocab_size - 1
     num_audio = num_audio_tokens(num_frames) if num_frames else 0
     text = torch.randint(placeholder, (text_tokens,))
@@ -93,12 +93,12 @@ def random_group(vocab_size: int, text_tokens: int, num_frames: int, group_size:
 
 
 def micro_batch(groups: Sequence[Group], placeholder: int, packed: bool) -> MicroBatch:
-    """The groups as the learner packs them, or with a prompt and a clip of its own for every response."""
+    """The groups as the learner packs them; if not `packed`, with a prompt and a clip for every response."""
     rows = []
     for number, group in enumerate(groups):
         shared = tuple(group.prompt.tolist())
         for index, response in enumerate(map(tuple, group.responses.tolist())):
-            # An equal tuple, but not the same one, is a prompt of its own.
+            # An equal tuple that is another object counts as another prompt.
             prompt, clip = (shared, (number, 0)) if packed else ((*shared,), (number, index))
             clips = (clip,) if group.num_frames else ()
             rows.append(Row(prompt, clips, response, (0.0,) * len(response), 1.0, True))

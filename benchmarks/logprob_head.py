@@ -1,10 +1,10 @@
-"""Measure the log-prob head against the plain way: peak memory and time of a forward and backward pass.
+"""Measure the learner's log-prob head against a plain one: peak memory and time of a forward and backward pass.
 
-Plain: all logits of all tokens, in float32, then their log-softmax and entropy. Ours: a chunk of
-tokens at a time, logits computed again in the backward pass. The vocabulary is Qwen2-Audio's. Each
-side runs in a process of its own, so that the peak is its own; memory is what comes on top of
-hidden states, the head's weight and their gradients, which both sides need.
-The last line of stdout is one JSON object.
+The plain head computes the logits of all tokens at once, in float32, then their log-softmax and
+entropy. The learner's computes them for a chunk of tokens at a time, and again in the backward
+pass. The vocabulary has the size of Qwen2-Audio's. Each side runs in a process of its own, to
+measure its own peak memory; hidden states, the head's weight and their gradients, which both
+sides need, are not counted. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -28,19 +28,27 @@ WAYS = ("plain", "chunked")
 
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    parser.add_argument("--vocabulary", type=int, default=VOCABULARY, help="output tokens (default: %(default)s)")
-    parser.add_argument("--hidden-size", type=int, default=512, help="of the model (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 1024], help="of a pass (default: 512 1024)")
-    parser.add_argument("--repeats", type=int, default=3, help="timed passes of each (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both (default: %(default)s)")
+    parser.add_argument(
+        "--vocabulary", type=int, default=VOCABULARY, help="number of output tokens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--hidden-size", type=int, default=512, help="width of the hidden states (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[512, 1024], help="numbers of tokens in a pass (default: 512 1024)"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="timed passes of each side (default: %(default)s)")
+    parser.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="device of both sides (default: %(default)s)"
+    )
     parser.add_argument(
         "--dtype",
         default="float32",
         choices=("float32", "bfloat16"),
-        help="of the head's weight and input (default: %(default)s)",
+        help="dtype of the head's weight and input (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, default=2, help="compute threads on a CPU (default: %(default)s)")
-    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # what the processes of each side are told
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # set for the process of each side
     args = parser.parse_args()
     if args.tiny:
         args.vocabulary, args.hidden_size, args.repeats = 1000, 16, 1
@@ -65,7 +73,7 @@ def main() -> None:
         case: dict[str, Any] = {"tokens": num_tokens, **{way: in_own_process(way, num_tokens) for way in WAYS}}
         plain, chunked = case["plain"], case["chunked"]
         difference = abs(plain["checksum"] - chunked["checksum"])
-        assert difference <= 1e-2 * abs(plain["checksum"]), "both sides compute the same gradient"
+        assert difference <= 1e-2 * abs(plain["checksum"]), "the sides computed different gradients"
         case["memory_ratio"] = plain["peak_mib"] / max(chunked["peak_mib"], 1e-9)
         case["speedup"] = plain["median_s"] / chunked["median_s"]
         print({name: case[name] for name in ("tokens", "memory_ratio", "speedup")}, flush=True)
@@ -77,13 +85,13 @@ def main() -> None:
 
 
 def in_own_process(way: str, num_tokens: int) -> dict[str, float]:
-    """What `measure` gives in a fresh process with this program's own arguments."""
+    """Runs `measure` in a new process, with the arguments of this one."""
     command = [sys.executable, *sys.argv, "--way", way, "--tokens", str(num_tokens)]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def measure(args: argparse.Namespace, num_tokens: int) -> dict[str, float]:
-    """Peak memory of a pass beyond its inputs, and its median time."""
+    """Peak memory of a pass beyond its inputs, and the median time."""
     from ssr1_rl.trainer.model.logprobs import token_logprobs
 
     torch.set_num_threads(args.threads)
@@ -100,11 +108,11 @@ def measure(args: argparse.Namespace, num_tokens: int) -> dict[str, float]:
         logprobs, _ = way(hidden[:num], weight, None, targets[:num], 1.0)
         (logprobs * advantages[:num]).sum().backward()
 
-    # Libraries load, threads start and the gradients get their memory outside of what is measured.
+    # Not measured: libraries load, threads start and the gradients are allocated.
     forward_and_backward(1)
     peak = PeakMemory(args.device)
     seconds = [timed(args.device, lambda: forward_and_backward(num_tokens)) for _ in range(args.repeats)]
-    assert hidden.grad is not None, "the pass gave a gradient"
+    assert hidden.grad is not None, "the pass computed no gradient"
     return {
         "peak_mib": peak.added_mib(),
         "median_s": statistics.median(seconds),
@@ -125,7 +133,7 @@ def plain_logprobs(
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Peak memory and time by the number of tokens, both ways."""
+    """Draws peak memory and time of both sides by the number of tokens."""
     tokens = [case["tokens"] for case in result["cases"]]
     figure, panels = new_figure(
         f"The log-prob head at a vocabulary of {result['vocabulary']:,}, by tokens of a pass", 8, 3, num_panels=2
@@ -134,7 +142,7 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         (panels[0], "peak_mib", "peak memory, MiB", "{:,.0f}"),
         (panels[1], "median_s", "forward and backward, s", "{:.2g}"),
     ):
-        # The larger side's labels go above its line.
+        # Labels of the plain head go above its line, those of the chunked one below.
         for way, colour, above in (("plain", PEER, True), ("chunked", OURS, False)):
             values = [case[way][name] for case in result["cases"]]
             axes.plot(tokens, values, marker="o", color=colour)

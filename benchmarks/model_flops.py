@@ -1,15 +1,16 @@
-"""The floating-point operations that a learner's pass needs, for model FLOPs utilisation.
+"""Counts the floating-point operations that a learner's pass needs, for model FLOPs utilisation (MFU).
 
-Counted as in PaLM (arXiv 2204.02311, appendix B): a multiply and an add for each weight of a matrix and each token,
-2 N forward and 4 N backward (2 N for the weights' gradient, 2 N for the input's), and for attention 4 x head size x
-heads forward and twice that backward for each pair of tokens in each layer. More exactly than there:
+As in PaLM (arXiv 2204.02311, appendix B), each token needs a multiplication and an addition for each weight of a
+matrix: 2 N operations forward and 4 N backward (2 N for the gradient of the weights, 2 N for that of the input). In
+each layer, attention needs 4 x head size x heads operations for each pair of tokens forward, and twice that backward.
+In contrast to PaLM:
 
-- of attention only the pairs that are attended to count, not the square of the row;
-- the head counts for response tokens alone, since no other log-prob is asked for;
-- what is frozen counts forward alone, and a trained projector behind it without the gradient of its input;
-- every token counts once for each time that the pass has it: packed, a group's prompt and clip once.
+- attention counts only pairs that are attended to, not the square of the row;
+- the head counts only response tokens, because no other log-probs are needed;
+- frozen parts count forward only, and a trained projector behind a frozen tower without the gradient of its input;
+- a token counts as often as the pass computes it: a packed group's prompt and clip once.
 
-Recomputation under gradient checkpointing, the optimizer, and everything but matrices does not count.
+Recomputation under gradient checkpointing, the optimizer and everything but matrices are not counted.
 """
 
 from typing import Any
@@ -28,16 +29,16 @@ PEAK_TFLOPS = {
     "B200": 2250,
     "L40S": 362,
 }
-"""Dense bfloat16 peak by part of the GPU's name, the first that fits: NVIDIA's data sheets."""
+"""Dense bfloat16 peak from NVIDIA's data sheets; the first key that is part of the GPU's name applies."""
 
 
 def peak_tflops(gpu_name: str) -> float | None:
-    """The GPU's peak, None where the table does not know it."""
+    """The GPU's peak, None if the table lacks it."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu_name), None)
 
 
 def flops_of_pass(model: Any, batch: MicroBatch, train_audio_tower: bool) -> float:
-    """Forward and backward of a Qwen2-Audio over `batch`."""
+    """Operations of a Qwen2-Audio's forward and backward pass over `batch`."""
     text = model.config.text_config
     pairs = sum(group.num_attended_pairs for group in batch.layout.groups)
     backbone = 6 * matrix_weights(model.model.language_model) * batch.num_computed_tokens
@@ -53,7 +54,7 @@ def _of_tower(model: Any, batch: MicroBatch, trained: bool) -> float:
     audio = model.config.audio_config
     tower = model.model.audio_tower
     positions = [(frames - 1) // 2 + 1 for frames in batch.num_mel_frames]
-    # The first convolution's input is the clip itself, which has no gradient.
+    # The input of the first convolution is the clip, which has no gradient.
     first = (4 if trained else 2) * tower.conv1.weight.numel() * sum(batch.num_mel_frames)
     matrices = (tower.conv2.weight.numel() + matrix_weights(tower.layers)) * sum(positions)
     pairs = sum(n * n for n in positions) * audio.d_model * audio.encoder_layers

@@ -1,4 +1,4 @@
-"""How all plots look: colours that colour-blind readers can tell apart, values written on the marks."""
+"""The style of all plots: colours that colour-blind readers can distinguish, values written on the marks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ OURS, PEER = BLUE, GREY
 
 
 def new_figure(title: str, width: float, height: float, num_panels: int = 1) -> tuple["Figure", "list[Axes]"]:
-    """A figure (inches) with panels side by side."""
+    """A figure with panels side by side; width and height in inches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -27,7 +27,7 @@ def new_figure(title: str, width: float, height: float, num_panels: int = 1) -> 
 
 
 def bars(axes: "Axes", title: str, names: Sequence[str], values: Sequence[float], texts: Sequence[str]) -> None:
-    """Horizontal bars, the first on top, each with its text behind it; packed and our own sides in colour."""
+    """Draws horizontal bars from the top down, each followed by its text; the sides that we compare with are grey."""
     colours = [PEER if name.startswith(("repeated", "bare")) else OURS for name in names]
     drawn = axes.barh(range(len(names)), values, color=colours, height=0.6)
     axes.bar_label(drawn, texts, padding=4, fontsize=8)
@@ -39,7 +39,7 @@ def bars(axes: "Axes", title: str, names: Sequence[str], values: Sequence[float]
 
 
 def without_values(axes: "Axes") -> None:
-    """Takes away the horizontal axis of values that are written on the marks."""
+    """Removes the horizontal axis, because the values are written on the marks."""
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
 

@@ -1,14 +1,14 @@
-"""Measure a GRPO group's forward and backward pass: prompt and audio repeated for every response, against packed.
+"""Measure a GRPO group's forward and backward pass, packed against repeated.
 
-Repeated: what learners do that know nothing of groups. transformers' own forward over G rows of
-prompt and response, each with its 30 s of padded mel frames, and the head on the response tokens.
-Packed: the project's own `Policy` on one row, prompt and audio computed once. Same weights, tokens
-and loss; the gradients are compared. Each side is a process of its own (for its peak memory), and
-they take turns; the fastest pass of each counts. With a frozen audio tower both sides run it
-forward in every pass: no cache.
+Repeated, a group has one row for each response, each with the prompt and 30 s of padded mel frames:
+transformers' own forward, and the head on the response tokens. Packed, a group is one row whose
+prompt and audio are computed once: the learner's `Policy`. Both sides have the same weights, tokens
+and loss; their gradients are compared. Each side runs in a process of its own, to measure its peak
+memory. The sides take turns, and the fastest pass of each counts. A frozen audio tower runs forward
+in every pass of both sides; its outputs are not cached.
 
-The floor is the time that the operations of the unique tokens would take at the rate (operations per
-second) that the repeated way reaches; `share_of_floor` is how near the packed way comes to it.
+The floor is the time that the operations of the packed row would take at the rate (operations per
+second) of the repeated side. `share_of_floor` is the floor divided by the packed side's time.
 The last line of stdout is one JSON object.
 """
 
@@ -28,8 +28,8 @@ from plots import ORANGE, OURS, new_figure, save
 from torch import Tensor
 
 CLIP_FRAMES = {60: 0, 310: 1000, 800: 3000}
-"""Prompt tokens -> mel frames of the clip in it: none, 10 s (250 tokens of the prompt) and 30 s (750)."""
-# The model of 13.8 M parameters.
+"""Mel frames of the clip by tokens of the prompt: no clip, 10 s (250 of the tokens) and 30 s (750)."""
+# This model has 13.8 M parameters.
 SMALL = ModelSizes(
     layers=6,
     hidden_size=384,
@@ -54,7 +54,7 @@ TINY = ModelSizes(
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One group."""
+    """Sizes of one group, and whether the audio tower is trained."""
 
     group_size: int
     prompt_tokens: int
@@ -68,16 +68,29 @@ OTHERS = [Case(4, 310, 150, False), Case(8, 60, 150, False), Case(8, 800, 50, Fa
 
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    parser.add_argument("--grid", action="store_true", help="every combination of the three lists below")
-    parser.add_argument("--group-sizes", type=int, nargs="+", default=[4, 8, 16, 32], help="(default: 4 8 16 32)")
     parser.add_argument(
-        "--prompts", type=int, nargs="+", default=[60, 310, 800], choices=CLIP_FRAMES, help="tokens (default: all)"
+        "--grid", action="store_true", help="run every combination of the next three options, with a frozen tower"
     )
-    parser.add_argument("--responses", type=int, nargs="+", default=[50, 150, 400], help="tokens (default: 50 150 400)")
     parser.add_argument(
-        "--rounds", type=int, default=6, help="timed passes of each side, in the headline case (default: %(default)s)"
+        "--group-sizes", type=int, nargs="+", default=[4, 8, 16, 32], help="responses per prompt (default: 4 8 16 32)"
     )
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="of both (default: %(default)s)")
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        nargs="+",
+        default=[60, 310, 800],
+        choices=CLIP_FRAMES,
+        help="tokens of the prompt (default: all)",
+    )
+    parser.add_argument(
+        "--responses", type=int, nargs="+", default=[50, 150, 400], help="tokens of a response (default: 50 150 400)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=6, help="timed passes of each side in the headline cases (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", choices=("cpu", "cuda"), help="device of both sides (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="compute threads on a CPU (default: %(default)s)")
     args = parser.parse_args()
     for name in ("rounds", "threads"):
@@ -98,7 +111,7 @@ def main() -> None:
         others = [Case(*sizes, False) for sizes in itertools.product(args.group_sizes, args.prompts, args.responses)]
     results = []
     for case in headline + [case for case in others if case not in headline]:
-        # One timed pass shows how the rest compares with the headline.
+        # One timed pass is enough to compare the other cases with the headline cases.
         results.append(compare(case, args.rounds if case in headline else 1, args))
         print(results[-1], flush=True)
     trained, frozen = results[:2]
@@ -116,7 +129,7 @@ def main() -> None:
 
 
 def compare(case: Case, rounds: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Both sides of one case, in turns; the first turn of each warms it up."""
+    """Runs both sides of one case in turns; the first turn is a warm-up."""
     seconds: dict[str, list[float]] = {"repeated": [], "packed": []}
     with Side("repeated", case, args) as repeated, Side("packed", case, args) as packed:
         for index in range(rounds + 1):
@@ -127,7 +140,7 @@ def compare(case: Case, rounds: int, args: argparse.Namespace) -> dict[str, Any]
         grad_rel_diff = relative_difference(packed.ask("gradient"), repeated.ask("gradient"))
         peak_mib = {side.way: side.ask("peak_mib") for side in (repeated, packed)}
         operations = {side.way: side.ask("operations") for side in (repeated, packed)}
-    # What else runs on a machine only ever slows a pass down.
+    # Other processes can only slow a pass down, so the fastest one is the least disturbed.
     fastest = {way: min(values) for way, values in seconds.items()}
     speedup = fastest["repeated"] / fastest["packed"]
     allowed = operations["repeated"] / operations["packed"]
@@ -146,7 +159,7 @@ def compare(case: Case, rounds: int, args: argparse.Namespace) -> dict[str, Any]
 
 
 def relative_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Norm of the difference of two gradients, over the norm of the expected one; a parameter without one has 0."""
+    """Norm of the difference of two gradients, divided by the norm of the expected one; a missing one counts as 0."""
     nothing = torch.zeros(())
     pairs = [(found.get(name, nothing), expected.get(name, nothing)) for name in found.keys() | expected.keys()]
     difference = sum(float((mine.double() - theirs).square().sum()) for mine, theirs in pairs)
@@ -154,7 +167,7 @@ def relative_difference(found: dict[str, Tensor], expected: dict[str, Tensor]) -
 
 
 class Side:
-    """One way of computing the case, in a process of its own that does what it is asked."""
+    """One side of a case, in a process of its own that answers requests."""
 
     def __init__(self, way: str, case: Case, args: argparse.Namespace) -> None:
         self.way = way
@@ -168,7 +181,7 @@ class Side:
         return self
 
     def ask(self, what: str) -> Any:
-        """A pass (its seconds), "gradient", "peak_mib" or "operations"."""
+        """The answer to "pass" (runs one; its seconds), "gradient", "peak_mib" or "operations"."""
         self._connection.send(what)
         return self._connection.recv()
 
@@ -178,7 +191,7 @@ class Side:
 
 
 def serve(connection: Any, way: str, case: Case, args: argparse.Namespace) -> None:
-    """What a `Side` runs: answers until the other end hangs up."""
+    """The process of a `Side`: answers requests until the connection is closed."""
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     sizes = TINY if args.tiny else SMALL
@@ -215,7 +228,7 @@ def iter_questions(connection: Any) -> Iterator[str]:
 
 
 def repeated_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
-    """transformers' own forward over G whole rows."""
+    """transformers' own forward over G rows of prompt and response."""
     num_rows, prompt_length = len(group.responses), len(group.prompt)
     responses = group.responses.to(device)
     ids = torch.cat([group.prompt.to(device).expand(num_rows, -1), responses], dim=1)
@@ -236,7 +249,7 @@ def repeated_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
 
 
 def packed_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
-    """The project's own: one packed row."""
+    """The learner's policy on one packed row."""
     from ssr1_rl.trainer.model.policy import Policy
 
     policy = Policy(model, 1.0, trains_tower(model))
@@ -245,10 +258,10 @@ def packed_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
 
 
 def num_operations(model: Any, group: Group, way: str) -> float:
-    """Of a pass, multiplications and additions; see `model_flops`."""
+    """Multiplications and additions of a pass; see `model_flops`."""
     batch = micro_batch([group], model.config.audio_token_index, packed=way == "packed")
     if way == "repeated":
-        # Its tower sees the padding, too.
+        # Its tower also computes the padding.
         batch = dataclasses.replace(batch, num_mel_frames=(WINDOW_FRAMES,) * len(batch.num_mel_frames))
     return flops_of_pass(model, batch, trains_tower(model))
 
@@ -257,12 +270,12 @@ def trains_tower(model: Any) -> bool:
     return model.model.audio_tower.conv1.weight.requires_grad
 
 
-MOST_BARS = 8
+MAX_BARS = 8
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Measured speed-ups, and what the operations allow: a bar each, of a whole grid a heat map."""
-    draw = plot_bars if len(result["cases"]) <= MOST_BARS else plot_grid
+    """Draws the measured speed-ups and those that the operations allow: as bars, or a grid as a heat map."""
+    draw = plot_bars if len(result["cases"]) <= MAX_BARS else plot_grid
     draw(result["cases"], path)
 
 
@@ -290,7 +303,7 @@ def plot_bars(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def plot_grid(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A panel for each prompt length: speed-up over group size and response length, with a frozen tower."""
+    """Draws a panel for each prompt length: speed-up by group size and response length, with a frozen tower."""
     frozen = {
         (case["prompt_tokens"], case["group_size"], case["response_tokens"]): case
         for case in cases
@@ -304,7 +317,7 @@ def plot_grid(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
     for axes, prompt in zip(panels, prompts, strict=True):
         table = [[frozen.get((prompt, group, response)) for response in responses] for group in groups]
         speedups = [[case["speedup"] if case else float("nan") for case in row] for row in table]
-        # From light to dark, so that it reads in grey as well.
+        # From light to dark, so that it can be read in grey too.
         axes.imshow(speedups, cmap="Blues", vmin=0, vmax=1.1 * highest, aspect="auto")
         for y, x in itertools.product(range(len(groups)), range(len(responses))):
             if case := table[y][x]:

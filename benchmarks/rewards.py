@@ -1,4 +1,4 @@
-"""The reward of the text task: cheap, and not the same for a whole group. benchmarks/trl_step.py has the same."""
+"""The reward of the text task: cheap, and different within a group. benchmarks/trl_step.py has the same one."""
 
 
 def share_of_a(question, completions):

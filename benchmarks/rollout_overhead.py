@@ -1,11 +1,11 @@
-"""Measure what the rollout pool costs: tokens/s through it against bare `vllm.LLM.generate`.
+"""Measure the overhead of the rollout pool: its tokens/s against those of bare `vllm.LLM.generate`.
 
-Both sides get the same requests (prompts of 370 tokens of the 6 M-parameter text
-model, 8 responses of 64 tokens each), the same engine arguments and the same
-sampling parameters. The pool is the system's own: Ray actors around vLLM's AsyncLLM,
-text and log-probs of every response brought back. They take turns, bare, pool, bare,
-pool, so that neither has the other beside it; each round has prompts of its own, so
-that no prefix is cached. The last line of stdout is one JSON object.
+Both sides get the same requests (prompts of 370 tokens for the text model of 6 M
+parameters, 8 responses of 64 tokens each), the same engine arguments and the same
+sampling parameters. The pool is the system's own: Ray actors around vLLM's AsyncLLM
+that return text and log-probs of every response. The sides take turns (bare, pool,
+bare, pool …), so that they do not disturb each other, and each round has new prompts,
+so that no prefix is cached. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TokenIds = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How much one round is."""
+    """The work of one round."""
 
     model: str
     num_prompts: int
@@ -57,7 +57,7 @@ def main() -> None:
     if not args.tiny:
         warn_if_busy()
     sizes = TINY if args.tiny else SMALL
-    # Before vLLM is imported here: the bare engine gets what rollout workers set for theirs.
+    # Before vLLM is imported: the same environment as rollout workers set for their engines.
     os.environ |= {
         "OMP_NUM_THREADS": str(args.threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ssr1-rl-bench-") as folder:
         from text_task import make_text_task
 
-        # One round more than is timed: the first one warms both sides up.
+        # One more round than is timed: the first one is a warm-up.
         num_prompts = (args.rounds + 1) * sizes.num_prompts
         task = make_text_task(Path(folder), sizes.model, num_prompts, sizes.prompt_tokens, args.seed)
         result = measure(args, sizes, task)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, sizes: Sizes, task: Any) -> dict[str, Any]:
-    """Starts both sides, lets them take turns, and compares their medians."""
+    """Starts both sides, runs them in turns, and compares their medians."""
     from ssr1_rl.config.schema import RolloutConfig
     from ssr1_rl.rollout.engine import EngineSpec, Sampling
     from ssr1_rl.types import PreparedQuestion
@@ -102,8 +102,10 @@ def measure(args: argparse.Namespace, sizes: Sizes, task: Any) -> dict[str, Any]
                 started = time.perf_counter()
                 lengths = side.generate(questions)
                 seconds = time.perf_counter() - started
-                assert len(lengths) == sizes.num_prompts * sizes.group_size, "every response came back"
-                assert set(lengths) == {sizes.response_tokens}, f"responses of {set(lengths)} tokens: unequal work"
+                assert len(lengths) == sizes.num_prompts * sizes.group_size, "responses are missing"
+                assert set(lengths) == {sizes.response_tokens}, (
+                    f"responses have {set(lengths)} tokens: the work is not equal"
+                )
                 print(f"{name}: {sum(lengths)} tokens in {seconds:.2f} s{'' if index else ' (warm-up)'}", flush=True)
                 if index:
                     speeds[name].append(sum(lengths) / seconds)
@@ -122,7 +124,7 @@ def measure(args: argparse.Namespace, sizes: Sizes, task: Any) -> dict[str, Any]
 
 
 class Bare:
-    """vLLM's own offline entry point, as a user without this package would call it."""
+    """vLLM's offline entry point, as a user without this package calls it."""
 
     def __init__(self, spec: Any, config: Any, sampling: Any) -> None:
         from vllm import LLM
@@ -136,7 +138,7 @@ class Bare:
         return self
 
     def generate(self, questions: Iterable[Any]) -> list[int]:
-        """Answers all questions; the length of every response."""
+        """Answers all questions; returns the length of every response."""
         prompts: Any = [{"prompt_token_ids": list(question.token_ids)} for question in questions]
         requests = self._llm.generate(prompts, self._params, use_tqdm=False)
         return [len(output.token_ids) for request in requests for output in request.outputs]
@@ -146,7 +148,7 @@ class Bare:
 
 
 class Pool:
-    """The system's way: a RolloutPool over RolloutWorker actors."""
+    """The system's own: a RolloutPool over RolloutWorker actors."""
 
     def __init__(self, spec: Any, config: Any, sampling: Any) -> None:
         import ray
@@ -169,7 +171,7 @@ class Pool:
         return self
 
     def generate(self, questions: Sequence[Any]) -> list[int]:
-        """Answers all questions; the length of every response."""
+        """Answers all questions; returns the length of every response."""
         return self._loop.run_until_complete(self._generate(questions))
 
     async def _generate(self, questions: Sequence[Any]) -> list[int]:
@@ -191,7 +193,7 @@ class Pool:
 
 
 def plot(result: Mapping[str, Any], path: Path) -> None:
-    """Tokens/s of every round, and each side's median."""
+    """Draws tokens/s of every round, and each side's median."""
     title = f"Rollouts through the pool: {result['ratio_vs_bare']:.2f} × the tokens/s of bare vllm.LLM.generate"
     figure, [axes] = new_figure(title, 6.5, 2)
     for y, (side, name, colour) in enumerate((("pool", "pool", OURS), ("bare", "bare vLLM", PEER))):

@@ -1,8 +1,8 @@
-"""The text task of the benchmarks: a model of 6 M parameters and questions whose prompts are equally long.
+"""The text task of the benchmarks: a model of 6 M parameters, and questions whose prompts have equal length.
 
-The model's end-of-sequence token lies outside its output layer, so it is never
-sampled and every response has the longest length: systems that are compared do
-equal work, and none needs a special sampling setting for it.
+The id of the model's end-of-sequence token is outside its output layer, so it is
+never sampled and every response has the maximum length. So the compared systems do
+equal work without special sampling settings.
 """
 
 import json
@@ -26,14 +26,14 @@ MODEL_SIZES: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class TextTask:
-    """Where model and questions lie.
+    """Paths and sizes of model and questions.
 
     Attributes:
         model: Hugging Face folder.
-        questions: for `data.format: jsonl`.
-        prompts: the same questions as the model reads them, chat template included: {"prompt": text} a line.
-        num_parameters: of the model.
-        prompt_tokens: of every prompt.
+        questions: file for `data.format: jsonl`.
+        prompts: the same questions rendered by the chat template, one {"prompt": text} per line.
+        num_parameters: parameters of the model.
+        prompt_tokens: tokens of every prompt.
     """
 
     model: Path
@@ -43,12 +43,12 @@ class TextTask:
     prompt_tokens: int
 
     def data_config(self) -> DataConfig:
-        """The settings to read and build the prompts with."""
+        """The settings for reading questions and building prompts."""
         train = DatasetConfig(format="jsonl", path=str(self.questions))
         return DataConfig(train=train, instruction="", max_prompt_tokens=self.prompt_tokens)
 
     def read(self) -> list[tuple[Question, tuple[int, ...]]]:
-        """Every question with its prompt's tokens."""
+        """Every question with the token ids of its prompt."""
         data = self.data_config()
         builder = PromptBuilder(str(self.model), data)
         questions = read_questions(data.train, max_skipped_share=0.0).questions
@@ -56,12 +56,12 @@ class TextTask:
 
 
 def make_text_task(folder: Path, size: str, num_questions: int, prompt_tokens: int, seed: int) -> TextTask:
-    """Makes model and questions in `folder`; the same arguments give the same bytes."""
+    """Makes model and questions in `folder`; the same arguments make the same bytes."""
     rng = random.Random(seed)
     words = sorted({_make_word(rng) for _ in range(NUM_WORDS)})
     texts = [" ".join(rng.choices(words, k=50)) for _ in range(400)]
     model = build_tiny_qwen2_text(folder / "model", texts, seed, **MODEL_SIZES[size])
-    _take_eos_away(model)
+    _move_eos_out_of_range(model)
 
     from safetensors import safe_open
     from transformers import AutoTokenizer
@@ -73,15 +73,15 @@ def make_text_task(folder: Path, size: str, num_questions: int, prompt_tokens: i
         messages = [{"role": "user", "content": question}]
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    frame_tokens = len(tokenizer.encode(prompt("Continue:"), add_special_tokens=False))
-    if prompt_tokens <= frame_tokens:
-        raise ValueError(f"a prompt takes {frame_tokens} tokens for its frame alone, got prompt_tokens={prompt_tokens}")
+    template_tokens = len(tokenizer.encode(prompt("Continue:"), add_special_tokens=False))
+    if prompt_tokens <= template_tokens:
+        raise ValueError(f"prompt_tokens must exceed the chat template's {template_tokens}, got {prompt_tokens}")
     questions = [
-        " ".join(["Continue:", *rng.choices(one_token_words, k=prompt_tokens - frame_tokens)])
+        " ".join(["Continue:", *rng.choices(one_token_words, k=prompt_tokens - template_tokens)])
         for _ in range(num_questions)
     ]
     lengths = {len(tokenizer.encode(prompt(question), add_special_tokens=False)) for question in questions}
-    assert lengths == {prompt_tokens}, f"prompts of {lengths} tokens, not {prompt_tokens}"
+    assert lengths == {prompt_tokens}, f"prompts have {lengths} tokens, not {prompt_tokens}"
 
     rows = [{"id": f"q{i}", "question": question, "answer": "a"} for i, question in enumerate(questions)]
     _write_jsonl(folder / "questions.jsonl", rows)
@@ -95,18 +95,18 @@ def _make_word(rng: random.Random) -> str:
     return "".join(rng.choice("bdfgklmnprst") + rng.choice("aeiou") for _ in range(rng.randint(2, 3)))
 
 
-def _take_eos_away(model: Path) -> None:
-    """Gives tokenizer and model an end-of-sequence id one past the last that the output layer can sample."""
+def _move_eos_out_of_range(model: Path) -> None:
+    """Sets the end-of-sequence id of tokenizer and model to the first one that the output layer cannot sample."""
     from transformers import AutoTokenizer
 
     config_path = model / "config.json"
     config = json.loads(config_path.read_text())
     tokenizer = AutoTokenizer.from_pretrained(model)
-    assert len(tokenizer) == config["vocab_size"], "the next id has to lie outside the output layer"
+    assert len(tokenizer) == config["vocab_size"], "the next id would be inside the output layer"
     tokenizer.add_special_tokens({"eos_token": NEVER_SAMPLED})
-    assert tokenizer.eos_token_id == config["vocab_size"], "the new token gets the next id"
+    assert tokenizer.eos_token_id == config["vocab_size"], "the new token did not get the next id"
     tokenizer.save_pretrained(model)
-    config["eos_token_id"] = None  # transformers wants none or one inside; what generates asks the tokenizer
+    config["eos_token_id"] = None  # transformers allows none or one in range; engines ask the tokenizer
     config_path.write_text(json.dumps(config, indent=2) + "\n")
 
 

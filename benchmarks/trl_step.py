@@ -1,9 +1,9 @@
-"""Time GRPO steps of TRL, the peer of benchmarks/end_to_end.py, at given sizes.
+"""Measure GRPO steps of TRL, the system that benchmarks/end_to_end.py compares with.
 
 Run it with the Python of `make venv-trl`. TRL generates with transformers (its
 default) and trains in float32 on the CPU. Every response has exactly
---max-new-tokens tokens, so that two systems can be given equal work. The last
-line of stdout is one JSON object; only steps after the warm-up are counted.
+--max-new-tokens tokens, so that two systems can do equal work. Warm-up steps
+are not counted. The last line of stdout is one JSON object.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from typing import Any
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder of a causal language model with its tokenizer")
-    parser.add_argument("--prompts", type=Path, required=True, help='JSONL, one {"prompt": "text"} a line')
-    parser.add_argument("--num-questions", type=int, default=8, help="prompts a step (default 8)")
-    parser.add_argument("--group-size", type=int, default=8, help="responses a prompt (default 8)")
+    parser.add_argument("--prompts", type=Path, required=True, help='JSONL with one {"prompt": "text"} per line')
+    parser.add_argument("--num-questions", type=int, default=8, help="prompts per step (default 8)")
+    parser.add_argument("--group-size", type=int, default=8, help="responses per prompt (default 8)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="tokens of every response (default 64)")
-    parser.add_argument("--steps", type=int, default=5, help="steps that are timed (default 5)")
-    parser.add_argument("--warmup-steps", type=int, default=1, help="steps before them that are not (default 1)")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps (default 5)")
+    parser.add_argument("--warmup-steps", type=int, default=1, help="steps before these, not timed (default 1)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of torch (default 2)")
-    parser.add_argument("--seed", type=int, default=0, help="of TRL's trainer (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of TRL's trainer (default 0)")
     args = parser.parse_args()
     for name in ("num_questions", "max_new_tokens", "steps", "threads"):
         if getattr(args, name) < 1:
@@ -49,21 +49,21 @@ def read_prompts(path: Path, at_least: int) -> list[dict[str, str]]:
 
 
 def share_of_a(completions: list[str], **_: object) -> list[float]:
-    """The reward: cheap, and not the same for a whole group."""
+    """The reward: cheap, and different within a group."""
     return [completion.count("a") / max(len(completion), 1) for completion in completions]
 
 
 def main() -> None:
     args = parse_args()
     rows = read_prompts(args.prompts, at_least=args.num_questions)
-    # Both before the first import of torch and transformers.
+    # Both before torch and transformers are imported.
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
     print(json.dumps(figures(args, train(args, rows)) | {"versions": versions()}), flush=True)
 
 
 def train(args: argparse.Namespace, rows: list[dict[str, str]]) -> list[float]:
-    """Trains; the clock at the start and at the end of every step."""
+    """Trains; returns the clock at the start and at the end of every step."""
     import datasets
     import torch
     import transformers
@@ -116,15 +116,15 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_lengths(logs: list[dict[str, float]], expected: int) -> None:
-    """Stops unless every response had `expected` tokens."""
+    """Fails unless every response had `expected` tokens."""
     names = ("completions/min_length", "completions/max_length")
     lengths = {log[name] for log in logs for name in names if name in log}
-    assert lengths == {expected}, f"responses of {lengths} tokens, not {expected}: unequal work"
+    assert lengths == {expected}, f"responses have {lengths} tokens, not {expected}: the work is not equal"
 
 
 def figures(args: argparse.Namespace, clock_s: list[float]) -> dict[str, Any]:
-    """Those of the steps after the warm-up, and the sizes."""
-    assert len(clock_s) == 1 + args.warmup_steps + args.steps, "the trainer did another number of steps"
+    """The figures of the steps after the warm-up, and the sizes."""
+    assert len(clock_s) == 1 + args.warmup_steps + args.steps, "the trainer did not do the number of steps that was set"
     s_per_step = (clock_s[-1] - clock_s[args.warmup_steps]) / args.steps
     return {
         "samples_per_s": args.num_questions * args.group_size / s_per_step,
@@ -140,7 +140,7 @@ def figures(args: argparse.Namespace, clock_s: list[float]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and what TRL runs on."""
+    """Versions of Python and of the packages that TRL uses."""
     packages = ("torch", "transformers", "trl")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 

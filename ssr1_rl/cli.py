@@ -139,9 +139,9 @@ def export(
     if not settings.is_file():
         raise ValueError(f"{run} holds no run (no config.yaml); give the run.dir of a GRPO run")
     config = load_config(settings)
-    checkpoint = choose_checkpoint(run, config.checkpoint, step)
+    checkpoint = choose_checkpoint(run, step)
     folder = output or run / "export"
-    base_model = base_model_folder(run, config)
+    base_model = base_model_folder(run, config.model.path, config.run.dir)
     export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
     print(f"wrote step {checkpoint.step} to {folder}")
 

@@ -1,4 +1,4 @@
-"""Greedy answers to a split's questions, scored by the run's reward functions."""
+"""Validation: answers a split's questions greedily and scores the answers with the run's reward functions."""
 
 import asyncio
 from collections import defaultdict
@@ -16,15 +16,15 @@ from ssr1_rl.types import GroupId, Question, ScoredGroup
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over a split's questions, one greedy response each.
+    """Means over a split's questions, with one greedy response each.
 
     Attributes:
-        score: mean of the `accuracy` reward where the run has one, else of the summed reward.
-        rewards: mean of each reward function, by name.
-        score_by_kind: `score` for each kind of question that the data set names.
-        num_questions: questions answered and scored.
+        score: mean of the `accuracy` reward if the run has one, else of the weighted sum of rewards.
+        rewards: mean of each reward function without its weight, by name.
+        score_by_kind: `score` of each kind of question, if the data set names kinds.
+        num_questions: number of questions answered and scored.
         response_tokens_mean: mean length of the responses, in tokens.
-        truncated_share: share of responses cut at the token limit.
+        truncated_share: share of responses that were cut at the token limit.
     """
 
     score: float
@@ -35,7 +35,7 @@ class Evaluation:
     truncated_share: float
 
     def metrics(self) -> dict[str, float]:
-        """Every figure, by the name it has in `metrics.jsonl` behind validation/<split>/."""
+        """Every figure, by its name in `metrics.jsonl` after the prefix validation/<split>/."""
         return {
             **self.rewards,
             "score": self.score,
@@ -59,8 +59,9 @@ async def evaluate(
     """Answers every question once, greedily.
 
     Raises:
-        RewardFailure: a reward function failed on a question: a score over the rest would be another split's.
+        RewardFailure: a reward function failed on a question; a mean over the others would not be comparable.
         TooManyUnusable: too many questions cannot be used.
+        ValueError: no question of the split can be used.
     """
     sampling = Sampling(1, temperature=0.0, max_response_tokens=max_response_tokens)
     gate = asyncio.Semaphore(max_in_flight)
@@ -88,13 +89,13 @@ async def evaluate(
             for question in questions:
                 tasks.create_task(answer(question))
     except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None  # the first one stopped the others
+        raise failures.exceptions[0] from None  # the first error cancelled the other tasks
     return _summarise(results)
 
 
 def _summarise(results: Sequence[ScoredGroup]) -> Evaluation:
     if not results:
-        raise ValueError("no question of the validation split can be used; see skipped.jsonl in run.dir")
+        raise ValueError("no question of the validation split can be used; skipped.jsonl in run.dir says why")
     by_kind: dict[str, list[float]] = defaultdict(list)
     for result in results:
         if result.group.question.kind:

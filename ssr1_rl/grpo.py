@@ -23,7 +23,7 @@ from ssr1_rl.faults.guards import check_update
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer
-from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore
+from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore, ControllerState
 from ssr1_rl.system import System
 from ssr1_rl.telemetry.metrics import MetricsWriter
 from ssr1_rl.telemetry.progress import Progress
@@ -176,11 +176,12 @@ class Grpo:
 
     async def _save(self, score: float | None) -> None:
         self._progress.phase("checkpoint")
-        state = {"step": self.step, "feed": self._feed.state_dict(), "kl_coefficient": self._kl.value}
+        feed = self._feed.state_dict()
+        state: ControllerState = {"step": self.step, "feed": feed, "kl_coefficient": self._kl.value}
         await self._store.save(self.step, state, score, self._system.learners.save)
 
     async def _resume(self, checkpoint: Checkpoint) -> None:
-        self._progress.phase(f"resuming from {checkpoint.path}")
+        self._progress.phase("loading the checkpoint")
         state = checkpoint.controller_state()
         self._feed.load_state_dict(state["feed"])
         self._kl.resume(state["kl_coefficient"])

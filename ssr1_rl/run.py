@@ -1,57 +1,59 @@
-"""A GRPO run from settings to summary: checks, Ray, the actors, the loop, and a clean end."""
+"""Runs GRPO from settings to summary: checks, Ray, the actors, the loop, and a clean end."""
 
 import asyncio
 import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import check_model, is_on_hub, preflight
 from ssr1_rl.cluster import check_fits, connect, make_plan
 from ssr1_rl.config.presets import describe_preset
-from ssr1_rl.config.schema import Config
+from ssr1_rl.config.schema import Config, DataConfig
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.faults.watchdog import Watchdog
 from ssr1_rl.grpo import Grpo
-from ssr1_rl.rewards.base import check_reward
+from ssr1_rl.rewards.load import check_reward
 from ssr1_rl.store.folder import claim, find_resume, write_config
 from ssr1_rl.system import running_system
 from ssr1_rl.telemetry.metrics import read_metrics
 from ssr1_rl.telemetry.progress import Progress
 from ssr1_rl.types import Question
 
+Summary = dict[str, float | None]
+"""Figures of a finished run by name; None: the run has no step, so no mean. Counts are ints."""
+
 
 @dataclass(frozen=True)
 class Data:
-    """Questions of every split of a run."""
+    """The questions of every split of a run."""
 
     train: list[Question]
     validation: dict[str, list[Question]]
 
     @property
     def max_clips(self) -> int:
-        """Most audio clips of one question."""
+        """Largest number of audio clips of a question."""
         return max(len(q.audio) for split in (self.train, *self.validation.values()) for q in split)
 
 
 class Interrupted(Exception):
-    """The user (or the cluster) asked the run to stop; the message says how to go on."""
+    """SIGINT or SIGTERM stopped the run; the message says how to resume it."""
 
 
-def read_data(config: Config, progress: Progress) -> Data:
-    """Reads every split; says which rows were left out.
+def read_data(config: DataConfig, progress: Progress) -> Data:
+    """Reads every split; notes which rows were left out.
 
     Raises:
         ValueError: a file cannot be read, or too many of its rows cannot be used.
     """
     splits: dict[str, list[Question]] = {}
-    for name, dataset in {"train": config.data.train, **config.data.validation}.items():
-        result = read_questions(dataset, config.data.max_skipped_share)
+    for name, dataset in {"train": config.train, **config.validation}.items():
+        result = read_questions(dataset, config.max_skipped_share)
         for row in result.skipped[:5]:
             progress.note(f"left out: {row}")
         if len(result.skipped) > 5:
@@ -60,15 +62,15 @@ def read_data(config: Config, progress: Progress) -> Data:
     return Data(splits.pop("train"), splits)
 
 
-def run_grpo(config: Config) -> dict[str, Any]:
-    """Runs (or goes on with) the run that `config` describes, on the cluster at hand.
+def run_grpo(config: Config) -> Summary:
+    """Starts or resumes the run that `config` describes, on the cluster that `ssr1_rl.cluster.connect` finds.
 
     Returns:
         The figures that `summary.json` holds.
 
     Raises:
-        ValueError, RuntimeError: with what is wrong and how to fix it.
-        Interrupted: stopped by SIGINT or SIGTERM; every actor is gone.
+        ValueError, RuntimeError: something is wrong; the message says how to fix it.
+        Interrupted: SIGINT or SIGTERM stopped the run; every actor has ended.
     """
     preflight(config)
     for index, reward in enumerate(config.rewards):
@@ -77,18 +79,24 @@ def run_grpo(config: Config) -> dict[str, Any]:
         for line in describe_preset(config.grpo) + notes(config):
             progress.note(line)
         progress.phase("reading questions")
-        data = read_data(config, progress)
+        data = read_data(config.data, progress)
         progress.phase("connecting to Ray")
         with connected():
             check_fits(make_plan(config))
             if is_on_hub(config.model.path):
                 check_model(config)
-            return _interruptible(_run(config, data, progress), config)
+            try:
+                return asyncio.run(_until_signal(_run(config, data, progress)))
+            except asyncio.CancelledError:
+                raise Interrupted(
+                    "stopped; run the same command again to resume from the newest checkpoint in "
+                    f"{config.run.dir}/checkpoints"
+                ) from None
 
 
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """A Ray connection; a cluster that this process started is ended with it."""
+    """Connects to Ray and disconnects at the end, which ends a cluster started here. An open connection stays open."""
     import ray
 
     joined = ray.is_initialized()
@@ -100,17 +108,17 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
-async def _run(config: Config, data: Data, progress: Progress) -> dict[str, Any]:
+async def _run(config: Config, data: Data, progress: Progress) -> Summary:
     started = time.time()
-    resume_from, damaged = find_resume(config)
+    resume_from, damaged = find_resume(config.run)
     for note in damaged:
         progress.note(note)
     changes = write_config(config)
     if resume_from:
         progress.resume_at(resume_from.step)
-        progress.note(f"going on from {resume_from.path}")
+        progress.note(f"resuming from {resume_from.path}")
         for change in changes:
-            progress.note(f"setting changed since: {change}")
+            progress.note(f"changed setting: {change}")
     async with running_system(config, data.max_clips, progress.phase) as system:
         progress.describe_waiting = system.waits.describe
         progress.note(f"attention of the learners: {system.learners.attention}")
@@ -126,28 +134,19 @@ async def _run(config: Config, data: Data, progress: Progress) -> dict[str, Any]
     return summary
 
 
-def _interruptible(run: Any, config: Config) -> dict[str, Any]:
-    """Runs to the end, or until SIGINT or SIGTERM, which end every actor on the way out."""
-
-    async def until_signal() -> dict[str, Any]:
-        task = asyncio.ensure_future(run)
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(name, task.cancel)
-        return await task
-
-    try:
-        return asyncio.run(until_signal())
-    except asyncio.CancelledError:
-        raise Interrupted(
-            f"stopped; the same command goes on from the newest checkpoint in {config.run.dir}/checkpoints"
-        ) from None
+async def _until_signal(run: Coroutine[object, None, Summary]) -> Summary:
+    """Runs to the end, or until SIGINT or SIGTERM cancel it, so that every actor is ended on the way out."""
+    task = asyncio.ensure_future(run)
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, task.cancel)
+    return await task
 
 
-def summarise(run_dir: Path, splits: list[str], wall_s: float) -> dict[str, Any]:
-    """The figures of a whole run (all of its resumed parts), read from its metrics.
+def summarise(run_dir: Path, splits: list[str], wall_s: float) -> Summary:
+    """The figures of a whole run, all of its resumed parts, from its metrics.
 
-    Speeds are those of a step's average, steps weighted alike; `wall_s` is of this process alone.
+    Speeds are means over steps, not weighted by their duration; `wall_s` is the time of this process only.
     """
     rows = read_metrics(run_dir)
     steps = [row for row in rows if "time/step_s" in row]
@@ -155,7 +154,7 @@ def summarise(run_dir: Path, splits: list[str], wall_s: float) -> dict[str, Any]
     def mean(name: str) -> float | None:
         return sum(row[name] for row in steps) / len(steps) if steps else None
 
-    summary: dict[str, Any] = {}
+    summary: Summary = {}
     for split in splits:
         scores = [row[f"validation/{split}/score"] for row in rows if f"validation/{split}/score" in row]
         if scores:
@@ -179,6 +178,6 @@ def summarise(run_dir: Path, splits: list[str], wall_s: float) -> dict[str, Any]
     }
 
 
-def summary_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def summary_rows(summary: Mapping[str, float | None]) -> list[dict[str, object]]:
     """The summary as rows of a table."""
     return [{"figure": name, "value": value} for name, value in summary.items()]

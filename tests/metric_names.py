@@ -1,16 +1,31 @@
-"""The names of metrics in docs/metrics.md, to be compared with those that are written."""
+"""The metrics that docs/metrics.md explains, to be compared with those that are written."""
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of the page; <split> and the like in its names stand for a run's own names."""
+
+    names: tuple[str, ...]
+    unit: str
+    meaning: str
+
+
+def rows() -> list[Row]:
+    """Every row of every table."""
+    cells = [line.strip("|").split(" | ") for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    return [Row(tuple(re.findall(r"`([^`]+)`", names)), unit.strip(), text.strip()) for names, unit, text in cells]
+
+
 def documented() -> list[str]:
-    """Every name in the first column of a table; <split> and the like stand for a run's own names."""
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
-    return [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    """Every name on the page."""
+    return [name for row in rows() for name in row.names]
 
 
 def undocumented(written: Iterable[str]) -> list[str]:

@@ -24,7 +24,7 @@ def preflight(config: Config) -> None:
     for index, reward in enumerate(config.rewards):
         check_reward_source(reward, f"rewards[{index}]")
     refuse_unknown(config.rollout)
-    check_resume(config)
+    check_resume(config.run, config.model.lora)
     if not is_on_hub(config.model.path):
         check_model(config)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ssr1_rl.config.schema import ConfigError, RewardConfig
 from ssr1_rl.config.values import nearest
-from ssr1_rl.rewards.base import RewardSource, build_reward_fn, read_source
+from ssr1_rl.rewards.load import RewardSource, build_reward_fn, read_source
 
 
 def check_reward_source(config: RewardConfig, field: str) -> None:

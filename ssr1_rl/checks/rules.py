@@ -12,7 +12,7 @@ from ssr1_rl.checks.engine_options import refuse_owned
 from ssr1_rl.config.presets import check_family
 from ssr1_rl.config.schema import Config, ConfigError, LearnerConfig, ModelConfig
 from ssr1_rl.config.values import Key, Origins, nearest, refused
-from ssr1_rl.rewards.base import check_built_in
+from ssr1_rl.rewards.load import check_built_in
 from ssr1_rl.trainer.attention.choice import what_is_missing
 from ssr1_rl.trainer.deepspeed_options import check_deepspeed_options
 

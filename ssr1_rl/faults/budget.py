@@ -1,4 +1,4 @@
-"""What happens to a group whose rewards failed: it is counted, and too many stop the run."""
+"""Groups whose rewards failed: each is counted and left out of training, and too many of them stop the run."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from dataclasses import dataclass
 from ssr1_rl.types import GroupId, ScoredGroup
 
 MIN_WINDOW = 20
-"""Fewest groups that a share is taken of; with less, one flaky call would stop a small run."""
+"""Smallest window, in groups; in a smaller one, a single flaky call would stop the run."""
 
 
 class RewardFailure(RuntimeError):
-    """The run has to stop: a reward function cannot be loaded, or fails on too many groups."""
+    """The run stops: a reward function cannot be loaded, or it fails on too many groups."""
 
 
 @dataclass(frozen=True)
 class FailedGroup:
-    """A group that is set aside because a reward function failed on it, every try.
+    """A group that is not trained on because every try of a reward function failed on it.
 
     Attributes:
-        group_id: the group.
         reward_name: the reward function that failed.
-        question_id: the question it failed on.
-        source: the question's file and row.
-        error: the last try's error, in words.
-        attempts: tries made.
+        source: file and row of the question.
+        error: message of the last try's error.
+        attempts: number of tries.
     """
 
     group_id: GroupId
@@ -39,14 +37,10 @@ class FailedGroup:
 class FailureBudget:
     """Counts scored and failed groups, and stops the run when too many fail.
 
-    Too many is: of the newest `window` groups more than `max_failed_share * window`
-    failed, where `window` is one step's worth of groups but at least `MIN_WINDOW`. The
-    share is of a whole window from the first group on, so that neither a first group that
-    fails stops the run, nor do broken rewards go on until a window has filled up.
-
-    Args:
-        max_failed_share: `grpo.max_failed_share`.
-        questions_per_step: `grpo.questions_per_step`.
+    The window is the newest `questions_per_step` groups, at least `MIN_WINDOW`. The run
+    stops when more than `max_failed_share` of the window's size have failed. The size
+    counts from the first group on, full window or not: a single failure at the start does
+    not stop the run, and a broken reward function stops it before the window is full.
     """
 
     def __init__(self, max_failed_share: float, questions_per_step: int) -> None:
@@ -57,11 +51,11 @@ class FailureBudget:
 
     @property
     def failed_share(self) -> float:
-        """Share of the window's groups that failed."""
+        """Failed groups in the window, as a share of its size."""
         return sum(self._newest) / (self._newest.maxlen or 1)
 
     def record(self, result: ScoredGroup | FailedGroup) -> None:
-        """Counts one finished group.
+        """Count one finished group.
 
         Raises:
             RewardFailure: the newest groups failed more often than `max_failed_share` allows.
@@ -80,8 +74,8 @@ class FailureBudget:
         return (
             f"reward function {last.reward_name!r} failed on question {last.question_id!r}{source}, "
             f"{last.attempts} of {last.attempts} tries: {last.error}\n"
-            f"{sum(self._newest)} of the newest {self._newest.maxlen} groups were set aside like this, "
+            f"{sum(self._newest)} of the newest {self._newest.maxlen} groups failed like this; "
             f"grpo.max_failed_share is {self._max_failed_share:g}. "
-            "Fix the function or the row; if it is only slow, raise its timeout_s; "
-            "if such groups are to be expected, raise grpo.max_failed_share."
+            "Fix the function or the row; if the function is only slow, raise its timeout_s; "
+            "if such failures are expected, raise grpo.max_failed_share."
         )

@@ -1,33 +1,45 @@
-"""Numbers that stop a run before it is spoilt: log-probs and weights compared between engines and learner."""
+"""Figures that stop a run before it is spoilt: non-finite updates, and engines that disagree with the learner."""
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 from ssr1_rl.config.schema import GuardConfig
 
 
 class GuardTripped(RuntimeError):
-    """Engines and learner disagree; the message names the figure, its limit and the usual causes."""
+    """A guard's check failed; the message names the figure, its limit and the usual causes."""
+
+
+class WeightReport(TypedDict):
+    """What one engine worker received in an audited weight sync.
+
+    Attributes:
+        digests: checksum of every tensor handed to the model's loader, by checkpoint name.
+        untouched: the model's own parameters that no tensor was loaded into.
+    """
+
+    digests: dict[str, str]
+    untouched: list[str]
 
 
 def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -> None:
-    """Checks a step's learner metrics before its weights go anywhere: finite figures, and log-prob differences.
+    """Checks a step's learner metrics before its weights are sent: finite figures, and log-prob differences.
 
     Raises:
-        GuardTripped: a loss, gradient or log-prob that is no finite number, or a difference above its limit.
+        GuardTripped: a loss, gradient or log-prob is not finite, or a difference is above its limit.
     """
     for name in ("loss", "grad_norm"):
         if not math.isfinite(metrics[name]):
             raise GuardTripped(
-                f"step {step}: the learner's {name} is {metrics[name]}; the update goes nowhere. "
-                "Lower learner.learning_rate or learner.max_grad_norm, and look at the step's rewards for extremes"
+                f"step {step}: the learner's {name} is {metrics[name]}; the update is not sent to the engines. "
+                "Lower learner.learning_rate or learner.max_grad_norm, and check the step's rewards for extreme values"
             )
     if not math.isfinite(metrics["kl_to_rollout"]):
-        # The loss need not show it: its ratio is bounded.
+        # The loss may be finite even so: its ratio is bounded.
         raise GuardTripped(
             f"step {step}: kl_to_rollout is {metrics['kl_to_rollout']}: a log-prob of the rollout engines or of the "
-            "learner is no finite number; the update goes nowhere. Lower learner.learning_rate, and look at "
+            "learner is not finite; the update is not sent to the engines. Lower learner.learning_rate, and check "
             "rollout.engine_args for settings that change sampling"
         )
     limits = {
@@ -42,34 +54,34 @@ def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -
                 f"{metrics['comparable_tokens']:.0f} tokens sampled by the current policy, above {setting}={limit:g}. "
                 "Usual causes: a weight sync that did not reach the engines; an encoder or prefix cache of older "
                 "weights; engine arguments that change sampling (rollout.engine_args); quantised engines; bfloat16 "
-                "(0.01 to 0.03 is normal there). If the figure is fine for your set-up, raise the limit"
+                "(0.01 to 0.03 is normal there). If the difference is acceptable in your setup, raise the limit"
             )
 
 
-def check_weights(learner: Mapping[str, str], reports: Sequence[Mapping[str, Any]]) -> None:
-    """Compares checksums of every tensor: what the learner holds, and what each engine worker was handed.
+def check_weights(learner: Mapping[str, str], reports: Sequence[WeightReport]) -> None:
+    """Compares the learner's tensors with those that each engine worker received, by checksum.
 
     Args:
-        learner: digest by checkpoint name.
-        reports: one of `WeightAudit.finish_weight_audit` per engine worker.
+        learner: checksum of every tensor, by checkpoint name.
+        reports: one per engine worker.
 
     Raises:
         GuardTripped: a tensor is missing on one side or differs, or an engine parameter was never loaded.
     """
     for index, report in enumerate(reports):
-        handed = report["digests"]
-        missing = sorted(learner.keys() - handed.keys())
-        strange = sorted(handed.keys() - learner.keys())
-        differing = sorted(name for name in learner.keys() & handed.keys() if learner[name] != handed[name])
+        received = report["digests"]
+        missing = sorted(learner.keys() - received.keys())
+        unknown = sorted(received.keys() - learner.keys())
+        differing = sorted(name for name in learner.keys() & received.keys() if learner[name] != received[name])
         for what, names in (
             ("never reached it", missing),
-            ("reached it unasked", strange),
+            ("are unknown to the learner", unknown),
             ("arrived changed", differing),
-            ("are its own parameters that no tensor was loaded into", list(report["untouched"])),
+            ("are its own parameters that no tensor was loaded into", report["untouched"]),
         ):
             if names:
                 raise GuardTripped(
-                    f"weight sync to engine worker {index} failed its check: of {len(learner)} tensors "
-                    f"{len(names)} {what}, "
-                    f"{names[0]} for one. The usual cause is a model whose parameters vLLM names otherwise"
+                    f"the weight sync to engine worker {index} failed its check: of {len(learner)} tensors "
+                    f"{len(names)} {what}, for example {names[0]}. "
+                    "The usual cause is a model whose parameters have other names in vLLM"
                 )

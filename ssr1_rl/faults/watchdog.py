@@ -1,4 +1,4 @@
-"""Says what a run waits for when nothing has moved for a while."""
+"""Reports what a run waits for when it has made no progress for a while."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from contextlib import suppress
 class Watchdog:
     """An asyncio task that warns when `beat` has not been called for `stall_warning_s`.
 
-    It warns after that time, again after twice as long, four times as long and so on; a beat
-    starts anew. It runs on the event loop of what it watches, so it is silent while that loop
-    itself is blocked.
+    The time between two warnings doubles until the next beat. The task shares the event
+    loop of what it watches, so it cannot warn while that loop itself is blocked.
 
     Args:
         stall_warning_s: seconds without a beat before the first warning.
-        describe_waiting: one sentence for each thing that is awaited now.
-        warn: takes the warning, one or more lines of text.
-        clock: monotonic seconds.
-        sleep: waits so many seconds of `clock`.
+        describe_waiting: returns one sentence for each thing that is awaited now.
+        warn: receives the warning, one or more lines of text.
+        clock: returns monotonic seconds.
+        sleep: waits for a number of seconds of `clock`.
     """
 
     def __init__(
@@ -41,17 +40,17 @@ class Watchdog:
         self._task: asyncio.Task[None] | None = None
 
     def beat(self) -> None:
-        """Marks progress: a group came back, a step ended, an engine started."""
+        """Marks progress: a group was finished, a validation question answered, or a step done."""
         self._last_beat_s = self._clock()
 
     def start(self) -> None:
         """Starts watching, on the running event loop."""
-        assert self._task is None, "the watchdog runs already"
+        assert self._task is None, "the watchdog is already running"
         self.beat()
         self._task = asyncio.create_task(self._watch(), name="watchdog")
 
     async def stop(self) -> None:
-        """Ends watching."""
+        """Stops watching."""
         if self._task is not None:
             task, self._task = self._task, None
             task.cancel()
@@ -68,7 +67,7 @@ class Watchdog:
     async def _watch(self) -> None:
         beat_s, interval_s, due_s = self._last_beat_s, self._stall_warning_s, self._last_beat_s + self._stall_warning_s
         while True:
-            # Never longer than stall_warning_s: a beat in a long sleep brings the next warning forward.
+            # Never longer than stall_warning_s: a beat during a longer sleep makes the next warning due earlier.
             await self._sleep(min(due_s - self._clock(), self._stall_warning_s))
             if self._last_beat_s != beat_s:
                 beat_s, interval_s = self._last_beat_s, self._stall_warning_s
@@ -81,6 +80,6 @@ class Watchdog:
 
     def _message(self, stalled_s: float) -> str:
         since = time.strftime("%H:%M:%S", time.localtime(time.time() - stalled_s))
-        sentences = self._describe_waiting() or ["nothing that is known to the run"]
-        head = f"nothing has moved for {stalled_s:.0f} s (since {since}); waiting for"
+        sentences = self._describe_waiting() or ["nothing that the run knows of"]
+        head = f"no progress for {stalled_s:.0f} s (since {since}); waiting for"
         return "\n".join([head, *(f"  {sentence}" for sentence in sentences)])

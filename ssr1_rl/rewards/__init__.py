@@ -1,1 +1,1 @@
-"""Reward functions, and the actor groups that run them: RolloutGroup -> ScoredGroup."""
+"""Reward functions and the Ray actors that run them: RolloutGroup -> ScoredGroup. Advantages are in algorithm/."""

@@ -1,10 +1,10 @@
 """The accuracy reward: is the answer inside <answer> </answer> the right one?
 
-Two rules. "choice" reads the answer strictly: it has to be one option (its letter,
+There are two rules. "choice" is strict: the answer has to be one option (its letter,
 number or text) or, for an open question, the ground truth's text or number. "mmau"
 is the token rule of MMAU's official evaluation, for scores that can be compared with
-published ones. Whatever a model writes scores 1 or 0; only a question that cannot be
-scored at all (its ground truth is none of its choices) is an error.
+published ones. Every response scores 1 or 0; only a question that cannot be scored (its
+ground truth is none of its choices) is an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from ssr1_rl.types import Completion, Question
 
-# Inner tags are not part of a block: in "<answer> I take <answer>B</answer>" the block is "B".
+# A block contains no tags: in "<answer> I take <answer>B</answer>" the block is "B".
 _ANSWER_BLOCK = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _MMAU_TOKEN = re.compile(r"\b\w+\b")
 _NUMERAL = re.compile(r"-?\d+(\.\d+)?")
@@ -27,17 +27,17 @@ _NUMBER_WORDS = (
 )
 # fmt: on
 _LEADING_WORDS = frozenset({"the", "correct", "answer", "option", "choice", "is"})
-# One minus sign; no apostrophes, so that "dont" is "don't"; Markdown's backtick, which Unicode calls a symbol.
+# Only one minus sign; no apostrophes ("dont" equals "don't"); no backticks, which Unicode counts as symbols.
 _ONE_SIGN = str.maketrans({"\N{MINUS SIGN}": "-", "\N{RIGHT SINGLE QUOTATION MARK}": "", "'": "", "`": " "})
-# Punctuation to Unicode, but part of what is said: C# is not C, 5% is not 5.
+# Punctuation in Unicode, but with a meaning here: C# is not C, 5% is not 5.
 _MEANINGFUL_PUNCTUATION = frozenset("#%&@")
 
 
 def extract_answer(text: str, require_tags: bool = True) -> str:
     """The content of the last <answer> block.
 
-    Without one: empty if `require_tags`, else what follows the last </think> (the
-    whole text if nothing was thought).
+    Without a block: empty if `require_tags`, otherwise the text after the last </think>
+    (the whole text if there is none).
     """
     blocks = _ANSWER_BLOCK.findall(text)
     if blocks:
@@ -48,8 +48,8 @@ def extract_answer(text: str, require_tags: bool = True) -> str:
 def mmau_match(prediction: str, ground_truth: str, choices: Sequence[str]) -> bool:
     """MMAU's official rule (arXiv 2410.19168, evaluation.py), on sets of lower-case word tokens.
 
-    Right if and only if the prediction holds every token of the answer and none of
-    the other choices' tokens that are not also the answer's. An empty prediction is wrong.
+    Right if and only if the prediction contains every token of the answer, and no token of another
+    choice that is not also in the answer. An empty prediction is wrong.
     """
     predicted, answer = _mmau_tokens(prediction), _mmau_tokens(ground_truth)
     wrong = {token for choice in choices for token in _mmau_tokens(choice)} - answer
@@ -59,20 +59,19 @@ def mmau_match(prediction: str, ground_truth: str, choices: Sequence[str]) -> bo
 def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool:
     """Whether `answer` is exactly the right option, or the right answer of an open question (no choices).
 
-    Text and numbers are compared with case, white space and punctuation folded and
-    numbers in one form ("Three" == "3.0"). An option may also be named by its letter
-    ("B", "(b)", "option B"), by letter and text ("B) dog"; both have to agree) or by
-    its number counted from 1. What is a choice's own text is read as that text: with
-    choices "D", "A" the answer "A" is the second; and where some choice is a single
-    letter (holds a number), no other letter (number) is read as an option's name.
-    Several options at once are wrong.
+    Case, white space and punctuation are ignored, and numbers have one form ("Three" == "3.0").
+    An option may also be named by its letter ("B", "(b)", "option B"), by letter and text
+    ("B) dog", if both name the same option) or by its number, counted from 1. The text of a
+    choice takes precedence: with the choices "D", "A" the answer "A" is the second. A letter alone
+    names no option if any choice is a single letter, nor does a number alone if any choice contains
+    one. An answer that names several options is wrong.
 
     Raises:
         ValueError: the ground truth is empty, or none of the choices.
     """
     if not choices:
         if not ground_truth.strip():
-            raise ValueError("ground_truth is empty: no answer could be right; fix the row or leave it out")
+            raise ValueError("ground_truth is empty: no answer could be right; fix or remove the row")
         candidates: Sequence[str] = (ground_truth,)
     else:
         candidates = choices
@@ -80,7 +79,7 @@ def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool
     if right is None:
         raise ValueError(
             f"ground_truth {ground_truth!r} is none of the choices {list(choices)!r}: no answer could be right; "
-            "fix the row or leave it out"
+            "fix or remove the row"
         )
     selected = _find_by_text(answer, candidates)
     words = _fold_numbers(answer).split()
@@ -97,8 +96,8 @@ class Accuracy:
 
     Args:
         match: "choice" (letter, number or text of one option) or "mmau" (the official token rule).
-        require_tags: a response without an <answer> block is wrong; if false, what
-            follows </think> is taken for the answer.
+        require_tags: whether a response without an <answer> block is wrong; otherwise the text
+            after </think> is its answer.
     """
 
     def __init__(self, match: str = "choice", require_tags: bool = True) -> None:
@@ -121,10 +120,10 @@ def _mmau_tokens(text: str) -> set[str]:
 
 
 def _find_by_text(text: str, candidates: Sequence[str]) -> str | None:
-    """The one candidate that reads as `text` does; the least folding that finds any decides."""
+    """The candidate that equals `text` after as little folding as possible; None if there is none, or several."""
     for fold in (_fold_case, _fold_punctuation, _fold_numbers):
         key = fold(text)
-        # Two candidates alike but for case are one answer, so a repeated choice is not ambiguous.
+        # Candidates that differ only in case are one answer, so a repeated choice is not ambiguous.
         hits = {_fold_case(candidate): candidate for candidate in candidates if key and fold(candidate) == key}
         if hits:
             return next(iter(hits.values())) if len(hits) == 1 else None
@@ -132,7 +131,7 @@ def _find_by_text(text: str, candidates: Sequence[str]) -> str | None:
 
 
 def _find_by_label(words: Sequence[str], choices: Sequence[str]) -> str | None:
-    """The choice that "b" or "2" names, or that "b dog" names twice over. `words` are folded."""
+    """The choice that "b", "2" or "b dog" names, if label and text agree. `words` are folded."""
     if not words:
         return None
     index = _index_of_label(words[0])
@@ -151,7 +150,7 @@ def _find_by_label(words: Sequence[str], choices: Sequence[str]) -> str | None:
 
 
 def _index_of_label(word: str) -> int:
-    """0-based index of the option that a letter or a number from 1 names; -1: neither."""
+    """0-based index of the option that a letter, or a number from 1, names; -1 if `word` is neither."""
     if word.isdecimal() and len(word) <= 3:  # more digits name no option, and Python limits int(text)
         return int(word) - 1
     return _index_of_letter(word)
@@ -162,18 +161,18 @@ def _index_of_letter(word: str) -> int:
 
 
 def _fold_case(text: str) -> str:
-    """Case, white space and Unicode's compatibility forms folded."""
+    """Folds case, white space and Unicode's compatibility forms."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def _fold_punctuation(text: str) -> str:
-    """`_fold_case`, and punctuation to spaces, save where it is part of a number, a note or a unit."""
+    """Like `_fold_case`, with punctuation replaced by spaces unless it is part of a number, a note or a unit."""
     text = _THOUSANDS_COMMA.sub("", _fold_case(text).translate(_ONE_SIGN))
     return " ".join("".join(" " if _separates(text, i) else char for i, char in enumerate(text)).split())
 
 
 def _separates(text: str, index: int) -> bool:
-    """Whether the character at `index` is punctuation between words."""
+    """Whether the character at `index` is punctuation that separates words."""
     char, before, after = text[index], text[index - 1 : index], text[index + 1 : index + 2]
     if char in _MEANINGFUL_PUNCTUATION or not unicodedata.category(char).startswith("P"):
         return False
@@ -185,7 +184,7 @@ def _separates(text: str, index: int) -> bool:
 
 
 def _fold_numbers(text: str) -> str:
-    """`_fold_punctuation`, and every number in one form: "three", "3" and "3.0" become "3"."""
+    """Like `_fold_punctuation`, with every number in one form: "three", "3" and "3.0" become "3"."""
     return " ".join(_canonical_number(word) for word in _fold_punctuation(text).split())
 
 
@@ -193,7 +192,7 @@ def _canonical_number(word: str) -> str:
     if not _NUMERAL.fullmatch(word):
         return str(_NUMBER_WORDS.index(word)) if word in _NUMBER_WORDS else word
     sign, digits = ("-", word[1:]) if word.startswith("-") else ("", word)
-    # Digit by digit, as a float would make long numbers equal that are not. unicodedata: other scripts' digits.
+    # Digit by digit, because different long numbers may be equal as floats. unicodedata: digits of other scripts.
     digits = "".join(char if char == "." else str(unicodedata.decimal(char)) for char in digits)
     whole, _, fraction = digits.partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")

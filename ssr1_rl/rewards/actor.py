@@ -8,7 +8,8 @@ import traceback
 from dataclasses import dataclass
 
 from ssr1_rl.config.schema import ConfigError, RewardConfig
-from ssr1_rl.rewards.base import InvalidRewards, RewardFn, RewardSource, build_reward_fn, check_rewards, is_async
+from ssr1_rl.rewards.base import InvalidRewards, RewardFn, check_rewards, is_async
+from ssr1_rl.rewards.load import RewardSource, build_reward_fn
 from ssr1_rl.types import RolloutGroup
 
 MAX_ERROR_CHARS = 2000

@@ -15,7 +15,7 @@ from ssr1_rl.actors.waits import WaitedTooLong, Waits
 from ssr1_rl.config.schema import ConfigError
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.actor import RewardActor, TryFailed, timed_out
-from ssr1_rl.rewards.base import RewardSource, reward_name
+from ssr1_rl.rewards.load import RewardSource, reward_name
 from ssr1_rl.types import RolloutGroup
 
 MAX_ASYNC_GROUPS_PER_ACTOR = 32

@@ -15,9 +15,8 @@ class Format:
     """1.0 for a well-formed response: <think>…</think><answer>…</answer>.
 
     Well-formed means each tag exactly once and in this order, neither part empty, and
-    nothing but white space around and between the two. Anything else is 0.0, or with
-    `partial_credit` a quarter for each tag that appears exactly once, at most 0.75:
-    all four tags in a malformed response are worth no more than three.
+    only white space around and between the two. Anything else scores 0.0, or with
+    `partial_credit` 0.25 for each tag that appears exactly once, at most 0.75.
     """
 
     def __init__(self, partial_credit: bool = False) -> None:
@@ -37,6 +36,6 @@ class Format:
 
 
 def _is_ordered(text: str) -> bool:
-    """Whether a text that holds each tag once holds them as it should."""
+    """Whether a text that contains each tag once has them in order, with text inside both parts."""
     response = _RESPONSE.fullmatch(text)
     return response is not None and all(part.strip() for part in response.groups())

@@ -20,7 +20,7 @@ from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.schema import ConfigError, RewardConfig
 from ssr1_rl.faults.budget import FailedGroup
 from ssr1_rl.rewards.actor_group import ActorGroup
-from ssr1_rl.rewards.base import check_reward, reward_name
+from ssr1_rl.rewards.load import check_reward, reward_name
 from ssr1_rl.types import RolloutGroup, ScoredGroup
 
 

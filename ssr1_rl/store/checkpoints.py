@@ -1,10 +1,10 @@
 """Checkpoints that exist whole or not at all, and which of them are kept.
 
-    checkpoints/step_000040/learner/…        see `learner_state`
-    checkpoints/step_000040/controller.json  step, stream cursor, groups in flight, best score
-    checkpoints/step_000040/manifest.json    size and checksum of every other file
+    checkpoints/step_000040/learner/…        weights and optimizer, see `trainer/learner_state.py`
+    checkpoints/step_000040/controller.json  step, stream cursor, groups in flight, KL coefficient
+    checkpoints/step_000040/manifest.json    step, validation score, size and checksum of every other file
 
-A checkpoint is written under a hidden name and renamed when every byte of it is on disk.
+A checkpoint is written under a hidden name and renamed once all of it is on disk.
 """
 
 import asyncio
@@ -12,24 +12,48 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from ssr1_rl.config.schema import CheckpointConfig
 
+FOLDER = "checkpoints"
 PREFIX = "step_"
 PARTIAL = ".partial_"
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that is not what its manifest says; the message names the file."""
+    """A checkpoint differs from its manifest; the message names the file."""
+
+
+class FileEntry(TypedDict):
+    """Size and BLAKE2b checksum (hexadecimal) of one file."""
+
+    bytes: int
+    blake2b: str
+
+
+class Manifest(TypedDict):
+    """Content of manifest.json; `files` is by path relative to the checkpoint."""
+
+    step: int
+    score: float | None
+    files: dict[str, FileEntry]
+
+
+class ControllerState(TypedDict):
+    """Content of controller.json; `feed` is the state of `GroupFeed`."""
+
+    step: int
+    feed: dict[str, Any]
+    kl_coefficient: float
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk. `score` is the validation score of its policy, None when it was not validated."""
+    """A checkpoint on disk. `score` is the validation score of its policy, None if it was not validated."""
 
     path: Path
     step: int
@@ -40,8 +64,8 @@ class Checkpoint:
         """Folder of the learner's state."""
         return self.path / "learner"
 
-    def controller_state(self) -> dict[str, Any]:
-        """What the controller saved."""
+    def controller_state(self) -> ControllerState:
+        """Reads controller.json."""
         return json.loads((self.path / "controller.json").read_text())
 
     def verify(self) -> None:
@@ -62,17 +86,20 @@ class CheckpointStore:
     """The checkpoints of one run."""
 
     def __init__(self, run_dir: Path, config: CheckpointConfig) -> None:
-        self._folder = run_dir / "checkpoints"
+        self._folder = run_dir / FOLDER
         self._config = config
 
     async def save(
         self,
         step: int,
-        controller: dict[str, Any],
+        controller: ControllerState,
         score: float | None,
         save_learner: Callable[[Path], Awaitable[None]],
     ) -> Checkpoint:
-        """Writes a checkpoint of `step`, then removes those that need not be kept."""
+        """Writes a checkpoint of `step`, then removes those that the settings do not keep.
+
+        `save_learner` writes the learner's state into the folder that it is given.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         for left_over in self._folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left_over)
@@ -89,26 +116,18 @@ class CheckpointStore:
         return Checkpoint(final, step, score)
 
     def drop_after(self, step: int) -> None:
-        """Removes checkpoints of later steps: a run that goes on from `step` does these again."""
+        """Removes checkpoints of later steps, which a run resumed from `step` repeats."""
         for checkpoint in self.all():
             if checkpoint.step > step:
                 shutil.rmtree(checkpoint.path)
 
     def all(self) -> list[Checkpoint]:
-        """Every checkpoint, oldest first. One may have been damaged since: see `Checkpoint.verify`."""
-        found = []
-        for path in sorted(self._folder.glob(f"{PREFIX}*")):
-            try:
-                score = _manifest(path)["score"]
-            except DamagedCheckpoint:
-                score = None
-            found.append(Checkpoint(path, int(path.name.removeprefix(PREFIX)), score))
-        return found
+        """Every checkpoint, oldest first."""
+        return list_checkpoints(self._folder.parent)
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint with the best validation score (the older of equals), None before the first validation."""
-        scored = [c for c in self.all() if c.score is not None]
-        return max(scored, key=lambda c: (c.score, -c.step), default=None)
+        """The checkpoint with the best validation score, None if none was validated."""
+        return best_of(self.all())
 
     def _prune(self, newest: int) -> None:
         kept = {c.step for c in self.all() if c.step <= newest and _is_complete(c.path)}
@@ -123,30 +142,48 @@ class CheckpointStore:
             shutil.rmtree(left_over)
 
 
+def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
+    """Every checkpoint of a run, oldest first, damaged ones included: `Checkpoint.verify` finds these."""
+    found = []
+    for path in sorted((run_dir / FOLDER).glob(f"{PREFIX}*")):
+        try:
+            score = _manifest(path)["score"]
+        except DamagedCheckpoint:
+            score = None
+        found.append(Checkpoint(path, int(path.name.removeprefix(PREFIX)), score))
+    return found
+
+
+def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The one with the best validation score (the oldest of equals), None if none was validated."""
+    scored = [c for c in checkpoints if c.score is not None]
+    return max(scored, key=lambda c: (c.score, -c.step), default=None)
+
+
 def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in the folder `path`.
 
     Raises:
-        DamagedCheckpoint: no checkpoint there.
+        DamagedCheckpoint: there is no checkpoint, or its manifest cannot be read.
     """
     if not (path / "manifest.json").is_file():
         raise DamagedCheckpoint(
-            f"{path} holds no checkpoint (no manifest.json); give a folder such as RUN/checkpoints/step_000040"
+            f"{path} holds no checkpoint (it has no manifest.json); give a folder such as RUN/checkpoints/step_000040"
         )
     manifest = _manifest(path)
     return Checkpoint(path, manifest["step"], manifest["score"])
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _manifest(path: Path) -> Manifest:
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        return {name: manifest[name] for name in ("step", "score", "files")}
+        return {"step": manifest["step"], "score": manifest["score"], "files": manifest["files"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged: manifest.json: {error!r}") from error
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether every file is there in its size; a quick look, without checksums."""
+    """Whether every file exists with its size; checksums are not compared."""
     try:
         files = _manifest(path)["files"]
     except DamagedCheckpoint:
@@ -155,11 +192,12 @@ def _is_complete(path: Path) -> bool:
 
 
 def _write_manifest(folder: Path, step: int, score: float | None) -> None:
-    files = {}
+    files: dict[str, FileEntry] = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
         files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "blake2b": _checksum(file)}
         _sync(file)
-    (folder / "manifest.json").write_text(json.dumps({"step": step, "score": score, "files": files}, indent=1))
+    manifest: Manifest = {"step": step, "score": score, "files": files}
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
     _sync(folder / "manifest.json")
     _sync(folder)
 
@@ -170,7 +208,7 @@ def _checksum(file: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file's bytes (or a folder's names) are on disk."""
+    """Waits until a file's bytes, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,18 +1,16 @@
-"""Policy -> a standard Hugging Face folder that transformers and vLLM both load."""
+"""Writes the policy of a checkpoint as a Hugging Face folder that transformers and vLLM both load."""
 
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ssr1_rl.checks.preflight import check_model_folder
-from ssr1_rl.config.schema import CheckpointConfig, Config
-from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore
+from ssr1_rl.store.checkpoints import Checkpoint, best_of, list_checkpoints
 from ssr1_rl.trainer.learner_state import learner_settings, saved_weights
 from ssr1_rl.trainer.model.lora import add_adapters
 from ssr1_rl.weights.adapters import adapted_modules, merged_weights
@@ -27,13 +25,13 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
 
     Args:
         base_model: the folder (or hub name) that the run started from; its configuration,
-            tokenizer and processor are taken over.
-        dtype: of the written weights, "bfloat16" or "float32".
-        adapter: write a LoRA adapter alone, as a folder for peft to put on the base model.
+            tokenizer and processor are copied.
+        dtype: dtype of the written weights, "bfloat16" or "float32".
+        adapter: write only the LoRA adapter, as a folder that peft loads onto the base model.
 
     Raises:
-        DamagedCheckpoint: the checkpoint is not what was written.
-        ValueError: `output` exists and is not empty, another dtype, or there is no adapter to write alone.
+        DamagedCheckpoint: the checkpoint differs from what was written.
+        ValueError: `output` exists and is not empty, the dtype is another, or the checkpoint has no adapter.
     """
     check_dtype(dtype)
     checkpoint.verify()
@@ -45,26 +43,33 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
         _make_empty(output)
         write_adapter_folder(base_model, lora, dict(weights), output, torch_dtype)
     elif lora is not None:
-        write_model_folder(base_model, _merged(base_model, lora, dict(weights), torch_dtype), output, torch_dtype)
+        merged = _merged(base_model, lora["rank"], lora["alpha"], dict(weights), torch_dtype)
+        write_model_folder(base_model, merged, output, torch_dtype)
     else:
         write_model_folder(base_model, weights, output, torch_dtype)
 
 
 def check_dtype(dtype: str) -> None:
-    """Raises `ValueError` for a dtype that weights are not exported in."""
+    """Raises `ValueError` unless weights can be exported in this dtype."""
     if dtype not in ("bfloat16", "float32"):
         raise ValueError(f"--dtype must be bfloat16 or float32, got {dtype!r}")
 
 
-def base_model_folder(run_dir: Path, config: Config) -> str:
-    """The run's `model.path`, found from any working directory.
+def base_model_folder(run_dir: Path, model_path: str, configured_dir: str) -> str:
+    """The base model of the run in `run_dir`, found from any working directory.
 
-    A relative one is taken from where the run was started, which its run.dir tells while the folder still lies there.
+    A relative path starts where the run was started. That directory is known from `configured_dir`, as long as the
+    run's folder was not moved.
+
+    Args:
+        run_dir: where the run's folder is now.
+        model_path: the run's setting `model.path`.
+        configured_dir: the run's setting `run.dir`.
 
     Raises:
-        ValueError: no folder there, and no hub name either.
+        ValueError: `model_path` is neither an existing folder nor a hub name.
     """
-    path, end = Path(config.model.path), Path(config.run.dir)
+    path, end = Path(model_path), Path(configured_dir)
     if path.is_absolute():
         candidates = [path]
     else:
@@ -75,23 +80,23 @@ def base_model_folder(run_dir: Path, config: Config) -> str:
         if candidate.is_dir():
             return str(candidate)
     try:
-        check_model_folder(config.model.path)
+        check_model_folder(model_path)
     except ValueError as error:
         raise ValueError(
-            f"{error} (it is the base of {run_dir}, looked for in {' and '.join(str(c.parent) for c in candidates)}: "
-            "if it is relative to the directory that the run was started in, call the export from there)"
+            f"{error} (it is the base of {run_dir}; searched in {' and '.join(str(c.parent) for c in candidates)}. "
+            "If it is relative to the directory that the run was started in, run the export from there)"
         ) from error
-    return config.model.path
+    return model_path
 
 
 def _merged(
-    base_model: str, lora: Mapping[str, Any], adapters: Mapping[str, Tensor], dtype: torch.dtype
+    base_model: str, rank: int, alpha: float, adapters: Mapping[str, Tensor], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """The base model's weights with the saved adapters in them: the tensors that engines of this dtype were sent."""
+    """The base model's weights with the adapters merged in, as they were sent to engines of this dtype."""
     from ssr1_rl.trainer.model.families import load_model
 
     model = load_model(base_model, dtype, "sdpa")
-    add_adapters(model, lora["rank"], lora["alpha"], adapted_modules(adapters))
+    add_adapters(model, rank, alpha, adapted_modules(adapters))
     with torch.no_grad():
         for name, parameter in named_adapters(model).items():
             parameter.copy_(adapters[name])
@@ -129,10 +134,10 @@ def write_adapter_folder(
 def write_model_folder(
     base_model: str, weights: Iterable[tuple[str, Tensor]], output: Path, dtype: torch.dtype
 ) -> None:
-    """Writes `weights` (by checkpoint name) beside everything else that `base_model` holds.
+    """Writes `weights` (by checkpoint name) beside copies of the base model's other files.
 
-    transformers' `save_pretrained` writes names for Qwen2-Audio that vLLM cannot read
-    (as of 5.19); published names can be read by both.
+    `save_pretrained` is not used: it gives Qwen2-Audio's tensors names that vLLM cannot read. Both read the published
+    names.
 
     Raises:
         ValueError: `output` exists and is not empty.
@@ -148,7 +153,7 @@ def write_model_folder(
 
 def _make_empty(output: Path) -> None:
     if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; remove it, or export to another folder")
+        raise ValueError(f"{output} is not empty; remove it or export to another folder")
     output.mkdir(parents=True, exist_ok=True)
 
 
@@ -161,7 +166,7 @@ def _local_folder(model: str) -> Path:
 
 
 def _set_dtype(config_path: Path, dtype: str) -> None:
-    config: dict[str, Any] = json.loads(config_path.read_text())
+    config = json.loads(config_path.read_text())
     sections = [config]
     for section in sections:
         sections += [inner for inner in section.values() if isinstance(inner, dict)]
@@ -172,7 +177,7 @@ def _set_dtype(config_path: Path, dtype: str) -> None:
 
 
 def _write_shards(folder: Path, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> None:
-    """Shards of at most `SHARD_BYTES`, under the names that transformers expects, and their index."""
+    """Writes shards of at most `SHARD_BYTES` and their index, under the names that transformers expects."""
     shards: list[list[str]] = []
     pending: dict[str, Tensor] = {}
     size = total = 0
@@ -203,22 +208,21 @@ def _write_shards(folder: Path, weights: Iterable[tuple[str, Tensor]], dtype: to
     (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def choose_checkpoint(run_dir: Path, config: CheckpointConfig, which: str) -> Checkpoint:
-    """The run's checkpoint that `which` names: "last", "best" or a step number.
+def choose_checkpoint(run_dir: Path, which: str) -> Checkpoint:
+    """The run's checkpoint that `which` names: "last", "best" (the last if none was validated) or a step number.
 
     Raises:
-        ValueError: there is none such; the message lists those there are.
+        ValueError: the run has no such checkpoint; the message lists those that it has.
     """
-    store = CheckpointStore(run_dir, config)
-    there = store.all()
-    if not there:
+    checkpoints = list_checkpoints(run_dir)
+    if not checkpoints:
         raise ValueError(f"{run_dir} holds no checkpoint yet")
     if which == "last":
-        return there[-1]
+        return checkpoints[-1]
     if which == "best":
-        return store.best() or there[-1]
-    for checkpoint in there:
+        return best_of(checkpoints) or checkpoints[-1]
+    for checkpoint in checkpoints:
         if str(checkpoint.step) == which:
             return checkpoint
-    steps = ", ".join(str(checkpoint.step) for checkpoint in there)
-    raise ValueError(f"{run_dir} has no checkpoint of step {which}; there are: last, best, {steps}")
+    steps = ", ".join(str(checkpoint.step) for checkpoint in checkpoints)
+    raise ValueError(f"{run_dir} has no checkpoint of step {which}; choose one of: last, best, {steps}")

@@ -1,7 +1,7 @@
-"""The folder of one run: who may write there, where it resumes from, and its settings on paper.
+"""The folder of one run: which process may write there, where a run resumes, and its settings as a file.
 
 config.yaml      the resolved settings
-metrics.jsonl    one line per step and validation
+metrics.jsonl    one line per step and validation; the same figures in tensorboard/
 samples/         every step's completions with their rewards (Parquet)
 checkpoints/     see `ssr1_rl.store.checkpoints`
 skipped.jsonl    questions that could not be used
@@ -13,13 +13,12 @@ import fcntl
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from ssr1_rl.config.load import config_to_yaml
-from ssr1_rl.config.schema import Config, ConfigError, LoraConfig
-from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore, DamagedCheckpoint, open_checkpoint
+from ssr1_rl.config.schema import Config, ConfigError, LoraConfig, RunConfig
+from ssr1_rl.store.checkpoints import Checkpoint, DamagedCheckpoint, list_checkpoints, open_checkpoint
 
 
 class RunFolderInUse(RuntimeError):
@@ -28,10 +27,10 @@ class RunFolderInUse(RuntimeError):
 
 @contextlib.contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
-    """Holds the folder for this process.
+    """Locks the folder for this process.
 
     Raises:
-        RunFolderInUse: another process holds it.
+        RunFolderInUse: another process has locked it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as lock:
@@ -39,28 +38,27 @@ def claim(run_dir: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunFolderInUse(
-                f"another process is running in {run_dir}; wait for it, stop it, or set run.dir or run.name"
+                f"another process is running in {run_dir}; wait for it, stop it, or change run.dir or run.name"
             ) from None
         yield
 
 
-def find_resume(config: Config) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint that `run.resume` means (None: from the start), and notes for the user.
+def find_resume(run: RunConfig) -> tuple[Checkpoint | None, list[str]]:
+    """The checkpoint that `run.resume` selects (None: start from nothing), and a note on each damaged one skipped.
 
     Raises:
         ConfigError: the folder holds a run and `run.resume` is "never".
-        DamagedCheckpoint: the checkpoint that is named cannot be read, or no whole one is left.
+        DamagedCheckpoint: the checkpoint that `run.resume` names is damaged, or every one in the folder is.
     """
-    store = CheckpointStore(Path(config.run.dir), config.checkpoint)
-    if config.run.resume == "never":
-        _refuse_a_run(config, store)
+    if run.resume == "never":
+        _refuse_existing_run(run)
         return None, []
-    if config.run.resume != "auto":
-        checkpoint = open_checkpoint(Path(config.run.resume))
+    if run.resume != "auto":
+        checkpoint = open_checkpoint(Path(run.resume))
         checkpoint.verify()
         return checkpoint, []
     notes = []
-    for checkpoint in reversed(store.all()):
+    for checkpoint in reversed(list_checkpoints(Path(run.dir))):
         try:
             checkpoint.verify()
         except DamagedCheckpoint as error:
@@ -68,34 +66,36 @@ def find_resume(config: Config) -> tuple[Checkpoint | None, list[str]]:
             continue
         return checkpoint, notes
     if notes:
-        raise DamagedCheckpoint(f"{notes[-1]}: none is left. Remove {config.run.dir}/checkpoints to start anew")
+        raise DamagedCheckpoint(f"{notes[-1]}: none is left. Remove {run.dir}/checkpoints to start from the beginning")
     return None, []
 
 
-def check_resume(config: Config) -> None:
-    """Refuses what `run.resume` cannot go on from, as far as can be told without reading checksums.
+def check_resume(run: RunConfig, lora: LoraConfig) -> None:
+    """Checks that the run can be resumed as `run.resume` says, without comparing checksums.
 
     Raises:
         ConfigError: the folder holds a run and `run.resume` is "never", or the checkpoint has other LoRA adapters.
         DamagedCheckpoint: there is no checkpoint where `run.resume` says.
     """
-    store = CheckpointStore(Path(config.run.dir), config.checkpoint)
-    if config.run.resume == "never":
-        _refuse_a_run(config, store)
+    if run.resume == "never":
+        _refuse_existing_run(run)
         return
     try:
-        checkpoints = store.all()[-1:] if config.run.resume == "auto" else [open_checkpoint(Path(config.run.resume))]
+        checkpoints = (
+            list_checkpoints(Path(run.dir))[-1:] if run.resume == "auto" else [open_checkpoint(Path(run.resume))]
+        )
     except DamagedCheckpoint as error:
-        raise DamagedCheckpoint(f"run.resume={config.run.resume}: {error}") from error
+        raise DamagedCheckpoint(f"run.resume={run.resume}: {error}") from error
     for checkpoint in checkpoints:
-        _refuse_other_adapters(checkpoint, config.model.lora)
+        _refuse_other_adapters(checkpoint, lora)
 
 
-def _refuse_a_run(config: Config, store: CheckpointStore) -> None:
-    if store.all() or (Path(config.run.dir) / "metrics.jsonl").exists():
+def _refuse_existing_run(run: RunConfig) -> None:
+    folder = Path(run.dir)
+    if list_checkpoints(folder) or (folder / "metrics.jsonl").exists():
         raise ConfigError(
-            f"run.resume=never, but {config.run.dir} holds a run; "
-            "set run.resume=auto to go on with it, or another run.name or run.dir"
+            f"run.resume=never, but {folder} holds a run; "
+            "set run.resume=auto to resume it, or set another run.name or run.dir"
         )
 
 
@@ -103,20 +103,20 @@ def _refuse_other_adapters(checkpoint: Checkpoint, lora: LoraConfig) -> None:
     try:
         before = json.loads((checkpoint.learner / "learner.json").read_text())["lora"]
     except (OSError, ValueError, KeyError):
-        return  # damaged: `find_resume` says so, and may find an older one
+        return  # damaged: `find_resume` reports it and tries an older one
     now = {"rank": lora.rank, "alpha": lora.alpha} if lora.rank else None
     if before != now:
-        mend = (
+        settings = (
             f"model.lora.rank={before['rank']} model.lora.alpha={before['alpha']:g}" if before else "model.lora.rank=0"
         )
         raise ConfigError(
-            f"checkpoint {checkpoint.path} was written with model.lora {before or 'off'}, which now is {now or 'off'}; "
-            f"set {mend}, or another run.dir"
+            f"checkpoint {checkpoint.path} was written with model.lora {before or 'off'}, but this run has "
+            f"{now or 'off'}; set {settings}, or another run.dir"
         )
 
 
 def write_config(config: Config) -> list[str]:
-    """Writes config.yaml; returns what differs from the settings that the folder's run had before."""
+    """Writes config.yaml; returns a line for each setting that differs from the file it replaces."""
     path = Path(config.run.dir) / "config.yaml"
     text = config_to_yaml(config)
     changes = []
@@ -131,7 +131,8 @@ def write_config(config: Config) -> list[str]:
     return changes
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Every setting by its dotted name."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return {k: v for name, inner in items for k, v in _flat(inner, f"{prefix}{name}.").items()}

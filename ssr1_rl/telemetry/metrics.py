@@ -1,8 +1,8 @@
-"""Metrics of a run: one JSON object a line in `metrics.jsonl`, and TensorBoard event files.
+"""Writes a run's metrics to `metrics.jsonl` (one JSON object per line) and TensorBoard event files, and reads them.
 
 Names are grouped by slashes: "train/loss", "rollout/tokens_per_s", "validation/test/accuracy".
-JSON has no NaN and no infinity, and strict readers refuse Python's own spelling of them. They
-are written as the strings "NaN", "Infinity" and "-Infinity"; `read_metrics` gives floats back.
+JSON has neither NaN nor infinity, and strict readers refuse Python's spelling of them. They are
+written as the strings "NaN", "Infinity" and "-Infinity"; `read_metrics` returns floats.
 """
 
 from __future__ import annotations
@@ -14,27 +14,30 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 TENSORBOARD_FLUSH_S = 10
-"""Seconds until a scalar is on disk; a killed run loses no more than this of its event files."""
+"""Seconds between two flushes of the event files; a killed run loses at most the scalars of this time."""
 
 OWN_FIELDS = ("step", "time_s")
 
 
 class MetricsWriter:
-    """Appends metrics to a run; every row is on disk when `write` returns.
+    """Appends rows of metrics; a row is on disk when `write` returns.
 
     Args:
         run_dir: folder of the run.
-        tensorboard: write TensorBoard event files as well.
-        resume_step: the step of the checkpoint that the run goes on from. Rows of later steps
-            belong to work that is done again and are removed. 0: the run starts from nothing,
-            so no row stays, step 0 (the validation before training) included.
+        tensorboard: also write TensorBoard event files.
+        resume_step: step of the checkpoint that the run is resumed from. Rows of later steps
+            are removed, because these steps are repeated. With 0 the run starts from nothing
+            and all rows are removed, also those of step 0 (the validation before training).
     """
 
     def __init__(self, run_dir: Path, tensorboard: bool, resume_step: int = 0) -> None:
@@ -50,10 +53,10 @@ class MetricsWriter:
 
         Args:
             step: the training step that the metrics belong to; a step may have several rows.
-            metrics: anything `float` takes; units are in the names (`_s`, `_bytes`, `_per_s`).
+            metrics: values that `float` accepts; units are in the names (`_s`, `_bytes`, `_per_s`).
         """
         values = {name: float(value) for name, value in metrics.items()}
-        assert not values.keys() & set(OWN_FIELDS), f"metrics are slash-grouped; {OWN_FIELDS} are the row's own fields"
+        assert not values.keys() & set(OWN_FIELDS), f"no metric may have a name of {OWN_FIELDS}"
         now = time.time()
         row = {"step": step, "time_s": now, **{name: _to_json(value) for name, value in values.items()}}
         self._file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
@@ -70,10 +73,10 @@ class MetricsWriter:
             self._events.close()
 
 
-def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of a run in the order of writing: `step` (int), `time_s` (Unix time), metrics (float).
+def read_metrics(run_dir: Path) -> list[dict[str, float]]:
+    """The rows of a run, oldest first: `step` (an int), `time_s` (Unix time) and the metrics.
 
-    A run that is still writing may be read: a last line that is not whole yet is left out.
+    A run that is still writing can be read: an incomplete last line is left out.
 
     Raises:
         FileNotFoundError: the run has no metrics yet.
@@ -81,7 +84,7 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
     """
     rows = []
     for _, row in _read_lines(run_dir / METRICS_FILE)[0]:
-        rows.append({name: value if name == "step" else float(value) for name, value in row.items()})
+        rows.append({name: int(value) if name == "step" else float(value) for name, value in row.items()})
     return rows
 
 
@@ -93,8 +96,8 @@ def _to_json(value: float) -> float | str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def _read_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bytes]:
-    """Every whole line with its row, and what there is of a torn last line."""
+def _read_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, float | str]]], bytes]:
+    """Every complete line with its row, and the bytes of an incomplete last line."""
     lines = [line for line in path.read_bytes().split(b"\n") if line]
     parsed = []
     for number, line in enumerate(lines, start=1):
@@ -109,11 +112,11 @@ def _read_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, Any]]], bytes]:
 
 
 def _drop_after(path: Path, resume_step: int) -> None:
-    """Rewrites the file without later steps and torn lines; a kill leaves the old file or the new."""
+    """Rewrites the file without later steps and an incomplete last line; a kill leaves the old file or the new one."""
     lines, torn = _read_lines(path)
     if torn:
-        logger.warning("%s: dropped its torn last line (%d bytes) that a killed run left", path, len(torn))
-    kept = [line + b"\n" for line, row in lines if resume_step > 0 and row["step"] <= resume_step]
+        logger.warning("%s: removed the incomplete last line (%d bytes) of a killed run", path, len(torn))
+    kept = [line + b"\n" for line, row in lines if resume_step > 0 and int(row["step"]) <= resume_step]
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         file.writelines(kept)
@@ -122,15 +125,15 @@ def _drop_after(path: Path, resume_step: int) -> None:
     os.replace(temporary, path)
 
 
-def _open_events(run_dir: Path, resume_step: int) -> Any:
-    # Imported here because tensorboardX imports torch where it is installed, which readers need not wait for.
+def _open_events(run_dir: Path, resume_step: int) -> SummaryWriter:
+    # Imported here because tensorboardX imports torch where it is installed; readers of metrics do not need it.
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(
         str(run_dir / TENSORBOARD_FOLDER),
-        # TensorBoard hides older events from this step on.
+        # TensorBoard hides events of this and later steps that older files hold.
         purge_step=resume_step + 1 if resume_step else 0,
         flush_secs=TENSORBOARD_FLUSH_S,
-        # File names have seconds only: a run resumed within the second would overwrite its own events.
+        # File names hold whole seconds: a run resumed within the same second would overwrite its own events.
         filename_suffix=f".{time.time_ns()}",
     )

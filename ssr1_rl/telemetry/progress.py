@@ -1,8 +1,7 @@
-"""The live display of a run in a terminal, and plain lines where there is none.
+"""Shows a run's progress: a live display in a terminal, plain lines elsewhere.
 
-All text that comes in here may have been written by a model or stand in a data file. It is
-shown as it is: never read as rich markup, and control characters are spelt out, so that no
-text can move the cursor or change colours.
+Text shown here may come from a model or a data file. It is never read as rich markup, and
+control characters are escaped, so that no text can move the cursor or change colours.
 """
 
 from __future__ import annotations
@@ -27,33 +26,33 @@ FIGURES: Mapping[str, str] = {
     "learner/tokens_per_s": "learner {:,.0f} tokens/s",
     "time/step_s": "{:.1f} s",
 }
-"""The metrics shown of each step, in this order; one that a step lacks is left out."""
+"""Metrics shown for each step, in this order; those that a step lacks are left out."""
 
 PHASES_OF_A_STEP = frozenset({"rollouts", "update", "weight sync"})
-"""Phases that every step has; without a terminal they get no line, the step's own line is enough."""
+"""Phases of every step. Without a terminal they are not printed, only the step's own line is."""
 
 REFRESHES_PER_S = 4
 MAX_WAITING_LINES = 6
 MAX_STEPS_OF_ETA = 50
-"""The time left is judged by the newest so many steps."""
+"""Number of newest steps whose mean duration the time left is estimated from."""
 WIDTH_WITHOUT_TERMINAL = 160
 
 
 class Progress:
-    """Shows how far a run is, its newest figures, and what it waits for.
+    """Shows how far a run is, its newest figures, and what it waits for. Use it as a context manager.
 
-    A context manager. In a terminal: a bar over the steps with figures below it, redrawn by a
-    thread. Elsewhere: one line per step and per phase outside the steps, flushed at once.
+    In a terminal a thread redraws a bar over the steps with figures below it. Elsewhere one line
+    is printed per step, and one per phase outside the steps.
 
     Args:
         num_steps: steps of the whole run.
-        console: where to; stdout unless given.
-        clock: monotonic seconds.
+        console: where to print; stdout by default.
+        clock: returns monotonic seconds.
 
     Attributes:
-        describe_waiting: one sentence for each thing awaited now; set it once there is something to
-            wait for. Called on the event loop that `phase` is called from, never in the drawing
-            thread: that loop changes what the sentences are made of.
+        describe_waiting: returns one sentence for each thing awaited now; the caller sets it. It is
+            called on the event loop that `phase` is called from, never in the drawing thread, because
+            that loop changes the data that the sentences are made from.
     """
 
     def __init__(
@@ -88,15 +87,15 @@ class Progress:
         if self._poll_timer is not None:
             self._poll_timer.cancel()
         if self._live is not None:
-            # The last picture stays in the terminal; nothing is awaited any more.
+            # The last picture stays in the terminal, without a phase: nothing is awaited any more.
             self._phase, self._waiting = "", []
             self._live.stop()
             self._live = None
 
     def phase(self, text: str) -> None:
-        """Says what the run does now: "starting engines", "validating test 120/400", "rollouts".
+        """Shows what the run does now: "starting engines", "validating test 120/400", "rollouts".
 
-        A text that differs from the last one in its numbers only is the same phase, further on.
+        A text that differs from the previous one only in its numbers continues the same phase.
         """
         is_new = _without_numbers(text) != _without_numbers(self._phase)
         self._phase = text
@@ -109,7 +108,7 @@ class Progress:
                 self._poll(asyncio.get_running_loop())
 
     def resume_at(self, step: int) -> None:
-        """Says that the steps up to `step` were done by an earlier process."""
+        """Counts the steps up to `step` as done by an earlier process."""
         self._step = step
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -121,12 +120,12 @@ class Progress:
             self.note(f"step {step}/{self._num_steps}  {self._figures}".rstrip())
 
     def validation(self, name: str, accuracy: float, num_questions: int) -> None:
-        """Shows the result of a validation of the policy after the newest step."""
+        """Shows the result of validating the policy of the newest step."""
         self._validation = f"{name} {accuracy:.3f}"
         self.note(f"validation {name}  accuracy {accuracy:.3f} of {num_questions:,} questions  step {self._step}")
 
     def note(self, text: str) -> None:
-        """Prints lines of text, above the live area where there is one."""
+        """Prints lines of text, above the live area if there is one."""
         line = Text(_printable(text, self._console))
         self._console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
@@ -143,12 +142,12 @@ class Progress:
         lines += [self._line(f"  {sentence}", "dim") for sentence in waiting[:MAX_WAITING_LINES]]
         if len(waiting) > MAX_WAITING_LINES:
             lines.append(self._line(f"  and {len(waiting) - MAX_WAITING_LINES} more", "dim"))
-        # Figures may take two lines of a narrow terminal; of the rest, the beginning is enough.
+        # Figures may wrap in a narrow terminal; all other lines are cut.
         figures = "  ".join(part for part in (self._figures, self._validation) if part)
         return Group(self._bar(), *([Text(_printable(figures, self._console))] if figures else []), *lines)
 
     def _line(self, text: str, style: str = "") -> Text:
-        """One line of the live area, cut at the terminal's width."""
+        """A line of the live area, cut at the terminal's width."""
         one_line = " ".join(text.splitlines())
         return Text(_printable(one_line, self._console), style=style, no_wrap=True, overflow="ellipsis")
 
@@ -167,7 +166,7 @@ class Progress:
         return bar
 
     def _left_s(self) -> float | None:
-        """Seconds to go by the mean of the newest steps, what lies between them included; None: not known yet."""
+        """Estimated seconds to the end, from the mean time between the newest steps' ends; None: not known yet."""
         if self._step >= self._num_steps:
             return 0.0
         if len(self._step_ends_s) < 2:
@@ -182,9 +181,9 @@ def summary_table(title: str, rows: Sequence[Mapping[str, object]], console: Con
 
     Args:
         title: heading of the table.
-        rows: each row's cells by their column; columns appear in the order they are first met.
-            A float is shown with 4 significant digits; a number stands at the right.
-        console: where to; stdout unless given.
+        rows: each row's cells by column; columns keep the order of their first appearance. Floats
+            are shown with 4 significant digits; columns of numbers are aligned to the right.
+        console: where to print; stdout by default.
     """
     console = console or _default_console()
     table = Table(title=Text(_printable(title, console)), title_justify="left")
@@ -205,7 +204,7 @@ def _cell(value: object) -> str:
 
 def _default_console() -> Console:
     console = Console()
-    # Away from a terminal rich takes 80 columns and would fold the lines of a log there.
+    # Without a terminal rich assumes 80 columns and would wrap the lines of a log.
     return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
 
 
@@ -220,6 +219,6 @@ def _duration(seconds: float) -> str:
 
 
 def _printable(text: str, console: Console) -> str:
-    """The text with control characters, and what the console cannot encode, spelt out."""
+    """The text with control characters and characters that the console cannot encode escaped."""
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
     return text.encode(console.encoding, "backslashreplace").decode(console.encoding)

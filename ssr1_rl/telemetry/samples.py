@@ -1,7 +1,7 @@
-"""Every completion a run trained on, one Parquet file per step.
+"""Writes every completion that a run trained on, one Parquet file per step, and reads them.
 
-`run_dir/samples/step_000012.parquet` has one row per completion. A file appears by rename,
-whole or not at all.
+`run_dir/samples/step_000012.parquet` has one row per completion. A file is written under
+another name and then renamed, so it is never incomplete.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +19,7 @@ from ssr1_rl.types import Completion, ScoredGroup
 SAMPLES_FOLDER = "samples"
 REWARD_PREFIX = "reward/"
 
-# The reward functions' own columns, reward/<name>, come behind "reward".
+# The columns of the reward functions, reward/<name>, follow "reward".
 SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -47,11 +46,7 @@ SCHEMA = pa.schema(
 
 
 class SampleWriter:
-    """Writes the samples of each step.
-
-    Args:
-        run_dir: folder of the run.
-    """
+    """Writes the samples of each step of the run in `run_dir`."""
 
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir / SAMPLES_FOLDER
@@ -60,12 +55,11 @@ class SampleWriter:
     def write(
         self, step: int, policy_version: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]]
     ) -> None:
-        """Writes one step's file; a file of the same step is replaced.
+        """Writes one step's file, replacing a file of the same step.
 
         Args:
-            step: the step that trained on these groups.
-            policy_version: the version that the step started from.
-            groups: the step's groups.
+            step: step that trained on these groups.
+            policy_version: version that the step started from.
             advantages: one per completion, for each group.
         """
         names = sorted({name for scored in groups for name in scored.breakdown})
@@ -83,7 +77,7 @@ class SampleWriter:
         os.replace(temporary, path)
 
     def drop_after(self, step: int) -> None:
-        """Removes the files of steps after `step` (they are done again) and what a killed run left half written."""
+        """Removes the files of steps after `step`, which are repeated, and incomplete files of a killed run."""
         for path in self._folder.glob("step_*"):
             match = re.fullmatch(r"step_(\d+)\.(parquet|tmp)", path.name)
             if match and (int(match[1]) > step or match[2] == "tmp"):
@@ -91,7 +85,7 @@ class SampleWriter:
 
 
 def read_samples(run_dir: Path, step: int) -> pa.Table:
-    """The samples of one step.
+    """The samples of one step, one row per completion.
 
     Raises:
         FileNotFoundError: the step has no samples.
@@ -110,8 +104,8 @@ def _schema(reward_names: Sequence[str]) -> pa.Schema:
     return pa.schema(fields)
 
 
-def _group_rows(scored: ScoredGroup, advantages_G: Sequence[float]) -> list[dict[str, Any]]:
-    """One row per completion, `step` and `policy_version` left to the caller."""
+def _group_rows(scored: ScoredGroup, advantages_G: Sequence[float]) -> list[dict[str, object]]:
+    """One row per completion, without `step` and `policy_version`."""
     group, question = scored.group, scored.group.question
     shared = {
         "epoch": group.id.epoch,
@@ -138,8 +132,8 @@ def _group_rows(scored: ScoredGroup, advantages_G: Sequence[float]) -> list[dict
     ]
 
 
-def _completion_fields(completion: Completion, submitted_version: int) -> dict[str, Any]:
-    # A completion without tokens has no spans; the version it was submitted to stands for it.
+def _completion_fields(completion: Completion, submitted_version: int) -> dict[str, object]:
+    # A completion without tokens has no spans: the version that it was submitted to is used.
     versions = [span.policy_version for span in completion.versions] or [submitted_version]
     return {
         "completion": _utf8(completion.text),
@@ -152,5 +146,5 @@ def _completion_fields(completion: Completion, submitted_version: int) -> dict[s
 
 
 def _utf8(text: str) -> str:
-    r"""A JSON file may hold half a surrogate pair, which Parquet cannot; it is kept as \udXXX."""
+    r"""The text with half a surrogate pair, which JSON files may hold and Parquet cannot, written as \udXXX."""
     return text.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""The figures of one step, from its groups, the learners' metrics and the clock; docs/metrics.md explains each."""
+"""Computes the metrics of one step from its groups, the learners' metrics and a clock; see docs/metrics.md."""
 
 import statistics
 import time
@@ -12,7 +12,7 @@ from ssr1_rl.types import ScoredGroup, TrainGroup
 
 
 class StepClock:
-    """Seconds of a step's parts, and how long each rollout worker was busy meanwhile."""
+    """Measures the seconds of a step's parts, and how long each rollout worker was busy meanwhile."""
 
     def __init__(self, pool: RolloutPool) -> None:
         self._pool = pool
@@ -21,7 +21,7 @@ class StepClock:
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        """Ends the part `name`."""
+        """Ends the part `name` of the step; the next part begins."""
         now = time.monotonic()
         self.laps[name] = now - self._last
         self._last = now
@@ -32,19 +32,19 @@ class StepClock:
         return self._last - self._started
 
     def worker_busy_s(self) -> list[float]:
-        """Seconds each rollout worker had work during the step."""
+        """Seconds that each rollout worker had work since the start of the step."""
         return [after - before for after, before in zip(self._pool.busy_s(), self._busy_before, strict=True)]
 
 
 @dataclass(frozen=True)
 class NotTrained:
-    """Groups and questions that the step's batch leaves out.
+    """Counts of what was generated or read but is not in the step's batch.
 
     Attributes:
         num_replaced: groups without reward variance that were replaced for this step.
-        replacement_limit_reached: whether that was as many as may be.
-        num_failed_groups: set aside so far because a reward function failed.
-        num_skipped_questions: that could not be used so far.
+        replacement_limit_reached: whether the step replaced as many groups as it may.
+        num_failed_groups: groups that a reward function failed on, since the run began.
+        num_skipped_questions: questions that cannot be used, since the run was started or resumed.
     """
 
     num_replaced: int = 0
@@ -61,13 +61,16 @@ def step_metrics(
     step: int,
     not_trained: NotTrained,
 ) -> dict[str, float]:
-    """Every figure of a step, by the name it has in `metrics.jsonl`.
+    """Every metric of a step, by its name in `metrics.jsonl`.
 
     Args:
-        scored, batch: the groups trained on, as they were scored and as the learners took them.
-        learner: the learners' metrics. Their `row_tokens` have a group's prompt once for each response, as a
-            learner without prefix packing would compute it; their `computed_tokens` are those really computed.
-        not_trained: replaced groups count in `reward/zero_variance_share` as well, and nowhere else.
+        scored: the groups trained on, with their rewards.
+        batch: the same groups, with their advantages.
+        learner: the learners' metrics. `row_tokens` counts a group's prompt once for each response, as a learner
+            without prefix packing computes it; `computed_tokens` counts the tokens that were really computed.
+        clock: its laps have ended.
+        step: step that trained on these groups, from 1; the policy version before it was `step` - 1.
+        not_trained: replaced groups count in `reward/zero_variance_share`, but in no other mean.
     """
     completions = [c for s in scored for c in s.group.completions]
     rewards = [r for s in scored for r in s.rewards_G]
@@ -108,7 +111,7 @@ def step_metrics(
 
 
 def _advantage_statistics(batch: Sequence[TrainGroup]) -> dict[str, float]:
-    """Over the responses that carry loss; nothing where none does."""
+    """Statistics over the responses that carry loss; empty if none does."""
     advantages = [
         advantage
         for group in batch
@@ -126,7 +129,7 @@ def _advantage_statistics(batch: Sequence[TrainGroup]) -> dict[str, float]:
 
 
 def _length_by_outcome(scored: Sequence[ScoredGroup]) -> dict[str, float]:
-    """Mean tokens of correct and of incorrect responses by the `accuracy` reward; nothing without it."""
+    """Mean length in tokens of correct and of incorrect responses; empty without an `accuracy` reward."""
     lengths: dict[str, list[int]] = {"correct": [], "incorrect": []}
     for s in scored:
         for completion, accuracy in zip(s.group.completions, s.breakdown.get("accuracy", ()), strict=False):

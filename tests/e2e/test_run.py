@@ -57,15 +57,15 @@ def test_samples_are_kept_with_their_rewards(finished: Path) -> None:
         assert row["oldest_policy_version"] == row["newest_policy_version"] == 0
 
 
-def test_a_finished_run_goes_on_when_asked_for_more_steps(soundworld: Path, finished: Path) -> None:
+def test_a_finished_run_resumes_when_asked_for_more_steps(soundworld: Path, finished: Path) -> None:
     family = ("grpo.preset=reinforce_pp", "grpo.kl_target=0.001", "grpo.dynamic_sampling=true")
     weights = ("grpo.importance_correction=truncate", "grpo.entropy_bonus=0.001")
     more = ("grpo.num_steps=3", "grpo.max_staleness=1", *family, *weights)
     done = grpo(soundworld, f"run.dir={finished}", *SMALL, *more)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on from" in done.stdout
+    assert "resuming from" in done.stdout
     assert "preset reinforce_pp (REINFORCE++, arXiv 2501.03262): " in done.stdout
-    assert "setting changed since: grpo.num_steps: 2 before, 3 now" in done.stdout
+    assert "changed setting: grpo.num_steps: 2 before, 3 now" in done.stdout
     rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "time/step_s" in row] == [1, 2, 3]
     [third] = [row for row in rows if row["step"] == 3 and "time/step_s" in row]
@@ -96,7 +96,7 @@ def test_ctrl_c_stops_cleanly_and_the_run_resumes(soundworld: Path, tmp_path: Pa
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert "the same command goes on from the newest checkpoint" in output
+    assert "run the same command again to resume from the newest checkpoint" in output
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive, f"left behind: {[p.cmdline() for p in alive]}"
 
@@ -104,7 +104,7 @@ def test_ctrl_c_stops_cleanly_and_the_run_resumes(soundworld: Path, tmp_path: Pa
     last = int(steps[-1].removeprefix("step_"))
     done = grpo(soundworld, *overrides, f"grpo.num_steps={last + 1}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"going on from {tmp_path}/run/checkpoints/{steps[-1]}" in done.stdout
+    assert f"resuming from {tmp_path}/run/checkpoints/{steps[-1]}" in done.stdout
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "time/step_s" in row] == list(range(1, last + 2))
 

@@ -80,7 +80,7 @@ def test_gpu_learner_runs_without_a_gpu_and_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "is for --tiny alone"),
+        ([], "measures nothing and needs --tiny"),
         (["--tiny", "--hidden-size", "200"], "--hidden-size must be a multiple of 128, got 200"),
         (["--tiny", "--clip-frames", "3001"], "--clip-frames must be at most 3000, got 3001"),
     ],

@@ -11,6 +11,7 @@ LIGHT = [
     "ssr1_rl.config.load",
     "ssr1_rl.types",
     "ssr1_rl.rewards.base",
+    "ssr1_rl.rewards.load",
     "ssr1_rl.rewards.accuracy",
     "ssr1_rl.rewards.format",
     "ssr1_rl.faults.budget",

@@ -7,8 +7,11 @@ from ssr1_rl.evaluate import Evaluation
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.telemetry.step_metrics import NotTrained, StepClock, step_metrics
 from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup, TrainGroup
-from tests.metric_names import documented, never_written, undocumented
+from tests.metric_names import documented, never_written, rows, undocumented
 from tests.unit.trainer.test_totals import summary
+
+UNITS = {"advantage", "factor", "groups", "loss", "nats", "norm", "policy versions", "questions", "rate", "ratio"}
+UNITS |= {"0 or 1", "responses/s", "reward", "s", "share", "tokens", "tokens/s"}
 
 
 class Pool:
@@ -41,6 +44,17 @@ def test_every_metric_is_documented_and_every_documented_one_is_written():
     assert len(written) > 50
     assert undocumented(written) == []
     assert never_written(written) == []
+
+
+def test_every_metric_has_a_unit_and_a_sentence():
+    for row in rows():
+        assert row.unit in UNITS, row
+        assert row.meaning.endswith("."), row
+        assert "|" not in row.meaning, row
+        for name in row.names:
+            assert name.endswith("_per_s") == row.unit.endswith("/s"), row
+            assert (name.endswith("_s") and not name.endswith("_per_s")) == (row.unit == "s"), row
+            assert row.unit == "share" or "_share" not in name, row
 
 
 def test_no_metric_is_documented_twice():

@@ -1,8 +1,9 @@
-"""The benchmarks' plots are drawn from their kept results; a busy machine is warned of."""
+"""The benchmarks' plots and page agree with the kept results; a busy machine is warned of."""
 
 import importlib
 import itertools
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +31,22 @@ def test_a_kept_result_has_its_plot(program, tmp_path):
     result = json.loads((RESULTS / f"{program}.json").read_text())
     importlib.import_module(program.removesuffix("_grid")).plot(result, tmp_path / "plot.png")
     assert size_of(tmp_path / "plot.png") == size_of(RESULTS / f"{program}.png")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+FIGURES = re.findall(r"^\| `(\w+\.json)` `([\w.]+)` \| ([\d.]+) \|", PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("file", "key", "figure"), FIGURES)
+def test_a_figure_on_the_page_is_the_kept_one(file, key, figure):
+    value = json.loads((RESULTS / file).read_text())
+    for name in key.split("."):
+        value = value[name]
+    assert f"{value:.{len(figure.partition('.')[2])}f}" == figure
+
+
+def test_the_page_has_figures():
+    assert len(FIGURES) > 10
 
 
 def case(group_size, prompt, response, train_tower=False):

@@ -53,7 +53,7 @@ def test_scored_groups_push_old_failures_out():
         budget.record(failed())
 
 
-def test_error_names_function_question_source_error_and_mend():
+def test_error_names_function_question_source_error_and_fix():
     budget = FailureBudget(0.0, 64)
     with pytest.raises(RewardFailure) as caught:
         budget.record(failed())

@@ -81,10 +81,10 @@ def test_equal_weights_pass():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (report(b=""), r"engine worker 1 .*of 3 tensors 1 never reached it, b for one"),
-        (report(z="09"), r"engine worker 1 .*1 reached it unasked, z for one"),
-        (report(a="ff", c="ff"), r"engine worker 1 .*2 arrived changed, a for one"),
-        (report(["model.norm"]), r"1 are its own parameters that no tensor was loaded into, model\.norm for one"),
+        (report(b=""), r"engine worker 1 .*of 3 tensors 1 never reached it, for example b\."),
+        (report(z="09"), r"engine worker 1 .*1 are unknown to the learner, for example z\."),
+        (report(a="ff", c="ff"), r"engine worker 1 .*2 arrived changed, for example a\."),
+        (report(["model.norm"]), r"1 are its own parameters that no tensor was loaded into, for example model\.norm\."),
     ],
 )
 def test_each_finding_stops_the_run_and_names_the_worker(wrong, message):

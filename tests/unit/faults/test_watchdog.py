@@ -61,7 +61,7 @@ async def test_intervals_double(watchdog, time, warnings):
         await time.advance(1000)
     assert [at for at, _ in warnings] == [60, 180, 420, 900]
     head, *sentences = warnings[1][1].splitlines()
-    assert head.startswith("nothing has moved for 180 s (since ")
+    assert head.startswith("no progress for 180 s (since ")
     assert sentences == ["  worker 0: 3 groups", "  learner: updating"]
 
 
@@ -79,7 +79,7 @@ async def test_a_stall_after_a_long_one_is_noticed_as_soon_as_the_first(watchdog
         watchdog.beat()
         await time.advance(250)
     assert [at for at, _ in warnings] == [60, 180, 420, 560, 680]
-    assert warnings[3][1].startswith("nothing has moved for 60 s")
+    assert warnings[3][1].startswith("no progress for 60 s")
 
 
 async def test_it_says_nothing_once_stopped_and_can_start_again(watchdog, time, warnings):
@@ -97,4 +97,4 @@ async def test_it_says_nothing_once_stopped_and_can_start_again(watchdog, time, 
 async def test_a_warning_names_that_nothing_is_known(time, warnings):
     async with Watchdog(60, list, warnings.append, clock=time.clock, sleep=time.sleep):
         await time.advance(60)
-    assert warnings[0].splitlines()[1:] == ["  nothing that is known to the run"]
+    assert warnings[0].splitlines()[1:] == ["  nothing that the run knows of"]

@@ -116,7 +116,7 @@ def test_what_is_not_exactly_the_right_choice_is_wrong(answer):
         ("right", "right", ("left", "right"), True),
         ("the right", "right", ("left", "right"), True),
         ("answer", "answer", ("answer", "question"), True),
-        # choices alike: the same text twice is one answer; alike only when folded cannot be told apart
+        # equal choices: the same text twice is one answer; choices that are equal only when folded are ambiguous
         ("A", "dog", ("dog", "dog", "cat"), True),
         ("B", "dog", ("dog", "dog", "cat"), True),
         ("Dog", "dog", ("dog", "dog", "cat"), True),

@@ -11,17 +11,9 @@ import pytest
 
 from ssr1_rl.config.schema import RewardConfig
 from ssr1_rl.rewards.accuracy import Accuracy
-from ssr1_rl.rewards.base import (
-    InvalidRewards,
-    build_reward_fn,
-    check_reward,
-    check_rewards,
-    is_async,
-    load_reward_fn,
-    read_source,
-    reward_name,
-)
+from ssr1_rl.rewards.base import InvalidRewards, check_rewards, is_async
 from ssr1_rl.rewards.format import Format
+from ssr1_rl.rewards.load import build_reward_fn, check_reward, read_source, reward_name
 from ssr1_rl.types import Completion, Question
 
 QUESTION = Question(id="q", text="?", ground_truth="dog")
@@ -74,13 +66,17 @@ def rewards_file(tmp_path, monkeypatch):
     return tmp_path / "my_rewards.py"
 
 
+def load(config: RewardConfig):
+    return build_reward_fn(read_source(config))
+
+
 def user(path: str, **settings) -> RewardConfig:
     return RewardConfig(path=path, **settings)
 
 
 def test_built_in_by_name_with_options():
-    assert isinstance(load_reward_fn(RewardConfig(name="accuracy", options={"match": "mmau"})), Accuracy)
-    assert isinstance(load_reward_fn(RewardConfig(name="format", options={"partial_credit": True})), Format)
+    assert isinstance(load(RewardConfig(name="accuracy", options={"match": "mmau"})), Accuracy)
+    assert isinstance(load(RewardConfig(name="format", options={"partial_credit": True})), Format)
 
 
 @pytest.mark.parametrize(
@@ -95,13 +91,13 @@ def test_built_in_by_name_with_options():
     ],
 )
 def test_users_own_from_a_file(rewards_file, function, options, expected):
-    reward_fn = load_reward_fn(user(f"my_rewards.py:{function}", options=options))
+    reward_fn = load(user(f"my_rewards.py:{function}", options=options))
     assert reward_fn(QUESTION, COMPLETIONS) == expected
 
 
 def test_users_own_from_an_absolute_path(rewards_file, monkeypatch):
     monkeypatch.chdir("/")
-    assert load_reward_fn(user(f"{rewards_file}:brevity"))(QUESTION, COMPLETIONS) == [-2.0, -4.0]
+    assert load(user(f"{rewards_file}:brevity"))(QUESTION, COMPLETIONS) == [-2.0, -4.0]
 
 
 def test_users_own_from_a_module(rewards_file, monkeypatch):
@@ -110,7 +106,7 @@ def test_users_own_from_a_module(rewards_file, monkeypatch):
     (package / "__init__.py").touch()
     rewards_file.rename(package / "mod.py")
     monkeypatch.syspath_prepend(str(rewards_file.parent))
-    assert load_reward_fn(user("reward_pkg.mod:brevity"))(QUESTION, COMPLETIONS) == [-2.0, -4.0]
+    assert load(user("reward_pkg.mod:brevity"))(QUESTION, COMPLETIONS) == [-2.0, -4.0]
 
 
 def test_file_travels_as_source_text(rewards_file):
@@ -121,7 +117,7 @@ def test_file_travels_as_source_text(rewards_file):
 
 def test_file_is_compiled_without_our_own_future_imports(rewards_file):
     rewards_file.write_text("def f(question, completions) -> 3: ...\ndef g(q, c): return [f.__annotations__['return']]")
-    assert load_reward_fn(user("my_rewards.py:g"))(QUESTION, COMPLETIONS) == [3]
+    assert load(user("my_rewards.py:g"))(QUESTION, COMPLETIONS) == [3]
 
 
 def test_traceback_shows_the_line_of_a_file_that_is_not_here(rewards_file):
@@ -140,7 +136,7 @@ def test_traceback_shows_the_line_of_a_file_that_is_not_here(rewards_file):
     ("function", "expected"), [("slow", True), ("AsyncJudge", True), ("brevity", False), ("Judge", False)]
 )
 def test_is_async(rewards_file, function, expected):
-    reward_fn = load_reward_fn(user(f"my_rewards.py:{function}"))
+    reward_fn = load(user(f"my_rewards.py:{function}"))
     assert is_async(reward_fn) is expected
 
 
@@ -160,7 +156,7 @@ def test_is_async(rewards_file, function, expected):
         (user("my_rewards.py:a-b"), r"path must be 'file.py:function'"),
         (user("missing.py:brevity"), r"rewards\[2\]\.path 'missing.py:brevity': there is no file 'missing.py' in /"),
         (user("my_rewards.py:brevty"), r"my_rewards.py has no 'brevty'; did you mean 'brevity'\?"),
-        (user("my_rewards.py:number"), r"is a int that cannot be called; it has to be a function"),
+        (user("my_rewards.py:number"), r"is a int, which cannot be called; it has to be a function"),
         (user("my_rewards.py:no_arguments"), r"cannot be called as \(question, completions, .*too many positional"),
         (user("my_rewards.py:brevity", options={"per_chr": 1}), r"has no 'per_chr'; did you mean 'per_char'\?"),
         (user("my_rewards.py:brevity", options={"question": 1}), r"options has no 'question'; .* takes per_char"),
@@ -179,7 +175,7 @@ def test_mistakes_are_named(rewards_file, config, message):
     (rewards_file.parent / "raises.py").write_text("1 / 0")
     (rewards_file.parent / "exits.py").write_text("import sys; sys.exit(3)")
     with pytest.raises(ValueError, match=message):
-        load_reward_fn(config, field="rewards[2]")
+        build_reward_fn(read_source(config, "rewards[2]"))
 
 
 def test_early_check_runs_no_code_that_has_its_own_runtime_env(rewards_file):
@@ -263,8 +259,8 @@ def test_a_refused_value_that_cannot_be_shown_is_still_refused():
         check_rewards([Hostile()], 1)
 
 
-def test_base_imports_neither_ray_nor_torch():
+def test_loading_imports_neither_ray_nor_torch():
     code = (
-        "import sys, ssr1_rl.rewards.base, ssr1_rl.faults.budget; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
+        "import sys, ssr1_rl.rewards.load, ssr1_rl.faults.budget; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssr1_rl.config.schema import CheckpointConfig, Config
+from ssr1_rl.config.schema import CheckpointConfig
 from ssr1_rl.store import export
 from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint
 from ssr1_rl.store.export import base_model_folder, choose_checkpoint, export_checkpoint, write_model_folder
@@ -70,7 +70,7 @@ def test_qwen2_5_omni_leaves_as_the_thinker_of_a_whole_model(random_omni_model, 
 
 def test_a_folder_with_something_in_it_is_refused(random_audio_model, trained, tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty; remove it, or export to another folder"):
+    with pytest.raises(ValueError, match="is not empty; remove it or export to another folder"):
         write_model_folder(str(random_audio_model), trained.items(), tmp_path, torch.float32)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
@@ -91,14 +91,14 @@ async def store(tmp_path, trained):
 
 @pytest.mark.parametrize(("which", "step"), [("last", 30), ("best", 20), ("10", 10), ("20", 20)])
 async def test_a_checkpoint_is_chosen_by_name_or_step(store, tmp_path, which, step):
-    assert choose_checkpoint(tmp_path, CheckpointConfig(), which).step == step
+    assert choose_checkpoint(tmp_path, which).step == step
 
 
 async def test_a_step_that_is_not_there_lists_those_that_are(store, tmp_path):
-    with pytest.raises(ValueError, match=r"no checkpoint of step 25; there are: last, best, 10, 20, 30"):
-        choose_checkpoint(tmp_path, CheckpointConfig(), "25")
+    with pytest.raises(ValueError, match=r"no checkpoint of step 25; choose one of: last, best, 10, 20, 30"):
+        choose_checkpoint(tmp_path, "25")
     with pytest.raises(ValueError, match="holds no checkpoint yet"):
-        choose_checkpoint(tmp_path / "other", CheckpointConfig(), "last")
+        choose_checkpoint(tmp_path / "other", "last")
 
 
 async def test_without_validation_best_is_last(tmp_path):
@@ -108,7 +108,7 @@ async def test_without_validation_best_is_last(tmp_path):
     store = CheckpointStore(tmp_path, CheckpointConfig())
     for step in (1, 2):
         await store.save(step, {}, None, write)
-    assert choose_checkpoint(tmp_path, CheckpointConfig(), "best").step == 2
+    assert choose_checkpoint(tmp_path, "best").step == 2
 
 
 async def test_a_checkpoint_is_verified_before_it_is_exported(store, random_audio_model, trained, tmp_path):
@@ -132,18 +132,15 @@ def test_a_relative_base_model_is_found_from_any_directory(tmp_path, monkeypatch
     start, elsewhere = tmp_path / "start", tmp_path / "elsewhere"
     for folder in (start / "models" / "sft", start / "runs" / "x", elsewhere):
         folder.mkdir(parents=True)
-    config = Config()
-    config.model.path, config.run.dir = "models/sft", "runs/x"
     monkeypatch.chdir(elsewhere)
-    assert base_model_folder(start / "runs" / "x", config) == str(start / "models" / "sft")
-    config.model.path = "./models/sft"
-    assert base_model_folder(start / "runs" / "x", config) == str(start / "models" / "sft")
+    assert base_model_folder(start / "runs" / "x", "models/sft", "runs/x") == str(start / "models" / "sft")
+    assert base_model_folder(start / "runs" / "x", "./models/sft", "runs/x") == str(start / "models" / "sft")
     (start / "runs" / "x").rename(elsewhere / "x")
     with pytest.raises(
-        ValueError, match=r"model\.path \./models/sft does not exist.*base of .*/x.*call the export from"
+        ValueError, match=r"model\.path \./models/sft does not exist.*base of .*/x.*run the export from"
     ):
-        base_model_folder(elsewhere / "x", config)
+        base_model_folder(elsewhere / "x", "./models/sft", "runs/x")
     monkeypatch.chdir(start)
-    assert base_model_folder(elsewhere / "x", config) == "models/sft"
-    config.model.path = "Qwen/Qwen2-Audio-7B-Instruct"
-    assert base_model_folder(elsewhere / "x", config) == "Qwen/Qwen2-Audio-7B-Instruct"
+    assert base_model_folder(elsewhere / "x", "./models/sft", "runs/x") == "models/sft"
+    hub_name = "Qwen/Qwen2-Audio-7B-Instruct"
+    assert base_model_folder(elsewhere / "x", hub_name, "runs/x") == hub_name

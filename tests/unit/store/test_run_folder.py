@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, and where the next one goes on."""
+"""A run's folder: one process at a time, and where the next one resumes."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def test_a_folder_is_claimed_once(tmp_path):
     folder = tmp_path / "new" / "run"
     with claim(folder):
         with (
-            pytest.raises(RunFolderInUse, match=r"another process is running in .*set run\.dir or run\.name"),
+            pytest.raises(RunFolderInUse, match=r"another process is running in .*change run\.dir or run\.name"),
             claim(folder),
         ):
             pass
@@ -61,18 +61,18 @@ with claim(Path({str(tmp_path)!r})):
 
 
 def test_a_new_run_starts_from_the_start(config):
-    assert find_resume(config) == (None, [])
+    assert find_resume(config.run) == (None, [])
     config.run.resume = "never"
-    assert find_resume(config) == (None, [])
+    assert find_resume(config.run) == (None, [])
 
 
-def test_auto_goes_on_from_the_newest(config, three):
-    assert find_resume(config) == (three[2], [])
+def test_auto_resumes_from_the_newest(config, three):
+    assert find_resume(config.run) == (three[2], [])
 
 
 def test_auto_falls_back_to_an_older_whole_one_and_says_so(config, three):
     damage(three[2])
-    checkpoint, (note,) = find_resume(config)
+    checkpoint, (note,) = find_resume(config.run)
     assert checkpoint == three[1]
     assert "step_000030 is damaged: learner/weights" in note
     assert "trying an older one" in note
@@ -81,14 +81,14 @@ def test_auto_falls_back_to_an_older_whole_one_and_says_so(config, three):
 def test_without_a_whole_one_the_run_stops(config, three):
     for checkpoint in three:
         damage(checkpoint)
-    with pytest.raises(DamagedCheckpoint, match=r"none is left\. Remove .*/checkpoints to start anew"):
-        find_resume(config)
+    with pytest.raises(DamagedCheckpoint, match=r"none is left\. Remove .*/checkpoints to start from the beginning"):
+        find_resume(config.run)
 
 
 @pytest.mark.parametrize("content", ['{"step": 3', "{}", "\x00\x00"])
 def test_auto_falls_back_from_a_damaged_manifest(config, three, content):
     (three[2].path / "manifest.json").write_text(content)
-    checkpoint, notes = find_resume(config)
+    checkpoint, notes = find_resume(config.run)
     assert checkpoint == three[1]
     assert len(notes) == 1
 
@@ -96,18 +96,18 @@ def test_auto_falls_back_from_a_damaged_manifest(config, three, content):
 def test_never_refuses_a_folder_with_checkpoints(config, three):
     config.run.resume = "never"
     with pytest.raises(ConfigError, match=r"run\.resume=never, but .* holds a run.*run\.resume=auto"):
-        find_resume(config)
+        find_resume(config.run)
 
 
 def test_a_named_checkpoint_is_taken_and_checked(config, three):
     config.run.resume = str(three[0].path)
-    assert find_resume(config) == (three[0], [])
+    assert find_resume(config.run) == (three[0], [])
     damage(three[0])
     with pytest.raises(DamagedCheckpoint, match="step_000010 is damaged"):
-        find_resume(config)
+        find_resume(config.run)
     config.run.resume = str(three[0].path.parent)
     with pytest.raises(DamagedCheckpoint, match="holds no checkpoint"):
-        find_resume(config)
+        find_resume(config.run)
 
 
 def set_adapters(checkpoint, lora):
@@ -116,32 +116,32 @@ def set_adapters(checkpoint, lora):
 
 @pytest.mark.parametrize("resume", ["auto", "named"])
 @pytest.mark.parametrize(
-    ("before", "rank", "alpha", "mend"),
+    ("before", "rank", "alpha", "message"),
     [
         ({"rank": 8, "alpha": 32.0}, 16, 32.0, r"set model\.lora\.rank=8 model\.lora\.alpha=32, or another run\.dir"),
         ({"rank": 8, "alpha": 16.0}, 8, 32.0, r"set model\.lora\.rank=8 model\.lora\.alpha=16"),
-        ({"rank": 8, "alpha": 16.0}, 0, 32.0, r"which now is off"),
+        ({"rank": 8, "alpha": 16.0}, 0, 32.0, r"but this run has off"),
         (None, 8, 32.0, r"written with model\.lora off.*set model\.lora\.rank=0"),
     ],
 )
-def test_other_adapters_than_the_checkpoints_are_refused_early(config, three, resume, before, rank, alpha, mend):
+def test_other_adapters_than_the_checkpoints_are_refused_early(config, three, resume, before, rank, alpha, message):
     set_adapters(three[2], before)
     config.run.resume = str(three[2].path) if resume == "named" else "auto"
     config.model.lora.rank, config.model.lora.alpha = rank, alpha
-    with pytest.raises(ConfigError, match=mend):
-        check_resume(config)
+    with pytest.raises(ConfigError, match=message):
+        check_resume(config.run, config.model.lora)
     set_adapters(three[2], {"rank": rank, "alpha": alpha} if rank else None)
-    check_resume(config)
+    check_resume(config.run, config.model.lora)
 
 
-def test_what_a_run_cannot_go_on_from_is_refused_early(config, three):
-    check_resume(config)  # learner.json is missing: find_resume looks for an older checkpoint
+def test_what_a_run_cannot_resume_from_is_refused_early(config, three):
+    check_resume(config.run, config.model.lora)  # learner.json is missing: find_resume looks for an older checkpoint
     config.run.resume = "runs/nowhere"
     with pytest.raises(DamagedCheckpoint, match=r"run\.resume=runs/nowhere: .*holds no checkpoint"):
-        check_resume(config)
+        check_resume(config.run, config.model.lora)
     config.run.resume = "never"
     with pytest.raises(ConfigError, match=r"run\.resume=never, but .* holds a run"):
-        check_resume(config)
+        check_resume(config.run, config.model.lora)
 
 
 def test_changed_settings_are_listed(config, tmp_path):

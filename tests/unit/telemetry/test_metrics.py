@@ -95,7 +95,7 @@ def test_a_torn_last_line_is_dropped_with_a_note(tmp_path, caplog):
     assert steps_of(tmp_path) == [1]  # a reader beside a running writer
     write_steps(tmp_path, [2], resume_step=1)
     assert steps_of(tmp_path) == [1, 2]
-    assert "torn last line" in caplog.text
+    assert "incomplete last line" in caplog.text
 
 
 def test_a_last_line_that_lacks_only_its_end_is_kept_whole(tmp_path):
