@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ssr1_rl.checks.notes import notes
-from ssr1_rl.checks.preflight import check_model, is_on_hub, preflight
+from ssr1_rl.checks.preflight import check_model, preflight
 from ssr1_rl.cluster import check_fits, connect, make_plan
+from ssr1_rl.config.model_path import is_on_hub
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.read import read_questions
@@ -82,7 +83,7 @@ def run_grpo(config: Config) -> dict[str, Any]:
         with connected():
             check_fits(make_plan(config))
             if is_on_hub(config.model.path):
-                check_model(config)
+                check_model(config.model, config.learner.prefix_packing)
             return _interruptible(_run(config, data, progress), config)
 
 

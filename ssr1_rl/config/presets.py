@@ -7,7 +7,7 @@ command line's over its own, which wins over the whole file. Imports no torch an
 from dataclasses import dataclass
 from typing import Any
 
-from ssr1_rl.config.schema import ConfigError, GrpoConfig
+from ssr1_rl.config.schema import GrpoConfig
 
 
 @dataclass(frozen=True)
@@ -123,42 +123,3 @@ def describe_preset(grpo: GrpoConfig) -> list[str]:
     ]
     lines = [f"preset {grpo.preset} ({preset.source}): {', '.join(kept)}"]
     return lines + ([f"set otherwise: {', '.join(other)}"] if other else [])
-
-
-def check_family(grpo: GrpoConfig) -> None:
-    """Refuses settings of the family that contradict each other.
-
-    Raises:
-        ConfigError: with the field, its value and the mend.
-    """
-    if grpo.kl_target and not grpo.kl_coefficient:
-        raise ConfigError(
-            f"grpo.kl_target={grpo.kl_target:g} adapts grpo.kl_coefficient, which is 0: "
-            "set that to where it is to start (0.01, say), or kl_target to 0"
-        )
-    if 0 < grpo.dual_clip <= 1:
-        raise ConfigError(
-            f"grpo.dual_clip must be greater than 1, or 0 for none, got {grpo.dual_clip:g} "
-            "(it would clip tokens whose ratio is still inside the clip range)"
-        )
-    if grpo.dual_clip and grpo.ratio == "cispo":
-        raise ConfigError(
-            f"grpo.dual_clip={grpo.dual_clip:g} bounds a ratio that carries the gradient, which grpo.ratio=cispo "
-            "has not: set grpo.dual_clip=0 (cispo's weight is bounded by grpo.clip_high)"
-        )
-    if grpo.advantage_scale == "group_std":
-        _group_std_divides_what_the_group_has_centred(grpo)
-
-
-def _group_std_divides_what_the_group_has_centred(grpo: GrpoConfig) -> None:
-    """Else a group whose rewards are nearly the same would get advantages without bound."""
-    if grpo.baseline not in ("group_mean", "leave_one_out"):
-        raise ConfigError(
-            f"grpo.advantage_scale=group_std needs grpo.baseline=group_mean or leave_one_out, got {grpo.baseline!r}: "
-            "set grpo.advantage_scale=batch_std or none"
-        )
-    if grpo.kl_coefficient and grpo.kl_placement == "reward_to_go":
-        raise ConfigError(
-            "grpo.kl_placement=reward_to_go needs grpo.advantage_scale=batch_std or none, got 'group_std' "
-            "(the group's standard deviation knows nothing of the KL per token): set it, or grpo.kl_placement=reward"
-        )

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssr1_rl.checks.preflight import check_model_folder
+from ssr1_rl.config.model_path import check_model_folder
 from ssr1_rl.config.schema import CheckpointConfig, Config
 from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore
 from ssr1_rl.trainer.learner_state import learner_settings, saved_weights

@@ -11,7 +11,7 @@ import pytest_asyncio
 import ray
 
 from ssr1_rl.algorithm.step_batch import train_group
-from ssr1_rl.config.load import load_config
+from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.schema import Config, GrpoConfig
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions

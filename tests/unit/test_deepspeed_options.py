@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from ssr1_rl.checks.deepspeed_options import FREE, FREE_ZERO, OWNED, check_deepspeed_options
 from ssr1_rl.config.schema import ConfigError, LearnerConfig, ModelConfig
-from ssr1_rl.trainer.deepspeed_options import FREE, FREE_ZERO, OWNED, check_deepspeed_options, laid_over
-from ssr1_rl.trainer.deepspeed_setup import deepspeed_settings, parameter_groups
+from ssr1_rl.trainer.deepspeed_setup import deepspeed_settings, laid_over, parameter_groups
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
 

@@ -133,14 +133,3 @@ def _refuse_unknown(section: Mapping[str, Any], prefix: str, free: frozenset[str
             if near in owned:
                 mend = f"{near} is set by the learner itself: {OWNED[prefix + near]}"
             raise ConfigError(f"learner.deepspeed.{prefix}{name} is no setting of DeepSpeed: {mend}")
-
-
-def laid_over(ours: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """`ours` with `options` over it, section by section: a section keeps the entries that `options` does not name."""
-    merged = dict(ours)
-    for name, value in options.items():
-        mine = merged.get(name)
-        if isinstance(mine, Mapping) and isinstance(value, Mapping):
-            value = laid_over(mine, value)
-        merged[name] = value
-    return merged
