@@ -100,7 +100,6 @@ class DataConfig:
     """Say "audio" where a question says "video", as R1-AQA does."""
     max_prompt_tokens: int = setting(4096, ge=1)
     """Longest prompt in tokens, audio tokens included. A longer one is skipped."""
-
     max_audio_s: float = setting(30.0, gt=0, le=30, why="the audio towers see 30 s")
     """Longest clip in seconds."""
     long_audio: Literal["crop", "skip"] = "crop"
@@ -149,7 +148,7 @@ class RolloutConfig:
 
 @dataclass
 class RewardConfig:
-    """One reward function and the actors that run it."""
+    """One reward function and the actors that run it. A run has a list of them; the default is `accuracy` alone."""
 
     name: str = ""
     """`accuracy` or `format`, or with `path` a name of your choice."""
@@ -195,13 +194,13 @@ class GrpoConfig:
     """Largest share of the newest groups (a step's, at least 20) that may be set aside before the run stops."""
 
     preset: Literal["", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp"] = ""
-    """Values of the settings below as one paper has them; a value set beside the preset wins. Empty: none."""
+    """Values of one paper for the settings below; a setting given beside it wins. Empty: none."""
     baseline: Literal["group_mean", "leave_one_out", "batch_mean", "none"] = "group_mean"
-    """What is subtracted from a reward: the mean of its group, the mean of the group's other responses, the mean over
-    all tokens of the step, or nothing."""
+    """What is subtracted from a reward: the mean of its group, of the group's other responses, of the step's tokens, or
+    nothing."""
     advantage_scale: Literal["group_std", "batch_std", "none"] = "group_std"
-    """What advantages are divided by: the standard deviation of the group's rewards, the standard deviation of the
-    advantages of all tokens of the step, or nothing."""
+    """What advantages are divided by: the standard deviation of the group's rewards, that of the advantages of the
+    step's tokens, or nothing."""
     advantage_epsilon: float = setting(1e-4, gt=0)
     """Added to that standard deviation."""
 
@@ -257,7 +256,7 @@ class LearnerConfig:
     num_workers: int = setting(1, ge=1)
     """Learner ranks."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """ZeRO stage: what ranks share out: nothing (0), AdamW's state (1), gradients too (2), parameters too (3)."""
+    """ZeRO stage. Sharded over the ranks: nothing (0), AdamW's state (1), also gradients (2), also parameters (3)."""
     num_cpus: float = setting(1.0, gt=0)
     """CPU cores that Ray reserves per rank."""
     num_threads: int = setting(0, ge=0)

@@ -20,7 +20,7 @@ Key = tuple[str | int, ...]
 Origins = Mapping[Key, str]
 """Where each value was set: "launch/local.yaml:7", or "override 'grpo.group_size=1'"."""
 
-_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _TRUE, _FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 
@@ -107,7 +107,7 @@ def _build_scalar(kind: type, value: object, key: Key, origins: Origins) -> obje
         if (kind is float and not isinstance(value, bool)) or (kind is int and type(value) in (int, str)):
             with contextlib.suppress(ValueError):
                 return kind(text)
-    raise refused(key, origins, f"must be {_IN_WORDS[kind]}, got {shown(value)}", value)
+    raise refused(key, origins, f"must be {IN_WORDS[kind]}, got {shown(value)}", value)
 
 
 def _build_choice(choices: tuple[str | int, ...], value: object, key: Key, origins: Origins) -> str | int:
@@ -128,7 +128,7 @@ def _list_wanted(key: Key, kind: type, value: object) -> str:
         names = [spec.name for spec in dataclasses.fields(kind)]
         example = dotted((*key, 0, names[0]))
         return f"must be a list of entries that hold {', '.join(names)} (such as {example}=…), got {shown(value)}"
-    return f"must be a list ([a, b]) of {_IN_WORDS[kind]}, got {shown(value)}"
+    return f"must be a list ([a, b]) of {IN_WORDS[kind]}, got {shown(value)}"
 
 
 def _unknown(key: Key, known: Iterable[str], origins: Origins) -> ConfigError:
