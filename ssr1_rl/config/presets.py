@@ -1,11 +1,7 @@
-"""The GRPO family by name: what each preset sets, and which of its settings do not fit together.
+"""The GRPO family by name: what each preset sets, and which paper it follows."""
 
-Single values win over a preset of the same place: a launch file's over the file's preset, the
-command line's over its own, which wins over the whole file. Imports no torch and no Ray.
-"""
-
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ssr1_rl.config.schema import GrpoConfig
 
@@ -15,7 +11,7 @@ class Preset:
     """The settings of section `grpo` that follow one paper."""
 
     source: str
-    values: dict[str, Any]
+    values: Mapping[str, object]
 
 
 _GROUP_RELATIVE = {"baseline": "group_mean", "advantage_scale": "group_std"}
@@ -49,11 +45,10 @@ PRESETS = {
         | {"baseline": "group_mean", "advantage_scale": "none", "denominator": "constant", "kl_coefficient": 0.0},
     ),
     "gspo": Preset(
-        # The clip range is far below what engine and learner differ by in bfloat16 (0.01 to 0.02 nats a token): a ratio
-        # to the engine's log-probs would be clipped though the policy has not moved. With importance weights it starts
-        # from the learner's own log-probs, at 1.
-        "GSPO, arXiv 2507.18071, eq. 5 to 7 and section 5.1; engine mismatch in truncated importance weights, not in "
-        "its ratio",
+        # The clip range is far below the difference between engine and learner in bfloat16 (0.01 to 0.02 nats per
+        # token): a ratio to the engine's log-probs would be clipped before the policy has moved. With importance
+        # weights the ratio starts at 1, from the learner's own log-probs.
+        "GSPO, arXiv 2507.18071, eq. 5 to 7 and section 5.1; truncated importance weights correct for the engine",
         _GROUP_RELATIVE
         | {
             "ratio": "sequence",
@@ -65,7 +60,7 @@ PRESETS = {
         },
     ),
     "cispo": Preset(
-        # No lower bound, as in the paper, which gives no upper one: weights up to 5 are what TRL has for ScaleRL
+        # No lower bound, as in the paper. The paper gives no upper bound: 5 is TRL's value for ScaleRL
         # (arXiv 2510.13786).
         "CISPO, MiniMax-M1, arXiv 2506.13585, eq. 4 and 5",
         _GROUP_RELATIVE
@@ -78,7 +73,7 @@ PRESETS = {
         },
     ),
     "rloo": Preset(
-        # REINFORCE has no clip; a ratio other than 1 only weighs what an older policy or another engine sampled.
+        # REINFORCE has no clip; a ratio other than 1 only weights what an older policy or another engine sampled.
         "RLOO, arXiv 2402.14740, KL coefficient of appendix C; its sum over tokens divided by a constant",
         _UNCLIPPED
         | {
@@ -105,13 +100,13 @@ PRESETS = {
 }
 
 
-def preset_values(name: str) -> dict[str, Any]:
-    """What the preset sets in section `grpo`; nothing for a name that the bounds' check refuses later."""
+def preset_values(name: str) -> dict[str, object]:
+    """What the preset sets in section `grpo`; nothing for no preset, or for an unknown one (refused later)."""
     return dict(PRESETS[name].values) if name in PRESETS else {}
 
 
 def describe_preset(grpo: GrpoConfig) -> list[str]:
-    """What the preset set and what was set otherwise, in lines; none without a preset."""
+    """Lines that say what the preset set and what was set otherwise; none without a preset."""
     if not grpo.preset:
         return []
     preset = PRESETS[grpo.preset]

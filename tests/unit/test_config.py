@@ -146,7 +146,7 @@ def test_a_wrong_file_is_refused(load, text, message):
         ("grpo.preset=DAPO", r"grpo\.preset must be one of .*did you mean dapo\?\), got 'DAPO'"),
         ("grpo..num_steps=1", r"must look like section\.setting=value"),
         ("grpo.group_size=1", r"grpo\.group_size must be at least 2"),
-        ("learner.deepspeed.optimizer.type=Adam", r"use learner\.learning_rate and its neighbours instead"),
+        ("learner.deepspeed.optimizer.type=Adam", r"use learner\.learning_rate and the settings after it instead"),
         ("model.lora.rank=-1", r"model\.lora\.rank must be at least 0, got -1"),
         ("model.lora.dropout=0.1", r"unknown setting model\.lora\.dropout; known there: rank, alpha, target_modules"),
         (

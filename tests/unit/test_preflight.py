@@ -146,9 +146,9 @@ def test_a_package_of_a_runtime_env_need_not_be_here(config):
     [
         (
             "max_num_batched_token",
-            r"rollout\.engine_args\.max_num_batched_token is no .*did you mean max_num_batched_tokens\?",
+            r"rollout\.engine_args\.max_num_batched_token is not .*did you mean max_num_batched_tokens\?",
         ),
-        ("zzz", r"rollout\.engine_args\.zzz is no engine argument of vLLM: see `vllm serve --help`"),
+        ("zzz", r"rollout\.engine_args\.zzz is not an engine argument of vLLM: `vllm serve --help` lists them"),
     ],
 )
 def test_an_unknown_engine_argument_is_refused(config, name, message):
