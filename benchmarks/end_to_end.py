@@ -89,7 +89,7 @@ def measure_text(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[s
     """Our figures on the text model; with --peer also the peer's, and the ratio."""
     from text_task import make_text_task
 
-    from ssr1_rl.config.load import load_config
+    from ssr1_rl.checks.rules import load_config
 
     num_steps = args.warmup_steps + args.steps
     task = make_text_task(folder, sizes.text_model, num_steps * sizes.num_questions, sizes.prompt_tokens, args.seed)

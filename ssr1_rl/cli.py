@@ -72,7 +72,7 @@ def grpo(
     Every setting is explained in docs/settings.md and ssr1_rl/config/schema.py. Algorithms by name:
     grpo.preset=grpo, dapo, dr_grpo, gspo, cispo, rloo or reinforce_pp.
     """
-    from ssr1_rl.config.load import load_config
+    from ssr1_rl.checks.rules import load_config
 
     config = load_config(file, overrides or [])
     if dry_run:
@@ -131,7 +131,7 @@ def export(
     adapter: Annotated[bool, typer.Option("--adapter", help="of a LoRA run: the adapter alone, for peft")] = False,
 ) -> None:
     """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load, LoRA adapters merged in."""
-    from ssr1_rl.config.load import load_config
+    from ssr1_rl.checks.rules import load_config
     from ssr1_rl.store.export import base_model_folder, check_dtype, choose_checkpoint, export_checkpoint
 
     check_dtype(dtype or "float32")

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssr1_rl.checks.notes import notes
-from ssr1_rl.checks.preflight import check_model, is_on_hub, preflight
+from ssr1_rl.checks.preflight import check_model, preflight
 from ssr1_rl.cluster import check_fits, connect, make_plan
+from ssr1_rl.config.model_path import is_on_hub
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config, DataConfig
 from ssr1_rl.data.read import read_questions
@@ -84,7 +85,7 @@ def run_grpo(config: Config) -> Summary:
         with connected():
             check_fits(make_plan(config))
             if is_on_hub(config.model.path):
-                check_model(config)
+                check_model(config.model, config.learner.prefix_packing)
             try:
                 return asyncio.run(_until_signal(_run(config, data, progress)))
             except asyncio.CancelledError:

@@ -1,8 +1,8 @@
-"""What a run's settings say that is allowed but has no effect, or probably not the one that was meant."""
+"""Settings that are allowed but have no effect, or probably not the one that was meant."""
 
 import dataclasses
 
-from ssr1_rl.config.schema import Config, GrpoConfig
+from ssr1_rl.config.schema import Config, GrpoConfig, LearnerConfig
 
 
 def notes(config: Config) -> list[str]:
@@ -10,7 +10,7 @@ def notes(config: Config) -> list[str]:
     return [
         *_notes_on_the_ratio(config.grpo, config.model.dtype),
         *_notes_on_unused_settings(config.grpo),
-        *_notes_on_the_learner(config),
+        *_notes_on_the_learner(config.learner, config.grpo, config.data.max_prompt_tokens),
     ]
 
 
@@ -19,18 +19,18 @@ def _notes_on_the_ratio(grpo: GrpoConfig, dtype: str) -> list[str]:
     at_defaults = (grpo.clip_low, grpo.clip_high) == (_default("clip_low"), _default("clip_high"))
     if grpo.ratio == "sequence" and at_defaults:
         found.append(
-            "grpo.ratio=sequence with grpo.clip_low and clip_high at 0.2 clips next to nothing, since a response's "
-            "mean ratio stays near 1: grpo.preset=gspo sets 3e-4 and 4e-4"
+            "grpo.ratio=sequence with grpo.clip_low and clip_high at 0.2 clips almost nothing, because the mean ratio "
+            "of a response stays near 1: grpo.preset=gspo sets 3e-4 and 4e-4"
         )
     if grpo.ratio == "cispo" and at_defaults:
         found.append(
-            "grpo.ratio=cispo with grpo.clip_low and clip_high at 0.2 cuts weights at 1.2, where CISPO's are cut far "
-            "above 1 only: grpo.preset=cispo sets clip_low=1 and clip_high=4"
+            "grpo.ratio=cispo with grpo.clip_low and clip_high at 0.2 cuts weights at 0.8 and 1.2, and CISPO cuts them "
+            "only far above 1: grpo.preset=cispo sets clip_low=1 and clip_high=4"
         )
     narrow = min(grpo.clip_low, grpo.clip_high) < 0.01
     if grpo.ratio == "sequence" and narrow and grpo.importance_correction == "none" and dtype == "bfloat16":
         found.append(
-            "grpo.ratio=sequence is taken to the engine's log-probs, whose bfloat16 noise alone exceeds a clip of "
+            "grpo.ratio=sequence compares with the engine's log-probs, whose bfloat16 noise alone exceeds a clip of "
             f"{grpo.clip_low:g} / {grpo.clip_high:g}: set grpo.importance_correction=truncate"
         )
     return found
@@ -40,32 +40,32 @@ def _notes_on_unused_settings(grpo: GrpoConfig) -> list[str]:
     found = []
     if grpo.kl_coefficient and grpo.kl_estimator == "k1" and grpo.kl_placement == "loss":
         found.append(
-            "grpo.kl_estimator=k1 with grpo.kl_placement=loss does not hold the policy back, since the mean of its "
-            "gradient is 0: set grpo.kl_estimator=k2 or k3, or grpo.kl_placement=reward"
+            "grpo.kl_estimator=k1 with grpo.kl_placement=loss does not keep the policy near its start, because its "
+            "gradient is 0 on average: set grpo.kl_estimator=k2 or k3, or grpo.kl_placement=reward"
         )
     if grpo.importance_correction == "none":
         found += [
-            f"grpo.{name}={getattr(grpo, name)} has no effect with grpo.importance_correction=none: set that to "
-            "truncate or mask"
+            f"grpo.{name}={getattr(grpo, name)} has no effect with grpo.importance_correction=none: set that "
+            "to truncate or mask"
             for name in ("importance_level", "importance_cap")
             if getattr(grpo, name) != _default(name)
         ]
     return found
 
 
-def _notes_on_the_learner(config: Config) -> list[str]:
-    grpo, learner, found = config.grpo, config.learner, []
+def _notes_on_the_learner(learner: LearnerConfig, grpo: GrpoConfig, max_prompt_tokens: int) -> list[str]:
+    found = []
     num_updates = grpo.num_steps * grpo.num_epochs * grpo.num_minibatches
     if learner.warmup_steps > num_updates:
         found.append(
-            f"learner.warmup_steps={learner.warmup_steps} is more than the run's {num_updates} updates, which all fall "
-            "into the warm-up: lower it, or raise grpo.num_steps"
+            f"learner.warmup_steps={learner.warmup_steps} is more than the run's {num_updates} updates, so the warm-up "
+            "never ends: lower it, or raise grpo.num_steps"
         )
-    if learner.max_tokens_per_micro_batch < config.data.max_prompt_tokens:
+    if learner.max_tokens_per_micro_batch < max_prompt_tokens:
         found.append(
             f"learner.max_tokens_per_micro_batch={learner.max_tokens_per_micro_batch} is below one prompt of "
-            f"data.max_prompt_tokens={config.data.max_prompt_tokens}: groups of longer prompts are split into single "
-            "responses, which computes their prompt once for each"
+            f"data.max_prompt_tokens={max_prompt_tokens}: a group with a longer prompt is split into single "
+            "responses, and its prompt is computed for each of them"
         )
     return found
 

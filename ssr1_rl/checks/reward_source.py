@@ -1,4 +1,4 @@
-"""What can be told of a reward function from the settings and its source text alone; no user code runs."""
+"""Checks of a reward function from the settings and its source text alone; no user code runs."""
 
 import ast
 import importlib.util
@@ -10,10 +10,10 @@ from ssr1_rl.rewards.load import RewardSource, build_reward_fn, read_source
 
 
 def check_reward_source(config: RewardConfig, field: str) -> None:
-    """Refuses a reward function whose file (or package) is not there or lacks it, and wrong options of a built-in.
+    """Refuses a reward function whose file or package is missing or does not define it, and wrong built-in options.
 
     Raises:
-        ConfigError: with the field, its value and the mend.
+        ConfigError: with the field, its value and the fix.
     """
     source = read_source(config, field)
     if not config.path:
@@ -25,7 +25,7 @@ def check_reward_source(config: RewardConfig, field: str) -> None:
     elif not config.runtime_env and not importlib.util.find_spec(location.partition(".")[0]):
         raise ConfigError(
             f"{field}.path {config.path!r}: there is no package {location.partition('.')[0]!r} here; "
-            f"install it, or name it in {field}.runtime_env"
+            f"install it, or add it to {field}.runtime_env"
         )
 
 

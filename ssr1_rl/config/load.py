@@ -1,85 +1,89 @@
-"""Reads a launch file, lays presets and overrides over it, and refuses what is wrong before anything starts.
+"""Reads a launch file and lays presets and overrides over it, keeping where each value was set.
 
 Layers, later ones winning: defaults, the file's preset, the file's values, the command line's preset, the other
-values of the command line. A preset on the command line also takes the place of the file's.
+values of the command line. A preset on the command line also replaces the file's.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssr1_rl.checks.rules import check_config
+from ssr1_rl.config.bounds import check_bounds
 from ssr1_rl.config.presets import preset_values
 from ssr1_rl.config.schema import Config, ConfigError
-from ssr1_rl.config.values import Key, Origins, build, defaults, dotted, lay_over, origin_of
+from ssr1_rl.config.values import Key, Origins, build_section, dotted, entries, lay_over, origin_of
+
+Layer = dict[str | int, object]
+"""Plain settings, nested as in a launch file."""
 
 
-def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """Reads the launch file at `path` (None: defaults alone) under dot-list `overrides`.
+def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """The launch file at `path` (None: only the defaults) with `overrides` such as `grpo.group_size=16` applied.
+
+    Rules that join several settings are checked by `ssr1_rl.checks.rules.load_config`, which calls this.
 
     Raises:
-        ConfigError: unknown key (with the nearest known one), wrong type, value out of
-            bounds, missing required setting, or settings that do not fit together.
+        ConfigError: an unknown setting (with the nearest known one), a wrong type, a value out of
+            bounds, or a missing required setting.
     """
     values, origins = _read_yaml(Path(path)) if path is not None else ({}, {})
     given = [_parse_override(override) for override in overrides]
     for key, value, origin in given:
         origins |= dict.fromkeys(_keys_within(value, key), origin)
-    layers = _in_order(values, [_nested(key, value) for key, value, _ in given], origins)
-    merged = defaults(Config)
-    for layer in layers:
+    merged: object = dataclasses.asdict(Config())
+    for layer in _in_order(values, [_nested(key, value) for key, value, _ in given], origins):
         merged = lay_over(merged, layer, Config)
     _refuse_missing(merged, path)
-    config: Config = build(Config, _resolved(merged, origins), (), origins)
-    check_config(config, origins)
+    config = build_section(Config, _resolved(dict(entries(merged)), origins), (), origins)
+    check_bounds(config, origins)
     config.grpo.denominator_tokens = config.grpo.denominator_tokens or config.rollout.max_response_tokens
     return config
 
 
 def config_to_yaml(config: Config) -> str:
     """The resolved settings as YAML, every default included."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)), resolve=True)
 
 
-def _in_order(file: dict[str, Any], overrides: list[dict[str, Any]], origins: Origins) -> list[dict[str, Any]]:
-    """What lies over the defaults, the winning layer last."""
+def _in_order(file: Layer, overrides: list[Layer], origins: Origins) -> list[Layer]:
+    """The layers over the defaults, the winning one last."""
     chosen = [preset for override in overrides if (preset := _preset_in(override, origins)) is not None]
     if chosen:
         return [file, {"grpo": preset_values(chosen[-1])}, *overrides]
     return [{"grpo": preset_values(_preset_in(file, origins) or "")}, file, *overrides]
 
 
-def _preset_in(values: dict[str, Any], origins: Origins) -> str | None:
+def _preset_in(values: Layer, origins: Origins) -> str | None:
     """The preset that a layer names; None if it names none."""
     section = values.get("grpo")
     if not isinstance(section, dict) or "preset" not in section:
         return None
-    return str(_resolved({"grpo": {"preset": section["preset"]}}, origins)["grpo"]["preset"])
+    resolved = _resolved({"grpo": {"preset": section["preset"]}}, origins)["grpo"]
+    return str(dict(entries(resolved))["preset"])
 
 
-def _resolved(values: dict[str, Any], origins: Origins) -> Any:
-    """`values` with what `${…}` stands for."""
+def _resolved(values: Layer, origins: Origins) -> Layer:
+    """`values` with every `${…}` replaced by what it stands for."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
+        return dict(entries(OmegaConf.to_container(OmegaConf.create(values), resolve=True)))
     except OmegaConfBaseException as error:
         key = _key_of(error.full_key or "")
         cause = str(error).splitlines()[0].rpartition(" raised while resolving interpolation: ")[2].strip('"')
         raise ConfigError(f"{origin_of(key, origins)}{dotted(key)}: {cause}") from error
 
 
-def _refuse_missing(values: Any, path: str | Path | None, key: Key = ()) -> None:
+def _refuse_missing(values: object, path: str | Path | None, key: Key = ()) -> None:
     if values == MISSING:
         raise ConfigError(f"{path or 'settings'}: {dotted(key)} is required and not set")
-    if isinstance(values, dict | list):
-        for name, inner in values.items() if isinstance(values, dict) else enumerate(values):
-            _refuse_missing(inner, path, (*key, name))
+    for name, inner in entries(values):
+        _refuse_missing(inner, path, (*key, name))
 
 
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[Key, str]]:
+def _read_yaml(path: Path) -> tuple[Layer, dict[Key, str]]:
     if not path.is_file():
         raise ConfigError(f"launch file {path} does not exist")
     text = path.read_text()
@@ -105,8 +109,8 @@ def _line_numbers(node: yaml.Node | None, key: Key) -> Iterator[tuple[Key, int]]
             yield from _line_numbers(value, (*key, index))
 
 
-def _parse_override(override: str) -> tuple[Key, Any, str]:
-    """`section.setting=value` as key, value and the override's own name in errors."""
+def _parse_override(override: str) -> tuple[Key, object, str]:
+    """`section.setting=value` as its key, its value and its name in errors."""
     name, equals, raw = override.partition("=")
     origin = f"override {override!r}"
     key = _key_of(name)
@@ -115,12 +119,12 @@ def _parse_override(override: str) -> tuple[Key, Any, str]:
     if not raw:
         return key, "", origin
     try:
-        value: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]))
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(
             f"{origin}: {raw!r} is not a YAML value; close its brackets and quotes, or quote the whole: {name}='\"…\"'"
         ) from error
-    return key, value["value"], origin
+    return key, dict(entries(value))["value"], origin
 
 
 def _key_of(name: str) -> Key:
@@ -129,14 +133,11 @@ def _key_of(name: str) -> Key:
     return tuple(int(part) if part.isdigit() else part for part in parts)
 
 
-def _nested(key: Key, value: Any) -> dict[str, Any]:
-    for part in reversed(key):
-        value = {part: value}
-    return value
+def _nested(key: Key, value: object) -> Layer:
+    return {key[0]: _nested(key[1:], value) if key[1:] else value}
 
 
-def _keys_within(value: Any, key: Key) -> Iterator[Key]:
+def _keys_within(value: object, key: Key) -> Iterator[Key]:
     yield key
-    if isinstance(value, dict | list):
-        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _keys_within(inner, (*key, name))
+    for name, inner in entries(value):
+        yield from _keys_within(inner, (*key, name))

@@ -1,13 +1,9 @@
-"""The GRPO family by name: what each preset sets, and which of its settings do not fit together.
+"""The GRPO family by name: what each preset sets, and which paper it follows."""
 
-Single values win over a preset of the same place: a launch file's over the file's preset, the
-command line's over its own, which wins over the whole file. Imports no torch and no Ray.
-"""
-
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from ssr1_rl.config.schema import ConfigError, GrpoConfig
+from ssr1_rl.config.schema import GrpoConfig
 
 
 @dataclass(frozen=True)
@@ -15,7 +11,7 @@ class Preset:
     """The settings of section `grpo` that follow one paper."""
 
     source: str
-    values: dict[str, Any]
+    values: Mapping[str, object]
 
 
 _GROUP_RELATIVE = {"baseline": "group_mean", "advantage_scale": "group_std"}
@@ -49,11 +45,10 @@ PRESETS = {
         | {"baseline": "group_mean", "advantage_scale": "none", "denominator": "constant", "kl_coefficient": 0.0},
     ),
     "gspo": Preset(
-        # The clip range is far below what engine and learner differ by in bfloat16 (0.01 to 0.02 nats a token): a ratio
-        # to the engine's log-probs would be clipped though the policy has not moved. With importance weights it starts
-        # from the learner's own log-probs, at 1.
-        "GSPO, arXiv 2507.18071, eq. 5 to 7 and section 5.1; engine mismatch in truncated importance weights, not in "
-        "its ratio",
+        # The clip range is far below the difference between engine and learner in bfloat16 (0.01 to 0.02 nats per
+        # token): a ratio to the engine's log-probs would be clipped before the policy has moved. With importance
+        # weights the ratio starts at 1, from the learner's own log-probs.
+        "GSPO, arXiv 2507.18071, eq. 5 to 7 and section 5.1; truncated importance weights correct for the engine",
         _GROUP_RELATIVE
         | {
             "ratio": "sequence",
@@ -65,7 +60,7 @@ PRESETS = {
         },
     ),
     "cispo": Preset(
-        # No lower bound, as in the paper, which gives no upper one: weights up to 5 are what TRL has for ScaleRL
+        # No lower bound, as in the paper. The paper gives no upper bound: 5 is TRL's value for ScaleRL
         # (arXiv 2510.13786).
         "CISPO, MiniMax-M1, arXiv 2506.13585, eq. 4 and 5",
         _GROUP_RELATIVE
@@ -78,7 +73,7 @@ PRESETS = {
         },
     ),
     "rloo": Preset(
-        # REINFORCE has no clip; a ratio other than 1 only weighs what an older policy or another engine sampled.
+        # REINFORCE has no clip; a ratio other than 1 only weights what an older policy or another engine sampled.
         "RLOO, arXiv 2402.14740, KL coefficient of appendix C; its sum over tokens divided by a constant",
         _UNCLIPPED
         | {
@@ -105,13 +100,13 @@ PRESETS = {
 }
 
 
-def preset_values(name: str) -> dict[str, Any]:
-    """What the preset sets in section `grpo`; nothing for a name that the bounds' check refuses later."""
+def preset_values(name: str) -> dict[str, object]:
+    """What the preset sets in section `grpo`; nothing for no preset, or for an unknown one (refused later)."""
     return dict(PRESETS[name].values) if name in PRESETS else {}
 
 
 def describe_preset(grpo: GrpoConfig) -> list[str]:
-    """What the preset set and what was set otherwise, in lines; none without a preset."""
+    """Lines that say what the preset set and what was set otherwise; none without a preset."""
     if not grpo.preset:
         return []
     preset = PRESETS[grpo.preset]
@@ -123,42 +118,3 @@ def describe_preset(grpo: GrpoConfig) -> list[str]:
     ]
     lines = [f"preset {grpo.preset} ({preset.source}): {', '.join(kept)}"]
     return lines + ([f"set otherwise: {', '.join(other)}"] if other else [])
-
-
-def check_family(grpo: GrpoConfig) -> None:
-    """Refuses settings of the family that contradict each other.
-
-    Raises:
-        ConfigError: with the field, its value and the mend.
-    """
-    if grpo.kl_target and not grpo.kl_coefficient:
-        raise ConfigError(
-            f"grpo.kl_target={grpo.kl_target:g} adapts grpo.kl_coefficient, which is 0: "
-            "set that to where it is to start (0.01, say), or kl_target to 0"
-        )
-    if 0 < grpo.dual_clip <= 1:
-        raise ConfigError(
-            f"grpo.dual_clip must be greater than 1, or 0 for none, got {grpo.dual_clip:g} "
-            "(it would clip tokens whose ratio is still inside the clip range)"
-        )
-    if grpo.dual_clip and grpo.ratio == "cispo":
-        raise ConfigError(
-            f"grpo.dual_clip={grpo.dual_clip:g} bounds a ratio that carries the gradient, which grpo.ratio=cispo "
-            "has not: set grpo.dual_clip=0 (cispo's weight is bounded by grpo.clip_high)"
-        )
-    if grpo.advantage_scale == "group_std":
-        _group_std_divides_what_the_group_has_centred(grpo)
-
-
-def _group_std_divides_what_the_group_has_centred(grpo: GrpoConfig) -> None:
-    """Else a group whose rewards are nearly the same would get advantages without bound."""
-    if grpo.baseline not in ("group_mean", "leave_one_out"):
-        raise ConfigError(
-            f"grpo.advantage_scale=group_std needs grpo.baseline=group_mean or leave_one_out, got {grpo.baseline!r}: "
-            "set grpo.advantage_scale=batch_std or none"
-        )
-    if grpo.kl_coefficient and grpo.kl_placement == "reward_to_go":
-        raise ConfigError(
-            "grpo.kl_placement=reward_to_go needs grpo.advantage_scale=batch_std or none, got 'group_std' "
-            "(the group's standard deviation knows nothing of the KL per token): set it, or grpo.kl_placement=reward"
-        )

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress as Bars
 from transformers.utils import logging as transformers_logging
 
-from ssr1_rl.config.load import load_config
+from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.schema import Config, DataConfig
 from ssr1_rl.data.audio import load_waveform
 from ssr1_rl.data.prompt import PromptBuilder, choice_lines

@@ -1,6 +1,7 @@
 """DeepSpeed as the learner starts it: peers, sharded loading, the engine, and its configuration."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,7 +9,6 @@ import torch.distributed as dist
 
 from ssr1_rl.config.schema import LearnerConfig, ModelConfig
 from ssr1_rl.trainer.batches.rows import MicroBatch
-from ssr1_rl.trainer.deepspeed_options import laid_over
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.lora import adapters_off
 from ssr1_rl.trainer.model.policy import Policy
@@ -138,3 +138,14 @@ def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, 
         "steps_per_print": 2**31,
     }
     return laid_over(settings, learner.deepspeed)
+
+
+def laid_over(ours: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:
+    """`ours` with `options` over it, section by section: a section keeps the entries that `options` does not name."""
+    merged = dict(ours)
+    for name, value in options.items():
+        mine = merged.get(name)
+        if isinstance(mine, Mapping) and isinstance(value, Mapping):
+            value = laid_over(mine, value)
+        merged[name] = value
+    return merged

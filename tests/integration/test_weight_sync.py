@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from ssr1_rl.algorithm.step_batch import train_group
-from ssr1_rl.config.load import load_config
+from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.schema import Config, GrpoConfig
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions

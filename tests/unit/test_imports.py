@@ -9,6 +9,7 @@ HEAVY = {"torch", "ray", "vllm", "transformers", "deepspeed"}
 LIGHT = [
     "ssr1_rl.config.schema",
     "ssr1_rl.config.load",
+    "ssr1_rl.checks.rules",
     "ssr1_rl.types",
     "ssr1_rl.rewards.base",
     "ssr1_rl.rewards.load",

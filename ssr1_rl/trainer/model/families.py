@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ssr1_rl.audio_families import AudioTower
 from ssr1_rl.audio_families.qwen2_5_omni import Qwen2_5OmniTower
 from ssr1_rl.audio_families.qwen2_audio import Qwen2AudioTower
+from ssr1_rl.config.model_path import check_model_folder
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ def read_config(path: str) -> Any:
     """
     from transformers import AutoConfig
 
-    if Path(path).exists() and not (Path(path) / "config.json").is_file():
-        raise ValueError(f"model.path {path} holds no config.json; give a Hugging Face model folder")
+    check_model_folder(path)
     config = AutoConfig.from_pretrained(path)
     if getattr(config, "quantization_config", None):
         raise ValueError(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ssr1_rl.checks.notes import notes
-from ssr1_rl.config.load import load_config
+from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.presets import PRESETS
 
 NEEDED = ["run.name=x", "model.path=m", "data.train.path=q.json"]

@@ -39,15 +39,15 @@ def test_a_real_run_makes_the_same_checks(config, monkeypatch):
 
     monkeypatch.setattr(ray, "init", lambda *_args, **_kwargs: pytest.fail("something was started"))
     config.data.validation = {"v": DatasetConfig(path="nowhere.json")}
-    with pytest.raises(ConfigError, match=r"data\.validation\.v\.path nowhere\.json is no file \(looked for in /"):
+    with pytest.raises(ConfigError, match=r"data\.validation\.v\.path nowhere\.json is not a file \(looked for in /"):
         run_grpo(config)
 
 
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("train", "path", "nowhere.json", r"data\.train\.path nowhere\.json is no file"),
-        ("train", "audio_dir", "nowhere", r"data\.train\.audio_dir nowhere is no folder"),
+        ("train", "path", "nowhere.json", r"data\.train\.path nowhere\.json is not a file"),
+        ("train", "audio_dir", "nowhere", r"data\.train\.audio_dir nowhere is not a folder"),
     ],
 )
 def test_missing_data_is_named(config, section, field, value, message):
@@ -146,9 +146,9 @@ def test_a_package_of_a_runtime_env_need_not_be_here(config):
     [
         (
             "max_num_batched_token",
-            r"rollout\.engine_args\.max_num_batched_token is no .*did you mean max_num_batched_tokens\?",
+            r"rollout\.engine_args\.max_num_batched_token is not .*did you mean max_num_batched_tokens\?",
         ),
-        ("zzz", r"rollout\.engine_args\.zzz is no engine argument of vLLM: see `vllm serve --help`"),
+        ("zzz", r"rollout\.engine_args\.zzz is not an engine argument of vLLM: `vllm serve --help` lists them"),
     ],
 )
 def test_an_unknown_engine_argument_is_refused(config, name, message):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ssr1_rl.config.load import config_to_yaml, load_config
+from ssr1_rl.checks.rules import load_config
+from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.presets import PRESETS, describe_preset
 from ssr1_rl.config.schema import Config, ConfigError
 
@@ -145,7 +146,7 @@ def test_a_wrong_file_is_refused(load, text, message):
         ("grpo.preset=DAPO", r"grpo\.preset must be one of .*did you mean dapo\?\), got 'DAPO'"),
         ("grpo..num_steps=1", r"must look like section\.setting=value"),
         ("grpo.group_size=1", r"grpo\.group_size must be at least 2"),
-        ("learner.deepspeed.optimizer.type=Adam", r"use learner\.learning_rate and its neighbours instead"),
+        ("learner.deepspeed.optimizer.type=Adam", r"use learner\.learning_rate and the settings after it instead"),
         ("model.lora.rank=-1", r"model\.lora\.rank must be at least 0, got -1"),
         ("model.lora.dropout=0.1", r"unknown setting model\.lora\.dropout; known there: rank, alpha, target_modules"),
         (
@@ -153,6 +154,11 @@ def test_a_wrong_file_is_refused(load, text, message):
             r"model\.lora\.target_modules must name at least one linear layer",
         ),
         ("run.seed=null", r"override 'run\.seed=null': run\.seed must be a whole number, got nothing \(null\)"),
+        ("rollout={x: 1}", r"override 'rollout=\{x: 1\}': unknown setting rollout\.x; known there: num_workers"),
+        ("learner.zero_stage=three", r"learner\.zero_stage must be one of 0, 1, 2, 3, got 'three'"),
+        ("run.device=", r"run\.device must be one of cuda, cpu, got ''"),
+        ("run.device=null", r"run\.device must be one of cuda, cpu, got nothing \(null\)"),
+        ("learner.adam_betas=[0.9, 1]", r"override '.*': learner\.adam_betas\.1 must be less than 1, got 1\.0"),
         ("data.validation.v.max_questions=3", r"data\.validation\.v\.path is required and not set"),
     ],
 )
@@ -288,14 +294,14 @@ def test_the_constant_denominator_is_the_longest_response_unless_set(load):
     ("settings", "message"),
     [
         ("preset: dopo", r"grpo\.preset must be one of .*did you mean dapo\?.*'dopo'"),
-        ("kl_target: 0.1", r"grpo\.kl_target=0\.1 adapts grpo\.kl_coefficient, which is 0: set that"),
+        ("kl_target: 0.1", r"grpo\.kl_target=0\.1 adapts grpo\.kl_coefficient, which is 0: set grpo\.kl_coef"),
         ("dual_clip: 0.9", r"grpo\.dual_clip must be greater than 1, or 0 for none, got 0\.9"),
         ("preset: cispo, dual_clip: 3", r"grpo\.dual_clip=3 .*grpo\.ratio=cispo.*set grpo\.dual_clip=0"),
         ("baseline: none", r"advantage_scale=group_std needs grpo\.baseline=group_mean or leave_one_out, got 'none'"),
         ("preset: reinforce_pp, advantage_scale: group_std", r"needs grpo\.baseline=group_mean.*got 'batch_mean'"),
         (
             "kl_coefficient: 0.1, kl_placement: reward_to_go",
-            r"kl_placement=reward_to_go needs grpo\.advantage_scale=batch_std or none, got 'group_std'.*set it",
+            r"kl_placement=reward_to_go needs grpo\.advantage_scale=batch_std or none, got .group_std.*set one",
         ),
         ("importance_cap: 0.5", r"grpo\.importance_cap must be at least 1, got 0\.5"),
         ("overlong_buffer_share: 0", r"grpo\.overlong_buffer_share must be greater than 0, got 0\.0"),
@@ -332,3 +338,9 @@ def test_the_demo_runs_the_local_launch_file():
     assert {path.name for path in LAUNCH_FILES} >= {"grpo.yaml", "local.yaml"}
     demo = ROOT / "ssr1_rl" / "demo" / "demo.yaml"
     assert demo.read_text() == (ROOT / "launch" / "local.yaml").read_text(), "an installed package has no launch/"
+
+
+def test_a_value_where_a_section_belongs_is_refused_also_under_an_override(load):
+    with pytest.raises(ConfigError, match=r"grpo must hold settings \(num_steps, .*\), got 5"):
+        load("grpo: 5\n", "grpo.num_steps=3")
+    assert load("grpo:\n", "grpo.num_steps=3").grpo.num_steps == 3

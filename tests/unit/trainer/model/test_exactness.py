@@ -102,9 +102,9 @@ def test_refused_before_anything_starts(tmp_path):
     config_of("mistral", sliding_window=4).save_pretrained(tmp_path)
     settings = Config(model=ModelConfig(path=str(tmp_path)))
     with pytest.raises(ValueError, match=r"set learner\.prefix_packing: false"):
-        check_model(settings)
+        check_model(settings.model, settings.learner.prefix_packing)
     settings.learner.prefix_packing = False
-    check_model(settings)
+    check_model(settings.model, settings.learner.prefix_packing)
     with pytest.raises(ValueError, match=r"set learner\.prefix_packing: false"):
         empty_policy(str(tmp_path), False, prefix_packing=True)
 

@@ -115,7 +115,7 @@ def test_unknown_targets_are_refused_before_anything_is_loaded(random_audio_mode
     config = Config(model=ModelConfig(path=str(random_audio_model)))
     config.model.lora.rank, config.model.lora.target_modules = 4, targets
     with pytest.raises(ValueError, match=rf"model\.lora\.target_modules {message}"):
-        check_model(config)
+        check_model(config.model, prefix_packing=True)
 
 
 def test_targets_are_full_or_partial_paths(random_audio_model):

@@ -1,29 +1,28 @@
-"""`learner.deepspeed`: every DeepSpeed setting can be reached, none can contradict the learner. No torch.
+"""`learner.deepspeed`: any DeepSpeed setting, except those that contradict the learner. Imports no DeepSpeed.
 
-Settings that the learner makes itself, and those that would change gradients or the optimizer behind its back,
-are refused with what to do instead; names that DeepSpeed does not know, with the nearest that it does. Both when the
-configuration is loaded. The others are laid over the learner's, section by section.
+Settings that the learner makes itself, and those that would change gradients or the optimizer without its knowledge,
+are refused with what to do instead; names that DeepSpeed does not know are refused with the nearest known one.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
+from ssr1_rl.checks.installed import fields_of
 from ssr1_rl.config.schema import ConfigError, LearnerConfig
 from ssr1_rl.config.values import nearest
 
 _FLOAT32 = "leave it out: masters, moments and sums of gradients are always float32"
 _MEAN = "leave it out: the learner relies on the float32 mean over its ranks"
 _TORCH_ADAMW = "leave it out: the optimizer is always torch's AdamW"
-_DATA_PARALLEL = "leave it out: learner ranks share data, and weights by learner.zero_stage"
-_EXACT = "leave it out: engines are sent the weights that the learner computes with, so these are never quantized"
-_LOOP = "leave it out: what is trained on and when is up to the GRPO loop"
+_DATA_PARALLEL = "leave it out: learner ranks are data-parallel, and learner.zero_stage shards the weights"
+_EXACT = "leave it out: engines receive the weights that the learner computes with, so these are never quantized"
+_LOOP = "leave it out: the GRPO loop decides what is trained on and when"
 
 OWNED = {
     "train_batch_size": "use grpo.questions_per_step instead",
     "train_micro_batch_size_per_gpu": "use learner.max_tokens_per_micro_batch instead",
     "gradient_accumulation_steps": "use learner.max_tokens_per_micro_batch instead",
     "gradient_clipping": "use learner.max_grad_norm instead",
-    "optimizer": "use learner.learning_rate and its neighbours instead",
+    "optimizer": "use learner.learning_rate and the settings after it instead",
     "scheduler": "use learner.lr_schedule and learner.warmup_steps instead",
     "bf16.enabled": "use model.dtype instead",
     "bf16.bf16_master_weights_and_grads": _FLOAT32,
@@ -67,7 +66,7 @@ OWNED = {
     "seq_parallel_communication_data_type": _DATA_PARALLEL,
     "weight_quantization": _EXACT,
 }
-"""DeepSpeed settings that follow from ours or contradict the learner, and what to do instead of giving them."""
+"""DeepSpeed settings that follow from ours or contradict the learner, and what to do instead of setting them."""
 
 # fmt: off
 FREE = frozenset({
@@ -78,69 +77,44 @@ FREE = frozenset({
     "zero_optimization",
 })
 # fmt: on
-"""What else DeepSpeed 0.19.8 reads; of sections what is not in `OWNED`."""
-
-# fmt: off
-FREE_ZERO = frozenset({
-    "allgather_bucket_size", "allgather_partitions", "allgather_sequential", "contiguous_gradients",
-    "cpu_offload_use_pin_memory", "elastic_checkpoint", "enable_sanity_checks",
-    "gather_16bit_weights_on_model_save", "ignore_unused_parameters", "leaf_module", "legacy_stage1",
-    "load_from_fp32_weights", "log_trace_cache_warnings", "max_live_parameters", "max_reuse_distance",
-    "memory_efficient_linear", "model_persistence_threshold", "module_granularity_threshold",
-    "offload_optimizer", "offload_param", "overlap_comm", "override_module_apply",
-    "param_persistence_threshold", "parameter_alignment", "pipeline_loading_checkpoint", "prefetch_bucket_size",
-    "reduce_bucket_size", "reduce_scatter", "round_robin_gradients", "save_muon_momentum_buffer_in_memory",
-    "stage3_allgather_sequential", "stage3_gather_16bit_weights_on_model_save",
-    "stage3_gather_fp16_weights_on_model_save", "stage3_max_live_parameters", "stage3_max_reuse_distance",
-    "stage3_model_persistence_threshold", "stage3_module_granularity_threshold",
-    "stage3_param_persistence_threshold", "stage3_prefetch_bucket_size",
-    "stage3_use_all_reduce_for_fetch_params", "sub_group_size", "use_all_reduce_for_fetch_params",
-    "use_multi_rank_bucket_allreduce", "zero_hpz_partition_size",
-})
-# fmt: on
-"""The same of section `zero_optimization`."""
-
+"""What else DeepSpeed reads at the top level (a test compares); of sections what is not in `OWNED`."""
 
 def check_deepspeed_options(learner: LearnerConfig) -> None:
     """Refuses an entry of `learner.deepspeed` that the learner sets itself, or that DeepSpeed does not know.
 
     Raises:
-        ConfigError: names the entry, its value and the mend.
+        ConfigError: with the entry, its value and the fix.
     """
-    for name, mend in OWNED.items():
+    for name, fix in OWNED.items():
         *sections, last = name.split(".")
         section = _section(learner.deepspeed, sections)
         if last in section:
-            raise ConfigError(f"learner.deepspeed.{name} is set by the learner itself: {mend}, got {section[last]!r}")
+            raise ConfigError(f"learner.deepspeed.{name} is set by the learner itself: {fix}, got {section[last]!r}")
     _refuse_unknown(learner.deepspeed, "", FREE)
-    _refuse_unknown(_section(learner.deepspeed, ["zero_optimization"]), "zero_optimization.", FREE_ZERO)
+    if known := zero_options():
+        _refuse_unknown(_section(learner.deepspeed, ["zero_optimization"]), "zero_optimization.", known)
 
 
-def _section(options: Mapping[str, Any], path: list[str]) -> Mapping[str, Any]:
+def zero_options() -> frozenset[str]:
+    """What DeepSpeed reads in section `zero_optimization`; empty without DeepSpeed."""
+    return fields_of("deepspeed", "runtime/zero/config.py", "DeepSpeedZeroConfig")
+
+
+def _section(options: Mapping[str, object], path: list[str]) -> Mapping[str, object]:
     for depth, name in enumerate(path, start=1):
-        options = options.get(name, {})
-        if not isinstance(options, Mapping):
-            raise ConfigError(f"learner.deepspeed.{'.'.join(path[:depth])} must hold settings, got {options!r}")
+        inner = options.get(name, {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"learner.deepspeed.{'.'.join(path[:depth])} must hold settings, got {inner!r}")
+        options = inner
     return options
 
 
-def _refuse_unknown(section: Mapping[str, Any], prefix: str, free: frozenset[str]) -> None:
+def _refuse_unknown(section: Mapping[str, object], prefix: str, known: frozenset[str]) -> None:
     owned = {name.removeprefix(prefix) for name in OWNED if name.startswith(prefix)}
     for name in section:
-        if name not in free:
-            near = nearest(name, sorted(free | owned))
-            mend = f"did you mean {near}?" if near else f"it may hold {', '.join(sorted(free))}"
+        if name not in known:
+            near = nearest(name, sorted(known | owned))
+            fix = f"did you mean {near}?" if near else f"it may hold {', '.join(sorted(known - owned))}"
             if near in owned:
-                mend = f"{near} is set by the learner itself: {OWNED[prefix + near]}"
-            raise ConfigError(f"learner.deepspeed.{prefix}{name} is no setting of DeepSpeed: {mend}")
-
-
-def laid_over(ours: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """`ours` with `options` over it, section by section: a section keeps the entries that `options` does not name."""
-    merged = dict(ours)
-    for name, value in options.items():
-        mine = merged.get(name)
-        if isinstance(mine, Mapping) and isinstance(value, Mapping):
-            value = laid_over(mine, value)
-        merged[name] = value
-    return merged
+                fix = f"{near} is set by the learner itself: {OWNED[prefix + near]}"
+            raise ConfigError(f"learner.deepspeed.{prefix}{name} is not a setting of DeepSpeed: {fix}")

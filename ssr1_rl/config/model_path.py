@@ -1,0 +1,29 @@
+"""Whether `model.path` is a model folder or a name on the Hugging Face hub. Reads no model."""
+
+from pathlib import Path
+
+
+def is_on_hub(path: str) -> bool:
+    """Whether a model path is the name of a repository, such as Qwen/Qwen2-Audio-7B-Instruct.
+
+    If its first part is a folder here, it is a mistyped path instead.
+    """
+    if path.startswith((".", "~", "/")) or path.count("/") != 1:
+        return False
+    return not Path(path).parent.is_dir()
+
+
+def check_model_folder(path: str) -> None:
+    """Refuses a model path that is neither a model folder nor a name on the hub.
+
+    Raises:
+        ValueError: there is no such folder, or no config.json in it.
+    """
+    if (Path(path) / "config.json").is_file() or is_on_hub(path):
+        return
+    if Path(path).exists():
+        raise ValueError(f"model.path {path} holds no config.json; give a Hugging Face model folder")
+    raise ValueError(
+        f"model.path {path} does not exist; give a Hugging Face model folder, or a hub name such as "
+        "Qwen/Qwen2-Audio-7B-Instruct"
+    )

@@ -1,0 +1,25 @@
+"""A field of the schema that has bounds."""
+
+import operator
+from dataclasses import field
+from typing import TypeVar
+
+T = TypeVar("T")
+
+HOLDS = {"at least": operator.ge, "greater than": operator.gt, "at most": operator.le, "less than": operator.lt}
+"""What each kind of bound means: whether a value keeps to its limit."""
+
+
+def setting(
+    default: T,
+    *,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    why: str = "",
+) -> T:
+    """A dataclass field whose number has bounds. `why` follows a bound's error."""
+    limits = {"at least": ge, "greater than": gt, "at most": le, "less than": lt}
+    bounds = {words: limit for words, limit in limits.items() if limit is not None}
+    return field(default=default, metadata={"bounds": bounds, "why": why})
