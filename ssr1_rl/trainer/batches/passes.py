@@ -16,7 +16,7 @@ from torch import Tensor
 from ssr1_rl.config.schema import LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.trainer.batches.balance import cut_padded_micro_batches, cut_parts, pack_evenly, pack_tightly
-from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+from ssr1_rl.trainer.batches.clips import ClipFeatures
 from ssr1_rl.trainer.batches.layout import PackedGroup
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.batches.rows import ClipBatch, MicroBatch, Row, collate

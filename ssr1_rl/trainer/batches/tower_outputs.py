@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ssr1_rl.data.prompt import num_audio_tokens
 from ssr1_rl.trainer.batches.byte_cache import ByteCache, Entry
-from ssr1_rl.trainer.batches.clip_features import ClipFeatures, can_be_kept, clip_key
+from ssr1_rl.trainer.batches.clips import ClipFeatures, can_be_kept, clip_key
 from ssr1_rl.trainer.batches.rows import ClipBatch, stack_clips
 
 
