@@ -15,7 +15,7 @@ import torch
 
 from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
 from ssr1_rl.store.export import write_model_folder
-from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+from ssr1_rl.trainer.batches.clips import ClipFeatures
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy

@@ -1,22 +1,20 @@
-"""One number agreed on by all learner ranks. Every call is a collective."""
-
-from typing import Any
+"""Reduces one number over all learner ranks. Every call is a collective."""
 
 import torch
 import torch.distributed as dist
 
 
 def sum_over_ranks(value: float, device: torch.device) -> float:
-    """The sum of the ranks' values."""
+    """Sums a value over all ranks."""
     return _reduce(value, dist.ReduceOp.SUM, device)
 
 
 def max_over_ranks(value: float, device: torch.device) -> float:
-    """The largest of the ranks' values."""
+    """Takes the largest of all ranks' values."""
     return _reduce(value, dist.ReduceOp.MAX, device)
 
 
-def _reduce(value: float, op: Any, device: torch.device) -> float:
+def _reduce(value: float, op: dist.ReduceOp.RedOpType, device: torch.device) -> float:
     tensor = torch.tensor(float(value), dtype=torch.float64, device=device)
     dist.all_reduce(tensor, op)
     return float(tensor)

@@ -1,25 +1,39 @@
-"""DeepSpeed as the learner starts it: peers, sharded loading, the engine, and its configuration."""
+"""Starts DeepSpeed: joins the ranks, loads the model in shards, creates the engine with its configuration."""
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ssr1_rl.config.schema import LearnerConfig, ModelConfig
 from ssr1_rl.trainer.batches.rows import MicroBatch
+from ssr1_rl.trainer.engine import Engine, LogprobsOf
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.lora import adapters_off
 from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.weights.parameters import trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
-    from ssr1_rl.trainer.learner import RankSpec
+    from transformers import PreTrainedModel
 
 
-def join_peers(spec: "RankSpec", config: LearnerConfig) -> None:
-    """Forms the learners' process group. Sets what DeepSpeed reads from the environment first."""
+@dataclass(frozen=True)
+class RankSpec:
+    """A learner rank's place among the others. `device` is "cpu" or "cuda"."""
+
+    rank: int
+    world_size: int
+    master_address: str
+    master_port: int
+    device: str
+
+
+def join_peers(spec: RankSpec, config: LearnerConfig) -> None:
+    """Joins the learners' process group, which DeepSpeed configures from environment variables."""
     os.environ.update(
         RANK=str(spec.rank),
         WORLD_SIZE=str(spec.world_size),
@@ -33,7 +47,7 @@ def join_peers(spec: "RankSpec", config: LearnerConfig) -> None:
     import deepspeed
 
     if spec.device == "cpu":
-        # DeepSpeed would compile a shared-memory all-reduce (30 s, needs a C++ compiler); gloo does without.
+        # Otherwise DeepSpeed compiles a shared-memory all-reduce: 30 s, a C++ compiler, and of no use beside gloo.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if spec.device == "cpu" else "nccl"
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
@@ -43,21 +57,21 @@ def _torch_dtype(model: ModelConfig) -> torch.dtype:
     return getattr(torch, model.dtype)
 
 
-def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, attention: str) -> Any:
-    """Loads the policy; under ZeRO-3 every rank keeps only its shard while loading."""
+def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, attention: str) -> "PreTrainedModel":
+    """Loads the model; under ZeRO-3 every rank holds only its shard, also while loading."""
     if learner.zero_stage < 3:
         return load_model(model.path, _torch_dtype(model), attention)
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    # transformers shards while it loads as long as this object lives.
+    # transformers shards what it loads while this object exists.
     sharding = HfDeepSpeedConfig(deepspeed_settings(model, learner) | {"train_batch_size": world_size})
     loaded = load_model(model.path, _torch_dtype(model), attention)
     del sharding
     return loaded
 
 
-def start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) -> Any:
-    """The engine that trains what `requires_grad` says, by torch's AdamW."""
+def start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) -> Engine:
+    """Creates the engine that trains the parameters with `requires_grad`, by torch's AdamW."""
     import deepspeed
 
     optimizer = torch.optim.AdamW(
@@ -70,22 +84,27 @@ def start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) 
     engine, *_ = deepspeed.initialize(
         model=policy, optimizer=optimizer, config=deepspeed_settings(model, learner), dist_init_required=False
     )
-    return engine
+    return cast(Engine, engine)
 
 
-def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices and convolutions decay, embeddings and adapters among them; vectors, so norms and biases, do not."""
+def parameter_groups(model: "PreTrainedModel", weight_decay: float) -> list[dict[str, object]]:
+    """AdamW's groups: weight decay applies to matrices, convolutions, embeddings and adapters, not to vectors.
+
+    So norms and biases do not decay.
+    """
     parameters = trainable_parameters(model).values()
     decaying = [p for p in parameters if len(whole_shape(p)) > 1]
     others = [p for p in parameters if len(whole_shape(p)) <= 1]
-    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    groups = [(decaying, weight_decay), (others, 0.0)]
+    return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
-def load_reference(engine: Any, model: ModelConfig, learner: LearnerConfig, temperature: float, attention: str) -> Any:
-    """The frozen starting policy of the KL term: with LoRA the policy with its adapters off, else a second model.
+def load_reference(
+    engine: Engine, model: ModelConfig, learner: LearnerConfig, temperature: float, attention: str
+) -> LogprobsOf:
+    """The frozen reference of the KL term: with LoRA the policy with its adapters switched off, else a second model.
 
-    A second model is sharded like the policy under ZeRO-3.
+    Under ZeRO-3 a second model is sharded like the policy.
     """
     if model.lora.rank:
         return BasePolicy(engine)
@@ -100,39 +119,38 @@ def load_reference(engine: Any, model: ModelConfig, learner: LearnerConfig, temp
     reference_engine, *_ = deepspeed.initialize(
         model=reference, config=deepspeed_settings(model, learner), dist_init_required=False
     )
-    return reference_engine
+    return cast(Engine, reference_engine)
 
 
 class BasePolicy:
-    """A policy's frozen base: its log-probs with the adapters off, from the same weights in memory."""
+    """The frozen base of a policy with LoRA: runs the same model with its adapters switched off."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def __call__(self, batch: MicroBatch) -> Any:
-        """See `Policy.forward`."""
+    def __call__(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         with adapters_off(self._engine.module.model):
             return self._engine(batch)
 
 
-def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, Any]:
-    """DeepSpeed's configuration; `learner.deepspeed` adds to it and cannot contradict it (checked on loading)."""
-    zero: dict[str, Any] = {"stage": learner.zero_stage}
+def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, object]:
+    """DeepSpeed's configuration. `learner.deepspeed` adds to it; that it contradicts nothing was checked on loading."""
+    zero: dict[str, object] = {"stage": learner.zero_stage}
     if learner.offload_optimizer != "none":
         zero["offload_optimizer"] = {"device": learner.offload_optimizer}
     if learner.offload_parameters != "none":
         zero["offload_param"] = {"device": learner.offload_parameters}
-    settings: dict[str, Any] = {
-        # Micro-batches and their scaling are the learner's own: to DeepSpeed each is one sample.
+    settings: dict[str, object] = {
+        # The learner cuts and scales micro-batches itself; for DeepSpeed each is one sample.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": learner.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
-        # DeepSpeed's own AdamW for host memory needs a compiler; torch's fused one does without.
+        # DeepSpeed's own AdamW for host memory needs a C++ compiler; torch's fused AdamW does not.
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": model.dtype == "bfloat16"},
-        # The sum over micro-batches would lose small terms in bfloat16.
+        # In bfloat16 the sum over micro-batches would lose small terms.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "steps_per_print": 2**31,

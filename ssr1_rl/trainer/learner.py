@@ -1,13 +1,14 @@
-"""One learner rank: a DeepSpeed engine around the policy, updated from groups. No Ray.
+"""One learner rank: a DeepSpeed engine that updates the policy from groups. No Ray.
 
-All ranks run the same calls in the same order; each one is given its own share of
-the groups. Denominators are those of the global batch, so no result depends on
-micro-batching, on the number of ranks or on the ZeRO stage.
+All ranks make the same calls in the same order, each with its own share of the groups. Losses are divided by the
+denominators of the global batch, so no result depends on micro-batching, on the number of ranks or on the ZeRO stage.
+
+Shapes: _T response tokens of a micro-batch.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from ssr1_rl.algorithm.loss import LossTokens, grpo_loss, keeps_all, kl_in_loss,
 from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.batches.balance import rows_to_train
+from ssr1_rl.trainer.batches.clips import ClipHandle
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.batches.passes import Passes
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row
 from ssr1_rl.trainer.collectives import sum_over_ranks
-from ssr1_rl.trainer.deepspeed_setup import join_peers, load_for_zero, load_reference, start_deepspeed
+from ssr1_rl.trainer.deepspeed_setup import RankSpec, join_peers, load_for_zero, load_reference, start_deepspeed
+from ssr1_rl.trainer.engine import LogprobsOf
 from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.model.lora import add_adapters, find_targets
 from ssr1_rl.trainer.model.policy import Policy
@@ -31,20 +34,24 @@ from ssr1_rl.trainer.schedule import learning_rate_share
 from ssr1_rl.trainer.totals import Totals, summarise
 from ssr1_rl.types import TrainGroup
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-@dataclass(frozen=True)
-class RankSpec:
-    """Where a rank stands among its peers. `device` is "cpu" or "cuda"."""
 
-    rank: int
-    world_size: int
-    master_address: str
-    master_port: int
-    device: str
+def _as_waveform(handle: ClipHandle) -> np.ndarray:
+    assert isinstance(handle, np.ndarray), "references to clips need a `fetch_waveform`"
+    return handle
 
 
 class Learner:
-    """See the module. `fetch_waveform` turns a clip's handle into its float32 waveform [num_samples].
+    """Trains the policy, and computes log-probs of the frozen reference.
+
+    Args:
+        spec: this rank's place among the others.
+        model, grpo, learner: the sections of the settings.
+        temperature: the sampling temperature.
+        seed: of torch's random numbers.
+        fetch_waveform: resolves a clip's handle to its float32 waveform [num_samples].
 
     Attributes:
         kl_coefficient: weight of the KL term in the next update; the controller may adapt it.
@@ -60,7 +67,7 @@ class Learner:
         learner: LearnerConfig,
         temperature: float,
         seed: int,
-        fetch_waveform: Callable[[Any], np.ndarray] = lambda handle: handle,
+        fetch_waveform: Callable[[ClipHandle], np.ndarray] = _as_waveform,
     ) -> None:
         self._grpo, self._config = grpo, learner
         self._device = torch.device(spec.device)
@@ -78,7 +85,7 @@ class Learner:
         if model.lora.rank:
             add_adapters(hf_model, model.lora.rank, model.lora.alpha, find_targets(hf_model, model.lora.target_modules))
         self.engine = start_deepspeed(self.policy, model, learner)
-        self._reference = None
+        self._reference: LogprobsOf | None = None
         if grpo.kl_coefficient:
             self._reference = load_reference(self.engine, model, learner, temperature, self.attention.backend)
         self._passes = Passes(
@@ -94,20 +101,20 @@ class Learner:
         self.policy_version = 0
 
     @property
-    def model(self) -> Any:
-        """The transformers model; its parameters may be ZeRO shards."""
+    def model(self) -> "PreTrainedModel":
+        """The transformers model; under ZeRO-3 its parameters are shards."""
         return self.policy.model
 
     @property
     def cost(self) -> PassCost:
-        """What its passes cost, by which groups are shared among ranks."""
+        """Cost of this policy's passes, by which the controller shares groups among ranks."""
         return self._passes.cost
 
     def update(self, minibatches: Sequence[Sequence[TrainGroup]]) -> dict[str, float]:
-        """Trains on this rank's share of each mini-batch; afterwards the policy version is one higher.
+        """Trains on this rank's share of each mini-batch, and increments the policy version; a collective.
 
         Returns:
-            Metrics over all ranks (the same on each): see `summarise`.
+            The metrics of `summarise`, over all ranks and equal on each.
         """
         totals = Totals()
         batches = [self._prepared(minibatch) for minibatch in minibatches]
@@ -115,7 +122,7 @@ class Learner:
             batches = [self._with_logprobs("old_logprobs", self._own_logprobs, rows) for rows in batches]
         for epoch in range(self._grpo.num_epochs):
             for index, rows in enumerate(batches):
-                # After the first update the policy is no longer the one that the engines sampled from.
+                # After the first update the policy differs from the one that the engines sampled from.
                 is_first = epoch == index == 0
                 self._update_once(rows if is_first else [replace(row, comparable=False) for row in rows], totals)
         self.policy_version += 1
@@ -123,16 +130,16 @@ class Learner:
         return summarise(totals.over_ranks(self._device))
 
     def compute_gradient(self, groups: Sequence[TrainGroup]) -> Totals:
-        """Forward and backward over all micro-batches; the gradient is complete and reduced afterwards.
-
-        Tokens sampled at `policy_version` count as sampled by these very weights.
-        """
+        """Runs forward and backward passes over all micro-batches, and leaves the reduced gradient; a collective."""
         return self._compute_gradient(self._prepared(groups))
 
     def reference_kl(self, groups: Sequence[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
-        """For each group and response the KL estimate of every token, engine's policy to reference (a collective).
+        """KL estimates of the policy that sampled the tokens to the reference; a collective.
 
-        The engine sampled the tokens, so its log-probs are those of the policy that the estimate is about.
+        The engine's log-probs are used, since its policy is the one that sampled.
+
+        Returns:
+            For each group and response one estimate per token.
         """
         rows = self._passes.rows(groups, self.policy_version)
         ref_logprobs = self._passes.logprobs(self._reference_logprobs, rows, rows)
@@ -170,30 +177,30 @@ class Learner:
             entropy_T,
             batch.response_index_T,
             batch.layout.num_responses,
-            # A filler of masked rows has none, and no weight either.
+            # A filler of masked rows has none, and its weight is 0.
             batch.ref_logprobs_T if len(batch.ref_logprobs_T) else logprobs_T.detach(),
         )
         terms = grpo_loss(tokens, denominator, self._grpo, self.kl_coefficient)
-        # DeepSpeed averages gradients over ranks; ours are terms of one global sum.
+        # DeepSpeed averages gradients over ranks, but ours are terms of one global sum.
         self.engine.backward(terms.loss * (batch.weight * dist.get_world_size()))
         totals.add_micro_batch(batch, logprobs_T.detach(), entropy_T.detach(), terms)
 
     def _old_logprobs(self, batch: MicroBatch, logprobs_T: Tensor) -> Tensor:
-        """What the ratio is taken to: the engine's log-probs, or with importance weights the learner's own."""
+        """The ratio's denominator: the engine's log-probs, or with importance correction the learner's own."""
         if self._grpo.importance_correction == "none":
             return batch.rollout_logprobs_T
-        # They were not computed beforehand where the step has one update: its policy is the current one.
+        # A step of one update has not precomputed them, since its old policy is the current one.
         return batch.old_logprobs_T if len(batch.old_logprobs_T) else logprobs_T.detach()
 
     def _prepared(self, groups: Sequence[TrainGroup]) -> list[Row]:
-        """The groups' responses with what no update changes: under a KL term in the loss the reference's log-probs."""
+        """The groups' rows; with a KL term in the loss they have the reference's log-probs, which no update changes."""
         rows = self._passes.rows(groups, self.policy_version)
         if kl_in_loss(self._grpo):
             rows = self._with_logprobs("ref_logprobs", self._reference_logprobs, rows)
         return rows
 
     def _with_logprobs(self, field: str, forward: Callable[[MicroBatch], Tensor], rows: list[Row]) -> list[Row]:
-        """The rows with log-probs in `field`, as far as they will be trained on."""
+        """The rows, with log-probs in `field` for those that are trained on."""
         kept = rows_to_train(rows, keeps_all(self._grpo))
         found = dict(zip(map(id, kept), self._passes.logprobs(forward, kept, spare=rows), strict=True))
         return [replace(row, **{field: found.get(id(row), ())}) for row in rows]
@@ -202,20 +209,20 @@ class Learner:
         return self.engine(batch)[0]
 
     def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
-        assert self._reference is not None, "loaded with a KL coefficient that is not 0"
+        assert self._reference is not None, "the reference is loaded if kl_coefficient is not 0"
         return self._reference(batch)[0]
 
     def _step(self) -> float:
-        """One optimizer step; returns the gradient's global norm before clipping."""
+        """Makes one optimizer step; returns the global norm of the gradient before clipping."""
         grad_norm = self.engine.get_global_grad_norm()
         if self._config.zero_stage == 0:
-            # Plain data parallelism keeps whole, reduced gradients, and DeepSpeed reports no norm.
+            # Without ZeRO the gradients are whole and reduced, and DeepSpeed reports no norm.
             grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
             grad_norm = torch.nn.utils.get_total_norm(grads)
         self.engine.step()
         if self._config.zero_stage:
             grad_norm = self.engine.get_global_grad_norm()
-        assert grad_norm is not None, "DeepSpeed knows the gradient's norm after a step"
+        assert grad_norm is not None, "DeepSpeed computes the gradient's norm in a step"
         return float(grad_norm)
 
     def _set_learning_rate(self) -> None:

@@ -1,8 +1,8 @@
-"""The learner's part of a checkpoint: whole float32 tensors in safetensors, whatever the ZeRO stage.
+"""The learner's part of a checkpoint: whole tensors in safetensors, whatever the ZeRO stage.
 
-Weights and Adam's moments are gathered one layer group at a time and written by rank 0
-under the names of published checkpoints. So a checkpoint can be resumed with another
-number of ranks or another ZeRO stage, can be exported without a GPU, and holds no pickle.
+Weights are gathered one layer group at a time, Adam's moments one tensor at a time, and rank 0 writes them under the
+names of published checkpoints. So a checkpoint can be resumed with another number of ranks or another ZeRO stage, can
+be exported without a GPU, and contains no pickle.
 
     weights-00000.safetensors …     every parameter, float32 where it is trained; with LoRA the adapters alone
     exp_avg-00000.safetensors …     Adam's first moments of the trained ones
@@ -14,7 +14,7 @@ import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssr1_rl.trainer.engine import is_zero, links_state
 from ssr1_rl.weights.parameters import gathered, named_weights, trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
@@ -31,11 +32,27 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 SHARD_BYTES = 2 * 2**30
 
 
+class AdapterShape(TypedDict):
+    """LoRA's rank and alpha."""
+
+    rank: int
+    alpha: float
+
+
+class LearnerSettings(TypedDict):
+    """learner.json. `lora` is None without adapters."""
+
+    num_updates: int
+    policy_version: int
+    lora: AdapterShape | None
+    torch_rng: list[int]
+
+
 def save_learner(learner: "Learner", folder: Path) -> None:
-    """Writes weights, optimizer and counters. A collective: every rank gathers, rank 0 writes.
+    """Writes weights, optimizer and counters; a collective: every rank gathers, rank 0 writes.
 
     Raises:
-        FileNotFoundError: rank 0's node does not see the controller's folder.
+        FileNotFoundError: the controller's folder does not exist on rank 0's node.
     """
     from ssr1_rl.weights.source import ZeroWeightSource
 
@@ -58,7 +75,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
                 writer.add(moment, name, value)
     if writer:
         writer.flush()
-        state = {
+        state: LearnerSettings = {
             "num_updates": learner.num_updates,
             "policy_version": learner.policy_version,
             "lora": _adapter_shape(learner),
@@ -69,16 +86,16 @@ def save_learner(learner: "Learner", folder: Path) -> None:
 
 
 def load_learner(learner: "Learner", folder: Path) -> None:
-    """Takes a saved state; see `save_learner`. A collective.
+    """Restores what `save_learner` wrote; a collective.
 
     Raises:
-        ValueError: the checkpoint is of a model with other parameters, or of other adapters.
+        ValueError: the checkpoint belongs to a model with other parameters, or has other adapters.
     """
     state = learner_settings(folder)
     if state["lora"] != _adapter_shape(learner):
         raise ValueError(
-            f"checkpoint {folder} was written with model.lora {state['lora'] or 'off'}, which now is "
-            f"{_adapter_shape(learner) or 'off'}; set model.lora back, or another run.dir"
+            f"checkpoint {folder} was written with model.lora {state['lora'] or 'off'}, but the settings say "
+            f"{_adapter_shape(learner) or 'off'}; restore model.lora, or set another run.dir"
         )
     trained = trainable_parameters(learner.model)
     weights = trained if learner.lora.rank else named_weights(learner.model)
@@ -101,20 +118,20 @@ def load_learner(learner: "Learner", folder: Path) -> None:
     dist.barrier()
 
 
-def learner_settings(folder: Path) -> dict[str, Any]:
-    """What learner.json holds. "lora" is the adapters' rank and alpha, None without any."""
+def learner_settings(folder: Path) -> LearnerSettings:
+    """Reads learner.json."""
     return json.loads((folder / "learner.json").read_text())
 
 
-def _adapter_shape(learner: "Learner") -> dict[str, Any] | None:
+def _adapter_shape(learner: "Learner") -> AdapterShape | None:
     return {"rank": learner.lora.rank, "alpha": learner.lora.alpha} if learner.lora.rank else None
 
 
 def _master(learner: "Learner", parameter: torch.nn.Parameter) -> Tensor:
-    """The whole float32 value that the optimizer holds."""
+    """The parameter's whole float32 value in the optimizer."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    if not _has_zero_optimizer(learner):
+    if not is_zero(learner.engine.optimizer):
         return parameter.detach().float()
     value = safe_get_full_fp32_param(parameter)
     assert value is not None, "ZeRO holds a float32 copy of every trained parameter"
@@ -124,14 +141,14 @@ def _master(learner: "Learner", parameter: torch.nn.Parameter) -> Tensor:
 def _set_master(learner: "Learner", parameter: torch.nn.Parameter, value: Tensor) -> None:
     from deepspeed.utils import safe_set_full_fp32_param
 
-    if _has_zero_optimizer(learner):
+    if is_zero(learner.engine.optimizer):
         safe_set_full_fp32_param(parameter, value.float())
 
 
 def _moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str) -> Tensor:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    if not _has_zero_optimizer(learner):
+    if not is_zero(learner.engine.optimizer):
         return learner.engine.optimizer.state[parameter][moment]
     value = safe_get_full_optimizer_state(parameter, moment)
     assert value is not None, "ZeRO holds the moments of every trained parameter after an update"
@@ -141,27 +158,23 @@ def _moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str) -> T
 def _set_moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str, value: Tensor) -> None:
     from deepspeed.utils import safe_set_full_optimizer_state
 
-    if _has_zero_optimizer(learner):
+    if is_zero(learner.engine.optimizer):
         safe_set_full_optimizer_state(parameter, value, moment)
     else:
         learner.engine.optimizer.state[parameter][moment].copy_(value)
 
 
-def _has_zero_optimizer(learner: "Learner") -> bool:
-    return hasattr(learner.engine.optimizer, "optimizer")
-
-
 def _create_moments(learner: "Learner") -> None:
-    """Gives AdamW its state, which torch and DeepSpeed otherwise create in the first step."""
+    """Creates AdamW's state, which torch and DeepSpeed otherwise do in the first step."""
     outer = learner.engine.optimizer
-    inner = outer.optimizer if _has_zero_optimizer(learner) else outer
-    if hasattr(outer, "fp32_partitioned_groups_flat"):  # ZeRO-3 lends the inner optimizer one subgroup at a time
-        flat = list(outer.fp32_partitioned_groups_flat)
-    else:
+    inner = outer.optimizer if is_zero(outer) else outer
+    # Under ZeRO-3 the inner optimizer's own groups have only one subgroup at a time.
+    flat: list[Tensor] | None = getattr(outer, "fp32_partitioned_groups_flat", None)
+    if flat is None:
         flat = [parameter for group in inner.param_groups for parameter in group["params"]]
     for parameter in flat:
         inner.state[parameter] = {
-            "step": torch.tensor(float(learner.num_updates), device=parameter.device),  # where fused AdamW wants it
+            "step": torch.tensor(float(learner.num_updates), device=parameter.device),  # where fused AdamW needs it
             "exp_avg": torch.zeros_like(parameter),
             "exp_avg_sq": torch.zeros_like(parameter),
         }
@@ -169,18 +182,18 @@ def _create_moments(learner: "Learner") -> None:
 
 
 def _link_moments(learner: "Learner") -> None:
-    """Links each parameter to its fragments of the moments, which ZeRO-1 and 2 need to read and write them.
+    """Links each parameter to its fragments of the moments, through which ZeRO-1 and 2 read and write them.
 
     DeepSpeed links all parameter groups after the first one's first step, when the others have no moments yet.
     """
     optimizer = learner.engine.optimizer
-    if learner.num_updates and hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
+    if learner.num_updates and links_state(optimizer):
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
 class _ShardWriter:
-    """Collects tensors into safetensors files of at most `SHARD_BYTES`."""
+    """Writes tensors in safetensors files of at most `SHARD_BYTES`, or of one larger tensor."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -216,12 +229,12 @@ def _read(path: Path, name: str) -> Tensor:
 
 
 def saved_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every weight of a saved learner state, by checkpoint name."""
+    """The weights of a saved learner state: all by checkpoint name, or with LoRA the adapters' alone."""
     for name, path in _tensors_of(folder, "weights"):
         yield name, _read(path, name)
 
 
-def _check_same_parameters(folder: Path, expected: dict[str, tuple[int, ...]], stored: dict[str, Any]) -> None:
+def _check_same_parameters(folder: Path, expected: dict[str, tuple[int, ...]], stored: dict[str, Path]) -> None:
     strange = sorted(expected.keys() ^ stored.keys())
     if strange:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""Quantiles of the ratio of new to old policy over all tokens of a step, from a histogram that ranks can add up.
+"""Quantiles of the policy ratio over all tokens of a step, from a histogram that can be summed over ranks.
 
-Bins are of |log ratio|, 24 to a factor of ten from 1e-6 to 10, on either side of 0: ratios of tokens
-(some tenths away from 1) and of sequences (some ten-thousandths) are told apart alike. A quantile is
-read to within 5 % of its log ratio.
+Bins are logarithmic in |log ratio|, 24 per factor of ten from 1e-6 to 10, for either sign. So a quantile is accurate
+to 5 % of its log ratio both for token ratios (some tenths away from 1) and for sequence ratios (some ten-thousandths).
+
+Shapes: _T tokens.
 """
 
 import math
@@ -24,7 +25,7 @@ def count_ratios(ratio_T: Tensor) -> Tensor:
 
 
 def ratio_quantile(counts: Tensor, share: float) -> float:
-    """The ratio below which `share` of those counted lie; 1 where none was counted."""
+    """The ratio below which a `share` of the counted ones lies; 1 if none was counted."""
     total = int(counts.sum())
     if not total:
         return 1.0
@@ -33,7 +34,7 @@ def ratio_quantile(counts: Tensor, share: float) -> float:
 
 
 def _middle(index: int) -> float:
-    """The log ratio that stands for a bin: its ends' geometric mean, 0 in the middle, the last edge beyond it."""
+    """The log ratio that represents a bin: its edges' geometric mean, 0 for the middle bin, the edge of an outer one."""
     if index in (0, NUM_BINS - 1):
         return float(EDGES[0] if index == 0 else EDGES[-1])
     low, high = float(EDGES[index - 1]), float(EDGES[index])

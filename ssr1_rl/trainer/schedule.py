@@ -1,4 +1,4 @@
-"""The learning rate over a run."""
+"""Schedule of the learning rate over a run."""
 
 import math
 
@@ -6,9 +6,10 @@ from ssr1_rl.config.schema import LearnerConfig
 
 
 def learning_rate_share(config: LearnerConfig, update: int, num_updates: int) -> float:
-    """The share of `learning_rate` that the 0-based `update` of `num_updates` is made with.
+    """The factor of `learning_rate` for `update`, counted from 0, of `num_updates`.
 
-    Linear warm-up, then constant, or down to 0 just behind the last update: in a line or a half cosine wave.
+    With w = warmup_steps and p = (update - w) / (num_updates - w): (update + 1) / w during warm-up, then 1
+    (constant), 1 - p (linear) or (1 + cos(pi p)) / 2 (cosine).
     """
     if update < config.warmup_steps:
         return (update + 1) / config.warmup_steps

@@ -1,4 +1,4 @@
-"""What a learner counts over micro-batches and ranks, and the metrics made of it."""
+"""Counts over micro-batches and ranks, and the learner's metrics computed from them."""
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ QUANTILES = (0.01, 0.5, 0.99)
 
 
 class Totals:
-    """Sums, maxima and the histogram of the ratio over micro-batches, later over ranks."""
+    """Sums, maxima and the histogram of the policy ratio, over micro-batches and then over ranks."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
@@ -20,26 +20,23 @@ class Totals:
         self.ratio_counts = torch.zeros(NUM_BINS, dtype=torch.int64)
 
     def add(self, other: "Totals") -> None:
-        """Adds another's."""
         self.add_sums(**other.sums)
         self.add_maxima(**other.maxima)
         self.ratio_counts += other.ratio_counts
 
     def add_sums(self, **values: float) -> None:
-        """Adds to sums."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def add_maxima(self, **values: float) -> None:
-        """Raises maxima."""
         for name, value in values.items():
-            # Written so that NaN stays: it must reach the guard.
+            # Unlike max(), this comparison keeps NaN, which must reach the guard.
             if not value <= self.maxima.get(name, 0.0):
                 self.maxima[name] = value
             self.maxima.setdefault(name, 0.0)
 
     def add_micro_batch(self, batch: MicroBatch, logprobs_T: Tensor, entropy_T: Tensor, terms: LossTerms) -> None:
-        """Counts one micro-batch; a filler counts as computed tokens alone."""
+        """Counts one micro-batch; of a filler, only the computed tokens."""
         gap_T = (logprobs_T - batch.rollout_logprobs_T).abs() * batch.comparable_T
         weights = terms.importance.double()
         on_device = {
@@ -56,7 +53,7 @@ class Totals:
             "largest_gap": gap_T.max(),
             "largest_ratio": terms.ratio_T.max(),
         }
-        # One wait for the device, not one for each figure.
+        # Stacked, so that the host waits for the device only once.
         figures = torch.stack([value.double() for value in on_device.values()]).tolist()
         sums = dict(zip(on_device, figures, strict=True))
         maxima = {"logprob_abs_diff": sums.pop("largest_gap"), "ratio": sums.pop("largest_ratio")}
@@ -66,14 +63,14 @@ class Totals:
             "reference_tokens": float(len(batch.ref_logprobs_T)),
             "importance_count": float(len(weights)),
         }
-        # Every rank has the same entries, even one that has nothing but a filler.
+        # Every rank has the same entries, even one that has only a filler.
         self.add_sums(computed_tokens=float(batch.num_computed_tokens), **_scaled(sums, batch.weight))
         self.add_maxima(**_scaled(maxima, batch.weight))
         if batch.weight:
             self.ratio_counts += count_ratios(terms.ratio_T)
 
     def over_ranks(self, device: torch.device) -> "Totals":
-        """The sums and maxima over all ranks (a collective)."""
+        """Totals over all ranks; a collective."""
         total = Totals()
         for values, target, op in (
             (self.sums, total.sums, dist.ReduceOp.SUM),
@@ -94,10 +91,10 @@ def _scaled(values: dict[str, float], weight: float) -> dict[str, float]:
 
 
 def summarise(totals: Totals) -> dict[str, float]:
-    """The metrics: means over trained tokens, and per update what is one figure per update.
+    """The metrics: means over trained tokens, over comparable tokens (the gap of log-probs), or over updates.
 
-    The effective sample size is (sum w)^2 / (n sum w^2) of the importance weights as they were applied,
-    1 without correction. The hit rate is the share of clips whose frozen tower's output was kept.
+    The effective sample size is (sum w)^2 / (n sum w^2) of the n importance weights w as applied, 1 without
+    correction. The hit rate is the share of clips whose output of the frozen tower was cached.
     """
     sums, tokens = totals.sums, max(1.0, totals.sums["tokens"])
     updates = sums["updates"]

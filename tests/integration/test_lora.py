@@ -276,7 +276,7 @@ def policy_logprobs(policy: Any, config: Any, questions: list[Any], groups: list
     import ray
 
     from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
-    from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+    from ssr1_rl.trainer.batches.clips import ClipFeatures
     from ssr1_rl.trainer.batches.rows import Row, collate
 
     mel_of, placeholder = ClipFeatures(config.model.path, ray.get), policy.model.config.audio_token_id

@@ -1,7 +1,7 @@
-"""Ways of attending over packed groups: SDPA on CPUs, FlashAttention or FlexAttention on GPUs.
+"""Attention over packed rows: SDPA, FlashAttention or FlexAttention. Where groups lie in a row is `batches.layout`'s.
 
-Each is a class that is made once per packed row, for its layout, and then called in every layer.
-All give what `prefix_packing` describes, to float error.
+Each backend is a class with one instance per packed row, which every layer of the model calls. All compute the same
+result to float error: that of `[prompt | response]` rows computed one by one.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class PackedAttention(Protocol):
     def __init__(self, layout: PackedLayout, device: torch.device) -> None: ...
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """Attends.
+        """softmax(scaling · query keyᵀ) value over the keys that each token may attend to.
 
         Args:
             query: [1, N, L, D].
-            key, value: the same, or with fewer heads, each for N / their number query heads.
-            scaling: of the scores before the softmax; None: 1 / sqrt(D).
+            key, value: [1, N or fewer, L, D]; with fewer heads, each serves an equal share of the query heads.
+            scaling: factor of the scores; None means 1 / sqrt(D).
 
         Returns:
             [1, L, N, D].

@@ -1,4 +1,4 @@
-"""Which attention the learner uses here, and why. Imports no torch, so that settings are checked early."""
+"""Chooses the attention backend that the learner uses. Imports no torch, so that settings are checked early."""
 
 import importlib
 import importlib.metadata
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 FASTEST_FIRST = ("flash", "flex", "sdpa")
 PACKAGES = {"flash": "flash_attn", "flex": "triton"}
-"""What each needs beside torch."""
+"""The package that a backend needs besides torch."""
 
 OLDEST_FLASH_ATTN = (2, 1)
-"""Before it the causal mask of fewer queries than keys was aligned to the top left, silently wrong for responses."""
+"""Older versions align the causal mask of fewer queries than keys to the top left: silently wrong for responses."""
 
 
 @dataclass(frozen=True)
 class AttentionChoice:
-    """A backend of `trainer/attention/`, and why it is this one."""
+    """The name of a backend, and why it was chosen."""
 
     backend: str
     why: str
@@ -24,10 +24,10 @@ class AttentionChoice:
 
 
 def choose_attention(wanted: str, device: str, dtype: str) -> AttentionChoice:
-    """The backend for `model.attn_implementation`; "auto" takes the fastest that can run here.
+    """The backend for `model.attn_implementation`; "auto" takes the fastest that can run on this machine.
 
     Raises:
-        ValueError: the one that was set cannot; the message says what is missing.
+        ValueError: the backend that was set cannot run; the message says what is missing.
     """
     if wanted != "auto":
         if missing := what_is_missing(wanted, device, dtype) or _missing_package(wanted):
@@ -43,7 +43,7 @@ def choose_attention(wanted: str, device: str, dtype: str) -> AttentionChoice:
 
 
 def what_is_missing(backend: str, device: str, dtype: str) -> str:
-    """Why the settings rule `backend` out; empty where they do not."""
+    """Why `backend` cannot run with these settings; empty if it can."""
     if backend == "sdpa":
         return ""
     if device != "cuda":
@@ -57,7 +57,7 @@ def _missing_package(backend: str) -> str:
     if backend not in PACKAGES:
         return ""
     try:
-        # A build for another torch or CUDA is found and fails only now.
+        # A build for another torch or CUDA is installed but fails on import.
         importlib.import_module(PACKAGES[backend])
         version = importlib.metadata.version("flash-attn") if backend == "flash" else ""
     except ImportError as error:

@@ -1,11 +1,11 @@
-"""Attention of a group's responses on CPUs: to the shared prompt and to themselves apart, merged exactly.
+"""Attention of a group's responses on CPUs: to the prompt and to themselves separately, then merged exactly.
 
-A softmax over two sets of keys is the mean of the two softmaxes' outputs, weighted by exp(logsumexp of their
-scores); FlashAttention (arXiv 2205.14135, section 3.1) merges its blocks so. The prompt's keys and values
-are then neither copied for each response nor kept for the backward pass G times, and no mask is needed.
-The backward pass of either part is the kernel's own, given the merged output and logsumexp.
+The output of a softmax over two sets of keys is the mean of the two softmaxes' outputs, weighted by exp(logsumexp of
+their scores), as FlashAttention merges its blocks (arXiv 2205.14135, section 3.1). So the prompt's keys and values are
+neither copied for each response nor stored G times for the backward pass, and no mask is needed. The backward pass of
+each part is the kernel's own, applied to the merged output and logsumexp.
 
-Shapes: P prompt tokens, S tokens of all responses, G responses, R most tokens of one, N heads, D head size.
+Shapes: _P prompt tokens, _S tokens of all responses, _G responses, _R tokens of the longest, _N heads, _D head size.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 
-# What scaled_dot_product_attention calls on a CPU; it keeps the logsumexp to itself.
+# The kernel behind scaled_dot_product_attention on CPUs, called directly since it also returns the logsumexp.
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -27,13 +27,13 @@ def attend_to_prompt_and_self(
     lengths: tuple[int, ...],
     scaling: float | None,
 ) -> Tensor:
-    """Attention [N, S, D] of responses that lie one behind the other.
+    """Attention output [N, S, D] of the concatenated responses of a group.
 
     Args:
-        prompt: keys and values [N, P, D], all of which every response sees.
-        own: the responses' keys and values [N, S, D], each seen by later tokens of its response.
+        prompt: keys and values [N, P, D]; every response attends to all of them.
+        own: the responses' keys and values [N, S, D]; causal within each response.
         lengths: tokens of each response.
-        scaling: of the scores; None: 1 / sqrt(D).
+        scaling: factor of the scores; None means 1 / sqrt(D).
     """
     scale = query_NSD.shape[-1] ** -0.5 if scaling is None else scaling
     return _PromptAndSelf.apply(query_NSD, *prompt, *own, lengths, scale)  # pyright: ignore[reportReturnType]
@@ -55,7 +55,7 @@ class _PromptAndSelf(torch.autograd.Function):
         parts = [padded(tensor, lengths) for tensor in (query, key, value)]
         of_self, own_sums = _attend(*parts, is_causal=True, scale=scale)
         of_self, own_sums = joined(of_self, lengths), joined(own_sums, lengths)
-        # The share of exp(score) that lies on the prompt.
+        # The prompt's share of the sum of exp(score).
         share = torch.sigmoid(sums[0] - own_sums)[..., None]
         output = torch.lerp(of_self.to(share.dtype), of_prompt[0].to(share.dtype), share).to(query.dtype)
         merged_sums = torch.logaddexp(sums[0], own_sums)
@@ -65,13 +65,13 @@ class _PromptAndSelf(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         query, prompt_key, prompt_value, key, value, output, sums = ctx.saved_tensors
         lengths, scale = ctx.lengths, ctx.scale
         grad_output = grad_output.contiguous()
         whole = (tensor[None] for tensor in (grad_output, query, prompt_key, prompt_value, output, sums))
         grad_query, *grads_of_prompt = _attend_backward(*whole, 0.0, False, scale=scale)
-        # Padding has a gradient of 0, so it adds nothing whatever its logsumexp.
+        # The gradient of padding is 0, so it contributes nothing, whatever its logsumexp.
         parts = (padded(tensor, lengths) for tensor in (grad_output, query, key, value, output, sums))
         grads_of_own = _attend_backward(*parts, 0.0, True, scale=scale)
         own_query, own_key, own_value = (joined(gradient, lengths) for gradient in grads_of_own)
@@ -79,11 +79,11 @@ class _PromptAndSelf(torch.autograd.Function):
 
 
 def padded(tensor_NS: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[N, S, ...] -> [G, N, R, ...]. Padding comes after the real keys, which never look ahead."""
+    """[N, S, ...] -> [G, N, R, ...], padded on the right, which causal attention never reads."""
     parts = tensor_NS.transpose(0, 1).split(lengths)
     return pad_sequence(list(parts), batch_first=True).transpose(1, 2)
 
 
 def joined(tensor_GNR: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[G, N, R, ...] -> [N, S, ...], without the padding."""
+    """[G, N, R, ...] -> [N, S, ...], with the padding removed."""
     return torch.cat([part[:, :length] for part, length in zip(tensor_GNR, lengths, strict=True)], dim=1)

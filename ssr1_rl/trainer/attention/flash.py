@@ -1,14 +1,14 @@
 """Packed attention by FlashAttention's variable-length kernel (arXiv 2307.08691; the package flash-attn, NVIDIA GPUs).
 
-One call serves the whole row. Its queries are the row's own tokens, cut into prompts and responses.
-Its keys are, for a prompt, itself, and for a response, its group's prompt and then itself: with more
-keys than queries the kernel's causal mask is aligned to the bottom right, so that a response's i-th
-token sees the whole prompt and the response up to itself.
+One call computes the whole row. The queries are the row's tokens, cut into prompts and responses. A prompt's keys are
+its own; a response's keys are those of its group's prompt followed by its own. With more keys than queries the
+kernel aligns its causal mask to the bottom right, so a response's i-th token attends to the whole prompt and to the
+first i tokens of the response.
 
-Keys and values are copied for that: P + R of them for each response, linear in the tokens of the
-repeated way and less than the pairs attended to. Gradient checkpointing frees the copies again.
+Keys and values are copied for this: P + R of them for a prompt of P and a response of R tokens, as many as unpacked
+rows would have. Gradient checkpointing frees the copies after each layer.
 
-Shapes: K copied keys, N heads, D head size.
+Shapes: L packed length, K copied keys, N heads, D head size.
 """
 
 from itertools import accumulate
@@ -21,7 +21,7 @@ from ssr1_rl.trainer.batches.layout import PackedLayout
 
 
 class FlashAttention:
-    """See `PackedAttention`."""
+    """The `PackedAttention` of GPUs with flash-attn."""
 
     def __init__(self, layout: PackedLayout, device: torch.device) -> None:
         num_queries: list[int] = []
@@ -46,7 +46,6 @@ class FlashAttention:
         }
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """See `PackedAttention`."""
         from flash_attn import flash_attn_varlen_func  # pyright: ignore[reportMissingImports]
 
         query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
@@ -55,12 +54,12 @@ class FlashAttention:
 
 
 def _cumulated(lengths: list[int], device: torch.device) -> Tensor:
-    """int32 [len(lengths) + 1]: where each sequence starts, and the end."""
+    """int32 [len(lengths) + 1]: the start of each sequence, and the end of the last."""
     return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 class _Copies(torch.autograd.Function):
-    """[L, N, D] -> [K, N, D] by index. The copies' gradients are summed in float32: a prompt token has many."""
+    """[L, N, D] -> [K, N, D] by index. The gradients of a token's copies, many for a prompt, are summed in float32."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, index: Tensor) -> Tensor:

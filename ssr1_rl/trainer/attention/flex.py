@@ -1,31 +1,34 @@
-"""Packed attention by torch's FlexAttention (arXiv 2412.05496): no package beside torch; on CPUs it has no backward.
+"""Packed attention by torch's FlexAttention (arXiv 2412.05496), compiled by triton; on CPUs it has no backward pass.
 
-The kernel skips blocks of pairs that no query attends to. Which those are is worked out from the
-layout, block by block, so no mask of row × row is made: the grid has one entry for 128 × 128 pairs.
+The kernel skips blocks of query-key pairs in which no query attends to a key. The blocks are derived from the layout,
+so no L × L mask is needed: the grid has one entry for 128 × 128 pairs.
 
 Shapes: L packed length, B blocks.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ssr1_rl.trainer.batches.layout import PackedLayout
 
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
 BLOCK = 128
-"""Tokens of a block's side: what FlexAttention's kernels are tuned for."""
+"""Side of a block in tokens, for which FlexAttention's kernels are tuned."""
 
 
 class FlexAttention:
-    """See `PackedAttention`."""
+    """The `PackedAttention` of GPUs without flash-attn."""
 
     def __init__(self, layout: PackedLayout, device: torch.device) -> None:
         self._mask = block_mask(layout, device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """See `PackedAttention`."""
         attended = _kernel(query.device.type)(
             query,
             key,
@@ -38,18 +41,18 @@ class FlexAttention:
 
 
 @lru_cache
-def _kernel(device_type: str) -> Any:
-    """FlexAttention, compiled where there are kernels to compile it to.
+def _kernel(device_type: str) -> Callable[..., Tensor]:
+    """FlexAttention, compiled on GPUs.
 
-    For all lengths at once: compiled anew for more of them than torch's limit it would fall back to the way that
-    makes the whole matrix of scores. With `fullgraph` torch says so instead.
+    It is compiled once for all lengths: beyond torch's limit of recompilations it would fall back to computing the
+    whole L × L matrix of scores. `fullgraph` makes that an error.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=True, fullgraph=True) if device_type == "cuda" else flex_attention
 
 
-def block_mask(layout: PackedLayout, device: torch.device) -> Any:
+def block_mask(layout: PackedLayout, device: torch.device) -> "BlockMask":
     """FlexAttention's `BlockMask` of a packed row."""
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -72,7 +75,7 @@ def block_mask(layout: PackedLayout, device: torch.device) -> Any:
 
 
 def attended_blocks(layout: PackedLayout) -> tuple[Tensor, Tensor]:
-    """bool [B, B] each, by block of queries and block of keys: is any pair attended to, are all pairs?"""
+    """Two bool [B, B] by block of queries and block of keys: whether any pair is attended to, and whether all are."""
     length = sum(group.num_tokens for group in layout.groups)
     num_blocks = -(-length // BLOCK)
     some = torch.zeros(num_blocks, num_blocks, dtype=torch.bool)
@@ -92,17 +95,17 @@ def attended_blocks(layout: PackedLayout) -> tuple[Tensor, Tensor]:
 
 
 def _touching(start: int, end: int) -> slice:
-    """The blocks that hold any of the tokens [start, end)."""
+    """The blocks that contain any of the tokens [start, end)."""
     return slice(start // BLOCK, -(-end // BLOCK) if end > start else start // BLOCK)
 
 
 def _inside(start: int, end: int) -> slice:
-    """The blocks that hold nothing but the tokens [start, end)."""
+    """The blocks that contain only tokens of [start, end)."""
     return slice(-(-start // BLOCK), end // BLOCK)
 
 
 def _segments(layout: PackedLayout, device: torch.device) -> tuple[Tensor, Tensor]:
-    """int64 [L] each: a number for each token's prompt or response, and that of its group's prompt."""
+    """Two int64 [L]: the number of each token's segment (prompt or response), and of its group's prompt."""
     lengths = [(group.prompt_length, *group.response_lengths) for group in layout.groups]
     firsts = torch.tensor([0, *(len(parts) for parts in lengths)]).cumsum(0)[:-1]
     of_segment = torch.tensor([length for parts in lengths for length in parts])
@@ -112,6 +115,6 @@ def _segments(layout: PackedLayout, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def _listed(blocks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """FlexAttention's form of bool [B, B]: int32 [1, 1, B], how many, and [1, 1, B, B], which ones first."""
+    """bool [B, B] in FlexAttention's form: int32 [1, 1, B] counts, and [1, 1, B, B] indices, true blocks first."""
     indices = blocks.int().argsort(dim=-1, descending=True, stable=True)
     return blocks.sum(-1)[None, None].int().to(device), indices[None, None].int().to(device)

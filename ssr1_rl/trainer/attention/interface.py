@@ -1,23 +1,25 @@
-"""The bridge to transformers: one function in its attention interface, so that model code is untouched."""
+"""Registers packed attention as one function of transformers' attention interface, so that model code is unchanged."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssr1_rl.trainer.attention import PackedAttention
 from ssr1_rl.trainer.attention.flash import FlashAttention
 from ssr1_rl.trainer.attention.flex import FlexAttention
 from ssr1_rl.trainer.attention.sdpa import SdpaAttention
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 NAME = "ssr1_rl_prefix_packing"
-"""What transformers knows the function as. Without "flash" in it, which transformers looks for."""
+"""The function's name in transformers; it must not contain "flash", which transformers treats specially."""
 
 BACKENDS: dict[str, type[PackedAttention]] = {"flash": FlashAttention, "flex": FlexAttention, "sdpa": SdpaAttention}
 
 TRANSFORMERS_NAMES = {"flash": "flash_attention_2", "flex": "flex_attention", "sdpa": "sdpa"}
-"""What transformers calls its own attention of each kind, for rows that are not packed."""
-
+"""transformers' own attention of each kind, for rows that are not packed."""
 
 REASONS = {
     "dropout": "with attention dropout",
@@ -25,23 +27,23 @@ REASONS = {
     "sliding_window": "with sliding-window attention",
     "softcap": "with soft-capped attention scores",
 }
-"""What keywords of transformers' attention interface that change the result say of a model."""
+"""How to describe a model by a keyword of transformers' attention interface that changes the result."""
 
 IGNORED_BY_SDPA = {"softcap", "s_aux"}
-"""Those that transformers' sdpa leaves out without a word."""
+"""Keywords that transformers' sdpa silently ignores."""
 
 NEUTRAL = {"position_ids", "use_cache", "output_attentions", "is_causal"}
-"""Keywords that change nothing, or are looked at apart."""
+"""Keywords that do not change the result, or are checked separately."""
 
 
 class InexactAttention(ValueError):
-    """A model's attention is more than the one in use here. The message goes on from "a model …"."""
+    """A model's attention does more than packed attention can. The message completes "a model …"."""
 
 
-def use_packed_attention(backbone: Any) -> None:
-    """Lets a transformers language model attend by the `PackedAttention` in `packing`, a keyword of its forward pass.
+def use_packed_attention(backbone: "PreTrainedModel") -> None:
+    """Makes a language model attend by the `PackedAttention` that its forward pass is given as `packing`.
 
-    Without that keyword it attends as ever.
+    Without that keyword it uses transformers' sdpa.
     """
     from transformers import AttentionInterface
 
@@ -50,7 +52,7 @@ def use_packed_attention(backbone: Any) -> None:
 
 
 def _attend(
-    module: Any,
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -62,7 +64,7 @@ def _attend(
     """transformers' attention interface: [1, N, L, D] queries, keys and values -> [1, L, N, D].
 
     Raises:
-        InexactAttention: the model asks for what would be left out.
+        InexactAttention: the model passes a keyword that would be ignored.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -79,7 +81,7 @@ def _attend(
     return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
-def _refuse(kwargs: Mapping[str, Any], names: Iterable[str]) -> None:
+def _refuse(kwargs: Mapping[str, object], names: Iterable[str]) -> None:
     for name in sorted(names):
         if isinstance(kwargs[name], Tensor) or kwargs[name]:
             raise InexactAttention(REASONS.get(name, f"whose attention takes {name}"))

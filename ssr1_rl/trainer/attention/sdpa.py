@@ -1,7 +1,7 @@
 """Packed attention by torch's scaled_dot_product_attention over each group's parts: any device, any dtype.
 
-Shapes: P prompt tokens, G responses, R most response tokens of a group, S all of them,
-T = P + R, N heads, D head size.
+Shapes: _P prompt tokens, _G responses, _R tokens of the longest one, _S tokens of all responses, _T = P + R,
+_N heads, _D head size.
 """
 
 import torch
@@ -13,14 +13,13 @@ from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout
 
 
 class SdpaAttention:
-    """See `PackedAttention`. Responses of a group are padded to its longest."""
+    """The `PackedAttention` that runs everywhere. Responses of a group are padded to its longest."""
 
     def __init__(self, layout: PackedLayout, device: torch.device) -> None:
         self._groups = layout.groups
         self._attend_responses = attend_to_prompt_and_self if device.type == "cpu" else UnderMask(device)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """See `PackedAttention`."""
         repeats = query.shape[1] // key.shape[1]
         if repeats > 1:
             key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
@@ -30,7 +29,7 @@ class SdpaAttention:
         return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
     def _attend(self, group: PackedGroup, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-        """Attention of one group, [1, N, P + responses, D]."""
+        """Attention output of one group, [1, N, P + S, D]."""
         start, lengths = group.prompt_length, group.response_lengths
         query_NPD, key_NPD, value_NPD = (tensor[0, :, :start] for tensor in (query, key, value))
         of_prompt = scaled_dot_product_attention(
@@ -44,7 +43,7 @@ class SdpaAttention:
 
 
 class UnderMask:
-    """As `attend_to_prompt_and_self`, by what every device has: the prompt's keys before those of each response."""
+    """`attend_to_prompt_and_self` on any device, by a mask and a copy of the prompt's keys for each response."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -58,7 +57,6 @@ class UnderMask:
         lengths: tuple[int, ...],
         scaling: float | None,
     ) -> Tensor:
-        """See `attend_to_prompt_and_self`."""
         key_GNTD, value_GNTD = (
             torch.cat([of_prompt.expand(len(lengths), -1, -1, -1), padded(of_responses, lengths)], dim=2)
             for of_prompt, of_responses in zip(prompt, own, strict=True)
@@ -70,7 +68,7 @@ class UnderMask:
         return joined(output, lengths)
 
     def _mask(self, prompt_length: int, num_tokens: int) -> Tensor:
-        """bool [R, P + R]: the whole prompt, and the response up to the token itself. Made once for all layers."""
+        """bool [R, P + R]: the whole prompt, and the response up to the token itself. Cached for all layers."""
         shape = num_tokens, prompt_length + num_tokens
         if shape not in self._masks:
             whole = torch.ones(shape, dtype=torch.bool, device=self._device)

@@ -1,7 +1,8 @@
-"""Groups shared among ranks, and a rank's rows cut into passes: each within its bounds and as equal in cost as can be.
+"""Shares groups among ranks, and cuts a rank's rows into passes of similar cost within the token limit.
 
-Both go by longest processing time first (Graham 1969): the costliest one next, to whoever has least. Ranks wait
-for each other at the end of every update, and under ZeRO-3 in every layer of every pass.
+Both assign the costliest remaining item to the rank or pass with the least cost so far (longest processing time
+first, Graham 1969). Balance matters because ranks wait for each other at the end of every update, and under ZeRO-3
+in every layer of every pass.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,16 +11,18 @@ from ssr1_rl.trainer.batches.rows import Row, by_prompt, packed_tokens
 from ssr1_rl.types import TrainGroup
 
 GroupCost = Callable[[TrainGroup], float]
-"""What a group costs a rank; see `PassCost`."""
+"""Cost of a group, in operations; see `PassCost`."""
 
 
 def share_minibatches(
     groups: Sequence[TrainGroup], num_minibatches: int, num_ranks: int, cost: GroupCost
 ) -> list[list[list[TrainGroup]]]:
-    """For each rank its share of each mini-batch.
+    """Cuts groups into mini-batches in their order, then shares each among the ranks.
 
-    Mini-batches are cut in the order of the groups before they are shared, so that what an
-    update trains on does not depend on the number of ranks.
+    So what an update trains on does not depend on the number of ranks.
+
+    Returns:
+        For each rank its share of each mini-batch.
     """
     size = len(groups) // num_minibatches
     parts = [groups[start : start + size] for start in range(0, len(groups), size)]
@@ -27,8 +30,8 @@ def share_minibatches(
 
 
 def share_groups(groups: Sequence[TrainGroup], num_ranks: int, cost: GroupCost) -> list[list[TrainGroup]]:
-    """Shares groups among ranks; each gets one at least. Those that cost nothing go where there are fewest."""
-    assert len(groups) >= num_ranks, "checked by the configuration"
+    """Shares groups among ranks, at least one each. Groups of cost 0 go to the rank with the fewest groups."""
+    assert len(groups) >= num_ranks, "the configuration checks that there is a group for every rank"
     shares: list[list[TrainGroup]] = [[] for _ in range(num_ranks)]
     costs = [0.0] * num_ranks
     for group in sorted(groups, key=cost, reverse=True):
@@ -41,10 +44,10 @@ def share_groups(groups: Sequence[TrainGroup], num_ranks: int, cost: GroupCost) 
 
 
 def rows_to_train(rows: Sequence[Row], keep_all: bool) -> list[Row]:
-    """Leaves out rows without gradient: empty or masked responses, and (unless `keep_all`) advantages of 0.
+    """Drops rows without a gradient: empty or masked responses, and (unless `keep_all`) advantages of 0.
 
-    The latter count in the loss's denominator all the same, so the gradient is exactly that of
-    all rows. One row stays if any carries loss, so that a rank has a pass to run.
+    Advantages of 0 still count in the loss's denominator, so the gradient is exactly that of all rows. If any row is
+    in the loss, at least one is kept, so that the rank has a pass to run.
     """
     in_loss = [row for row in rows if row.response and row.in_loss]
     kept = [row for row in in_loss if keep_all or any(row.advantages)]
@@ -52,12 +55,12 @@ def rows_to_train(rows: Sequence[Row], keep_all: bool) -> list[Row]:
 
 
 def response_lengths(group: TrainGroup) -> tuple[int, ...]:
-    """Tokens of the responses that have any."""
+    """Tokens of each non-empty response."""
     return tuple(len(response) for response in group.responses if response)
 
 
 def trained_lengths(group: TrainGroup, keep_all: bool) -> tuple[int, ...]:
-    """Tokens of the responses that `rows_to_train` keeps of a group."""
+    """Tokens of each response of a group that has a gradient, as `rows_to_train` decides it."""
     num_responses = len(group.responses)
     mask_G = group.loss_mask_G or (True,) * num_responses
     advantages = group.token_advantages or [(advantage,) for advantage in group.advantages_G]
@@ -69,12 +72,12 @@ def trained_lengths(group: TrainGroup, keep_all: bool) -> tuple[int, ...]:
 
 
 def cut_parts(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
-    """Rows by prompt. Those of a prompt that do not fit into `max_tokens` are cut; each part then has the prompt."""
+    """Groups rows by prompt, and splits groups beyond `max_tokens` into parts, each with the whole prompt."""
     return [part for of_prompt in by_prompt(rows) for part in _split(of_prompt, max_tokens)]
 
 
 def _split(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Rows of one prompt in parts within `max_tokens`, one row at least in each."""
+    """Splits rows of one prompt into parts of at most `max_tokens`, but at least one row."""
     part: list[Row] = []
     for row in rows:
         if part and packed_tokens([*part, row]) > max_tokens:
@@ -85,7 +88,7 @@ def _split(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
 
 
 def pack_tightly(parts: Sequence[list[Row]], max_tokens: int) -> list[list[Row]]:
-    """Parts in few passes, within `max_tokens` packed tokens (or one part): first fit, the largest first."""
+    """Packs parts into few passes of at most `max_tokens` (or one part): first fit decreasing."""
     passes: list[list[Row]] = []
     rooms: list[int] = []
     for part in sorted(parts, key=packed_tokens, reverse=True):
@@ -102,11 +105,13 @@ def pack_tightly(parts: Sequence[list[Row]], max_tokens: int) -> list[list[Row]]
 def pack_evenly(
     parts: Sequence[list[Row]], max_tokens: int, num_passes: int, cost: Callable[[list[Row]], float]
 ) -> list[list[Row]]:
-    """Parts in at most `num_passes` passes of like cost, within `max_tokens`; as `pack_tightly` where none are found.
+    """Packs parts into at most `num_passes` passes of similar cost and at most `max_tokens` (or one part).
+
+    Falls back to `pack_tightly` if a part fits into none.
 
     Args:
         num_passes: at least as many as `pack_tightly` needs.
-        cost: of a part.
+        cost: cost of a part.
     """
     passes: list[list[Row]] = [[] for _ in range(num_passes)]
     costs, rooms = [0.0] * num_passes, [max_tokens] * num_passes
@@ -123,7 +128,7 @@ def pack_evenly(
 
 
 def cut_padded_micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Rows of like length, as many as fit into `max_tokens` with their padding; one at least."""
+    """Batches rows of similar length: as many as fit into `max_tokens` with padding, but at least one."""
     batch: list[Row] = []
     for row in sorted(rows, key=lambda row: row.num_tokens, reverse=True):
         if batch and (len(batch) + 1) * batch[0].num_tokens > max_tokens:

@@ -1,14 +1,11 @@
-"""Attention over packed groups: every response attends to its group's prompt, computed once, and to itself.
+"""Prefix packing: where the prompts and responses of groups lie in a pass, and which positions they have.
 
-A packed row is `[prompt | response 1 | … | response G] [prompt | …]`. Positions of every response go
-on from its prompt's end, and nothing crosses groups or responses, so hidden states and gradients
-are those of `[prompt | response]` rows computed one by one, to float error, while what all
-responses of a group share is computed once instead of G times.
+A packed row is `[prompt | response 1 | … | response G] [prompt | …]`. A response attends to its group's prompt and to
+itself, and its positions continue from the prompt's end. So hidden states and gradients equal those of separate
+`[prompt | response]` rows to float error, while a prompt is computed once instead of G times. The attention itself is
+in `ssr1_rl.trainer.attention`; its time and memory grow with the attended pairs, not with the square of the row.
 
-`trainer/attention/` attends so, in ways whose time and memory grow with the attended pairs and not
-with the square of the row.
-
-Shapes: L packed length, P prompt tokens.
+Shapes: B rows, L their length, P prompt tokens, _T response tokens of all groups.
 """
 
 from __future__ import annotations
@@ -23,15 +20,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PackedGroup:
-    """Where one group lies in a packed row.
-
-    Attributes:
-        prompt_length: P, at least 1.
-        response_lengths: tokens of each response, none of them empty.
-    """
+    """The lengths of one group's prompt and responses."""
 
     prompt_length: int
+    """P, at least 1."""
     response_lengths: tuple[int, ...]
+    """[G] tokens of each response, none of them empty."""
 
     @property
     def num_tokens(self) -> int:
@@ -40,7 +34,7 @@ class PackedGroup:
 
     @property
     def num_attended_pairs(self) -> int:
-        """Pairs of a query and a key that it sees."""
+        """Pairs of a query and an attended key: P (P + 1) / 2, plus R (R + 1) / 2 + P R per response of R tokens."""
         prompt, lengths = self.prompt_length, self.response_lengths
         own = sum(length * (length + 1) // 2 for length in (prompt, *lengths))
         return own + prompt * sum(lengths)
@@ -54,21 +48,21 @@ class PackedLayout:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows, and places in each: (1, L)."""
+        """(B, L), with B = 1."""
         return 1, sum(group.num_tokens for group in self.groups)
 
     @property
     def num_responses(self) -> int:
-        """Of all groups."""
+        """Responses of all groups."""
         return sum(len(group.response_lengths) for group in self.groups)
 
     @property
     def starts(self) -> list[int]:
-        """Where each group starts, counted over all places."""
+        """Index into the flat [B L] tokens at which each group starts."""
         return [0, *accumulate(group.num_tokens for group in self.groups)][:-1]
 
     def position_ids(self) -> Tensor:
-        """int64 [places]: positions within each group; those of every response go on from the prompt's end."""
+        """int64 [B L]: positions within each group; those of every response continue from the prompt's end."""
         positions = torch.zeros(math.prod(self.shape), dtype=torch.long)
         for start, group in zip(self.starts, self.groups, strict=True):
             spans = [(0, group.prompt_length)] + [(group.prompt_length, length) for length in group.response_lengths]
@@ -77,9 +71,9 @@ class PackedLayout:
         return positions
 
     def predicting_index(self) -> Tensor:
-        """int64 [T]: for each response token, at which place the hidden state lies that predicts it.
+        """int64 [T]: index into the flat [B L] hidden states of the one that predicts each response token.
 
-        A response's first token is predicted by its prompt's last one, which all responses share.
+        The prompt's last token predicts the first token of every response.
         """
         parts: list[Tensor] = []
         for start, group in zip(self.starts, self.groups, strict=True):
@@ -92,23 +86,22 @@ class PackedLayout:
 
 @dataclass(frozen=True)
 class PaddedLayout(PackedLayout):
-    """The ordinary way, for models that packing cannot serve exactly: a row for every prompt and its one response.
+    """One row per response, each with its own prompt, for models whose attention cannot be packed exactly.
 
-    Rows are padded on the right, where no token of a causal model looks.
+    Rows are padded on the right, which no token of a causal model attends to.
     """
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows, and tokens of the longest."""
+        """(B, L), with L the tokens of the longest row."""
         return len(self.groups), max(group.num_tokens for group in self.groups)
 
     @property
     def starts(self) -> list[int]:
-        """The rows' beginnings."""
         num_rows, longest = self.shape
         return [row * longest for row in range(num_rows)]
 
     def attention_mask(self) -> Tensor:
-        """int64 of `shape`: 1 where there is a token."""
+        """int64 [B, L]: 1 for a token, 0 for padding."""
         lengths = torch.tensor([group.num_tokens for group in self.groups])
         return (torch.arange(self.shape[1]) < lengths[:, None]).long()

@@ -1,7 +1,7 @@
-"""What a group costs a learner, by which groups are shared among ranks and packed into passes.
+"""Cost of a group's forward pass, which decides how groups are shared among ranks and packed into passes.
 
-Operations, not tokens: attention grows with the pairs that are attended to, and the head runs on
-response tokens alone.
+It counts operations rather than tokens, since attention grows with the attended pairs and the head runs on response
+tokens alone.
 """
 
 import math
@@ -17,24 +17,21 @@ from ssr1_rl.weights.parameters import whole_shape
 
 @dataclass(frozen=True)
 class PassCost:
-    """Multiply-adds of a forward pass over a group (a backward pass takes about twice as many).
-
-    Attributes:
-        per_token: weights of the language model's matrices.
-        per_pair: of a query and a key that it sees, in all layers.
-        per_response_token: weights of the log-prob head.
-        per_audio_token: weights of a trained audio tower, which has two positions for a token. A frozen
-            one runs once per clip and not per pass: 0.
-    """
+    """Multiply-adds of a forward pass; a backward pass takes about twice as many."""
 
     per_token: int
+    """Weights of the language model's matrices."""
     per_pair: int
+    """Multiply-adds per pair of a query and a key that it attends to, in all layers."""
     per_response_token: int
+    """Weights of the log-prob head."""
     per_audio_token: int = 0
+    """Twice the weights of a trained audio tower, which has two positions per token; 0 for a frozen one, which runs
+    once per clip instead of once per pass."""
 
     @classmethod
     def of_policy(cls, policy: Policy, trains_audio_tower: bool) -> "PassCost":
-        """Counted from its modules, under ZeRO-3 too."""
+        """Counts the weights of the policy's modules; ZeRO-3 may have sharded them."""
         tower = policy.audio_tower.module if policy.audio_tower and trains_audio_tower else nn.Module()
         config = policy.backbone.config
         heads = config.num_attention_heads
@@ -42,12 +39,12 @@ class PassCost:
         return cls(
             per_token=matrix_weights(policy.backbone),
             per_pair=2 * heads * head_size * config.num_hidden_layers,
-            per_response_token=matrix_weights(policy.model.lm_head),
+            per_response_token=matrix_weights(policy.head),
             per_audio_token=2 * matrix_weights(tower),
         )
 
     def of_packed(self, group: PackedGroup) -> int:
-        """Of the language model and the head over a group in a packed row."""
+        """Cost of one group in a packed row, in operations, without the audio tower."""
         return (
             self.per_token * group.num_tokens
             + self.per_pair * group.num_attended_pairs
@@ -55,7 +52,7 @@ class PassCost:
         )
 
     def of_group(self, group: TrainGroup, lengths: tuple[int, ...]) -> int:
-        """Of the responses of a group that a pass runs, by their lengths, with prompt and clips: 0 without any."""
+        """Cost of a group of which responses of `lengths` tokens are run, with prompt and clips; 0 without any."""
         if not lengths:
             return 0
         packed = self.of_packed(PackedGroup(group.num_prompt_tokens, lengths))
@@ -63,6 +60,6 @@ class PassCost:
 
 
 def matrix_weights(module: nn.Module) -> int:
-    """Weights of all linear layers within a module, whole ones under ZeRO-3 too."""
+    """Number of weights in all linear layers of a module, counting whole tensors where ZeRO-3 shards them."""
     weights = (part.get_parameter("weight") for part in module.modules() if isinstance(part, nn.Linear))
     return sum(math.prod(whole_shape(weight)) for weight in weights)

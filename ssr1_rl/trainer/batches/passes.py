@@ -1,13 +1,12 @@
-"""A rank's groups -> its passes: rows cut into micro-batches, as many on every rank, with the clips at hand.
+"""Turns a rank's groups into its passes: micro-batches, equally many on every rank.
 
-ZeRO-3 gathers each layer's weights from all ranks within every pass, so ranks must run equally many: they agree
-on the number of the rank that needs most, share their rows evenly among so many, and fill up with a pass of
-weight 0 where they have too few.
+ZeRO-3 gathers each layer's weights from all ranks within every pass, so all ranks must run the same number of passes.
+They agree on the number that the rank with the most rows needs. Each spreads its rows evenly over that many passes,
+and fills up with passes of weight 0 if it has too few rows.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,10 +15,10 @@ from torch import Tensor
 from ssr1_rl.config.schema import LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.trainer.batches.balance import cut_padded_micro_batches, cut_parts, pack_evenly, pack_tightly
-from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+from ssr1_rl.trainer.batches.clips import ClipBatch, ClipFeatures, ClipHandle, ClipKey
 from ssr1_rl.trainer.batches.layout import PackedGroup
 from ssr1_rl.trainer.batches.pass_cost import PassCost
-from ssr1_rl.trainer.batches.rows import ClipBatch, MicroBatch, Row, collate
+from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
 from ssr1_rl.trainer.batches.tower_outputs import TowerOutputs
 from ssr1_rl.trainer.collectives import max_over_ranks
 from ssr1_rl.trainer.model.policy import Policy
@@ -27,14 +26,14 @@ from ssr1_rl.types import TrainGroup
 
 
 class Passes:
-    """See the module. Every method but `rows` is a collective.
+    """Cuts, packs and collates rows for one policy.
 
     Args:
-        encode: runs the frozen audio tower; see `TowerOutputs`.
-        fetch_waveform: turns a clip's handle into its float32 waveform [num_samples].
+        encode: runs the frozen audio tower; a collective.
+        fetch_waveform: resolves a clip's handle to its float32 waveform [num_samples].
 
     Attributes:
-        cost: what a pass costs.
+        cost: cost of a pass of this policy.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Passes:
         config: LearnerConfig,
         device: torch.device,
         encode: Callable[[ClipBatch], Tensor],
-        fetch_waveform: Callable[[Any], np.ndarray],
+        fetch_waveform: Callable[[ClipHandle], np.ndarray],
     ) -> None:
         self._config = config
         self._device = device
@@ -56,10 +55,13 @@ class Passes:
             self._clips = self._make_clips(model, encode, fetch_waveform)
 
     def _make_clips(
-        self, model: ModelConfig, encode: Callable[[ClipBatch], Tensor], fetch_waveform: Callable[[Any], np.ndarray]
+        self,
+        model: ModelConfig,
+        encode: Callable[[ClipBatch], Tensor],
+        fetch_waveform: Callable[[ClipHandle], np.ndarray],
     ) -> ClipFeatures | TowerOutputs:
-        """What passes get of clips: the frozen tower's outputs, log-mel features where the tower is trained."""
-        assert self._audio is not None, "only audio models meet clips"
+        """Chooses what passes read: the frozen tower's outputs, or log-mel features if the tower is trained."""
+        assert self._audio is not None, "only audio models have clips"
         num_bytes = self._config.audio_cache_mib * 2**20
         if model.train_audio_tower:
             return ClipFeatures(model.path, fetch_waveform, num_bytes)
@@ -73,7 +75,7 @@ class Passes:
         )
 
     def rows(self, groups: Sequence[TrainGroup], policy_version: int) -> list[Row]:
-        """The responses of the groups, in order; those sampled at `policy_version` are comparable."""
+        """Rows of the groups' responses, in order; comparable are those of groups submitted at `policy_version`."""
         return [row for group in groups for row in self._rows_of(group, policy_version)]
 
     def _rows_of(self, group: TrainGroup, policy_version: int) -> list[Row]:
@@ -95,7 +97,10 @@ class Passes:
         ]
 
     def micro_batches(self, rows: Sequence[Row], spare: Sequence[Row]) -> list[MicroBatch]:
-        """The micro-batches of `rows`, then fillers; a rank without `rows` fills up with one of `spare`."""
+        """The micro-batches of `rows`, then fillers; a collective.
+
+        A filler is the shortest row; of `spare`, if there are no `rows`.
+        """
         parts, num_own = self._cut(rows, spare)
         batches = [self._collate(part) for part in parts]
         return batches[:num_own] + [batch.as_filler() for batch in batches[num_own:]]
@@ -103,7 +108,7 @@ class Passes:
     def logprobs(
         self, forward: Callable[[MicroBatch], Tensor], rows: Sequence[Row], spare: Sequence[Row]
     ) -> list[tuple[float, ...]]:
-        """Each row's log-probs, one per token of its response, by passes without gradient."""
+        """For each row the log-probs of its response tokens, computed without gradient; a collective."""
         found: dict[int, tuple[float, ...]] = {}
         with torch.no_grad():
             for part in self._cut([row for row in rows if row.response], spare)[0]:
@@ -113,14 +118,14 @@ class Passes:
         return [found.get(id(row), ()) for row in rows]
 
     def take_clip_counts(self) -> dict[str, float]:
-        """Clips that passes asked for since the last call, and those that the frozen tower had to run on."""
+        """Clips asked for and clips encoded since the last call; empty without a frozen tower."""
         if not isinstance(self._clips, TowerOutputs):
             return {}
         num_asked, num_encoded = self._clips.take_counts()
         return {"audio_clips": num_asked, "audio_clips_encoded": num_encoded}
 
     def _cut(self, rows: Sequence[Row], spare: Sequence[Row]) -> tuple[list[list[Row]], int]:
-        """The rows of each pass that this rank runs, and how many passes are its own."""
+        """The rows of every pass that this rank runs, fillers last, and how many passes are no fillers."""
         max_tokens = self._config.max_tokens_per_micro_batch
         if self._config.prefix_packing:
             parts = cut_parts(rows, max_tokens)
@@ -158,6 +163,6 @@ class Passes:
             encoded=encoded,
         )
 
-    def _clip_features(self, handle: Any) -> tuple[Any, Tensor, int]:
-        assert self._clips is not None, "only audio models meet clips"
+    def _clip_features(self, handle: ClipHandle) -> tuple[ClipKey, Tensor, int]:
+        assert self._clips is not None, "only audio models have clips"
         return self._clips(handle)

@@ -1,50 +1,49 @@
-"""Rows of prompt and response -> the tensors of one pass.
+"""Rows of prompt and response, and the tensors of one pass over them.
 
-Shapes: L packed length, _T response tokens of the micro-batch, flattened row by row.
+Rows that share a prompt are packed behind it, so that prompt and audio are computed once for all of them; see
+`ssr1_rl.trainer.batches.layout`.
 
-Rows of one prompt are packed behind it, so that prompt and audio are computed once for
-all of them; see `ssr1_rl.trainer.batches.layout`.
+Shapes: B rows (1 where packed), L their length, _T response tokens of the micro-batch, flattened row by row,
+C clips, N audio features of all clips.
 """
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssr1_rl.data.prompt import num_audio_tokens
+from ssr1_rl.trainer.batches.clips import ClipHandle, ClipKey, FeaturesOf, stack_clips
 from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout, PaddedLayout
 
 
 @dataclass(frozen=True)
 class Row:
-    """One response to be trained on.
-
-    Attributes:
-        prompt: expanded prompt tokens (one placeholder token per audio feature). Rows that follow each
-            other with the very same object are packed behind one prompt.
-        clips: handles of the prompt's clips, in order.
-        rollout_logprobs: of the response's tokens, as the engine that sampled them reported.
-        advantage: of every token, unless `token_advantages` has one for each.
-        comparable: whether every token was sampled by the learner's own policy version,
-            so that engine and learner log-probs must agree.
-        in_loss: whether the response is trained on.
-        old_logprobs: of the learner's own policy before the step's first update, where that was asked; else empty.
-        ref_logprobs: of the frozen reference, where the loss has a KL term; else empty.
-    """
+    """One response to be trained on, with its prompt."""
 
     prompt: tuple[int, ...]
-    clips: tuple[Any, ...]
+    """Expanded: one placeholder token per audio feature. Consecutive rows are packed if they share this very object."""
+    clips: tuple[ClipHandle, ...]
+    """The prompt's clips, in order."""
     response: tuple[int, ...]
+    """[T] token ids."""
     rollout_logprobs: tuple[float, ...]
+    """[T] log-probs as the engine that sampled the tokens reported them."""
     advantage: float
+    """Of every token, unless `token_advantages` is given."""
     comparable: bool
+    """Whether the learner's own policy version sampled every token, so that engine and learner log-probs must agree."""
     token_advantages: tuple[float, ...] = ()
+    """[T], or empty."""
     in_loss: bool = True
+    """Whether the response is trained on."""
     old_logprobs: tuple[float, ...] = ()
+    """[T] log-probs of the learner's policy before the step's first update; empty if they are not needed."""
     ref_logprobs: tuple[float, ...] = ()
+    """[T] log-probs of the frozen reference; empty if the loss has no KL term."""
 
     @property
     def num_tokens(self) -> int:
@@ -53,79 +52,56 @@ class Row:
 
     @property
     def advantages(self) -> tuple[float, ...]:
-        """The advantage of each token."""
+        """[T] the advantage of each token."""
         return self.token_advantages or (self.advantage,) * len(self.response)
 
 
 @dataclass(frozen=True)
-class ClipBatch:
-    """Clips for the audio tower.
-
-    Attributes:
-        mel: float32 [num_clips, num_mel_bins, frames], zero-padded; two frames of margin behind each clip.
-        num_mel_frames: frames of each clip, without margin.
-    """
-
-    mel: Tensor
-    num_mel_frames: tuple[int, ...]
-
-    def to(self, device: torch.device) -> "ClipBatch":
-        """The same on `device`."""
-        return ClipBatch(self.mel.to(device), self.num_mel_frames)
-
-
-def stack_clips(clips: Sequence[tuple[Tensor, int]], num_mel_bins: int) -> ClipBatch:
-    """Log-mel features [num_mel_bins, frames + margin] with each clip's number of frames, padded to one length."""
-    longest = max((mel.shape[-1] for mel, _ in clips), default=0)
-    stacked = torch.zeros(len(clips), num_mel_bins, longest)
-    for row, (mel, _) in zip(stacked, clips, strict=True):
-        row[:, : mel.shape[-1]] = mel
-    return ClipBatch(stacked, tuple(num_frames for _, num_frames in clips))
-
-
-@dataclass(frozen=True)
 class MicroBatch:
-    """Tensors of one forward and backward pass: one packed row, or rows padded to one length.
-
-    Attributes:
-        input_ids, position_ids: int64 [B, L], B = 1 where packed.
-        layout: where prompts and responses lie in it.
-        mel, num_mel_frames: see `ClipBatch`; empty without audio.
-        encoded: whether `mel` holds what the frozen tower made of it, [num_clips, D, most features].
-        audio_columns, audio_clips, audio_positions: int64 [num_features]; where in
-            the flat `input_ids` each audio feature goes, and which clip and position it comes from.
-        hidden_index_T: int64, index into [B L] of the hidden state that predicts each response token.
-        response_index_T: int64, which of the micro-batch's responses (0 up) each response token belongs to.
-        targets_T, rollout_logprobs_T, old_logprobs_T, ref_logprobs_T, advantages_T: of each response token; see
-            `Row` (old and reference ones are empty where rows have none).
-        comparable_T: bool, see `Row`.
-        num_row_tokens: tokens of all rows, the prompt counted for each of them.
-        weight: 1, or 0 for a filler that keeps ranks in step.
-    """
+    """Tensors of one forward and backward pass: one packed row, or rows padded to one length."""
 
     input_ids: Tensor
+    """int64 [B, L]."""
     position_ids: Tensor
+    """int64 [B, L]."""
     layout: PackedLayout
+    """Where prompts and responses lie in `input_ids`."""
     mel: Tensor
+    """float32 [C, mel bins, frames], as in `ClipBatch`; if `encoded`, the frozen tower's outputs [C, D, features]."""
     num_mel_frames: tuple[int, ...]
+    """[C], as in `ClipBatch`."""
     audio_columns: Tensor
+    """int64 [N]: index into the flat `input_ids` of the placeholder that each audio feature replaces."""
     audio_clips: Tensor
+    """int64 [N]: the clip that each audio feature comes from."""
     audio_positions: Tensor
+    """int64 [N]: the feature's position within its clip."""
     hidden_index_T: Tensor
+    """int64 [T]: index into the flat [B L] hidden states of the one that predicts each response token."""
     response_index_T: Tensor
+    """int64 [T]: which of the micro-batch's responses, from 0, each token belongs to."""
     targets_T: Tensor
+    """int64 [T]: the response tokens."""
     rollout_logprobs_T: Tensor
+    """float32 [T], as in `Row`."""
     old_logprobs_T: Tensor
+    """float32 [T], or empty, as in `Row`."""
     ref_logprobs_T: Tensor
+    """float32 [T], or empty, as in `Row`."""
     advantages_T: Tensor
+    """float32 [T]."""
     comparable_T: Tensor
+    """bool [T], as in `Row`."""
     num_row_tokens: int
+    """Tokens of all rows, a shared prompt counted once per row."""
     encoded: bool = False
+    """Whether `mel` holds outputs of the frozen audio tower."""
     weight: float = 1.0
+    """Factor of the loss: 1, or 0 for a filler that only keeps ranks in step."""
 
     @property
     def num_computed_tokens(self) -> int:
-        """B L: what the pass computes."""
+        """B L, padding included."""
         return self.input_ids.numel()
 
     def as_filler(self) -> "MicroBatch":
@@ -133,50 +109,49 @@ class MicroBatch:
         return replace(self, weight=0.0)
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on `device`."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
 
 def by_prompt(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows that follow each other behind one prompt, together."""
+    """Groups consecutive rows that share one prompt."""
     return [list(part) for _, part in itertools.groupby(rows, key=lambda row: id(row.prompt))]
 
 
 def packed_tokens(rows: Sequence[Row]) -> int:
-    """Tokens of rows that share one prompt, the prompt counted once."""
+    """Packed tokens of rows that share one prompt, which counts once."""
     return len(rows[0].prompt) + sum(len(row.response) for row in rows)
 
 
 def collate(
     rows: Sequence[Row],
     placeholder_id: int,
-    mel_of: Callable[[Any], tuple[Any, Tensor, int]],
-    num_mel_bins: int,
+    features_of: FeaturesOf,
+    num_channels: int,
     pack: bool = True,
     encoded: bool = False,
 ) -> MicroBatch:
-    """Rows as tensors.
+    """Builds the tensors of one pass.
 
     Args:
         placeholder_id: the audio placeholder's token id (-1 for a text-only model).
-        mel_of: gives for a clip's handle a key (the same for the same clip), its log-mel
-            [num_mel_bins, frames + margin] and its number of frames.
-        pack: rows of one prompt behind it, once; else each has its own, and all are padded to one length.
-        encoded: `mel_of` gives a frozen tower's output [D, num_features] in place of log-mel; `num_mel_bins` is D.
+        features_of: gives each clip's log-mel [num_channels, frames + margin].
+        num_channels: the mel bins.
+        pack: True packs rows of one prompt behind it; False gives each row its own prompt, padded to one length.
+        encoded: True where `features_of` gives the frozen tower's output [num_channels, num_features] instead.
     """
     parts = by_prompt(rows) if pack else [[row] for row in rows]
     layout = (PackedLayout if pack else PaddedLayout)(
         tuple(PackedGroup(len(part[0].prompt), tuple(len(r.response) for r in part if r.response)) for part in parts)
     )
-    clips: dict[Any, tuple[int, Tensor, int]] = {}
+    clips: dict[ClipKey, tuple[int, Tensor, int]] = {}
     tokens = torch.zeros(math.prod(layout.shape), dtype=torch.long)
     audio: list[Tensor] = []
     for start, part in zip(layout.starts, parts, strict=True):
-        audio.extend(_audio_index(start, part[0], placeholder_id, mel_of, clips))
+        audio.extend(_audio_index(start, part[0], placeholder_id, features_of, clips))
         pieces = itertools.chain(part[0].prompt, *(row.response for row in part))
         tokens[start : start + packed_tokens(part)] = torch.tensor(list(pieces))
-    clip_batch = stack_clips([(mel, num_frames) for _, mel, num_frames in clips.values()], num_mel_bins)
+    clip_batch = stack_clips([(mel, num_frames) for _, mel, num_frames in clips.values()], num_channels)
     audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.tensor([len(row.response) for row in rows])
     return MicroBatch(
@@ -205,24 +180,22 @@ def _audio_index(
     first_column: int,
     row: Row,
     placeholder_id: int,
-    mel_of: Callable[[Any], tuple[Any, Tensor, int]],
-    clips: dict[Any, tuple[int, Tensor, int]],
+    features_of: FeaturesOf,
+    clips: dict[ClipKey, tuple[int, Tensor, int]],
 ) -> Iterator[Tensor]:
-    """int64 [3, num_features] per clip of a prompt that starts at `first_column`: column, clip, position.
+    """For each clip of the prompt that starts at `first_column`: int64 [3, N of the clip], column, clip and position.
 
-    Only the prompt's placeholders count: a response may sample the placeholder's id as well.
+    Placeholders are counted in the prompt alone, since a response may sample the placeholder's id as well.
     """
-    from ssr1_rl.data.prompt import num_audio_tokens
-
     columns = (torch.tensor(row.prompt) == placeholder_id).nonzero()[:, 0]
     start = 0
     for handle in row.clips:
-        key, mel, num_frames = mel_of(handle)
+        key, mel, num_frames = features_of(handle)
         clip = clips.setdefault(key, (len(clips), mel, num_frames))[0]
         num_features = num_audio_tokens(num_frames)
         part = columns[start : start + num_features]
         start += num_features
         positions = torch.arange(num_features)
-        assert len(part) == num_features, "the prompt was expanded for this very clip"
+        assert len(part) == num_features, "the prompt has as many placeholders as its clips have features"
         yield torch.stack([first_column + part, torch.full_like(positions, clip), positions])
     assert start == len(columns), "every placeholder of the prompt belongs to a clip"

@@ -1,40 +1,46 @@
-"""Outputs of a frozen audio tower: computed once per clip, reused by every pass and by the reference model.
+"""Outputs of a frozen audio tower: computed once per clip, used by every pass and by the reference model.
 
-A tower that is not trained gives a clip the same output for ever, and the reference's tower holds the
-same weights: both come from `model.path`, and neither moves. What follows the tower, the projector, is
-trained, so every pass and either model runs it anew.
+A frozen tower always gives a clip the same output, and the reference's tower has the same weights. The projector
+behind the tower is trained, so every pass of either model runs it again.
 
-The tower runs in passes of its own, before those that train. Under ZeRO-3 each of its layers gathers its
-weights from all ranks, so all must run it equally often, whatever each of them has kept: they run as many
-passes as the rank that lacks most clips, the others on silence. And they run them through the engine's
-forward, where ZeRO-3 expects its layers to be called. Where no rank lacks a clip nothing runs.
+The tower runs in passes of its own, before those that train, through the engine's forward pass as ZeRO-3 requires.
+Under ZeRO-3 each layer gathers its weights from all ranks, so every rank must run equally many passes. Each runs as
+many as the rank that needs the most, the surplus ones on silence. No pass runs if every rank has all its clips cached.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssr1_rl.data.prompt import num_audio_tokens
-from ssr1_rl.trainer.batches.byte_cache import ByteCache, Entry
-from ssr1_rl.trainer.batches.clip_features import ClipFeatures, can_be_kept, clip_key
-from ssr1_rl.trainer.batches.rows import ClipBatch, stack_clips
+from ssr1_rl.trainer.batches.clips import (
+    ByteCache,
+    ClipBatch,
+    ClipFeatures,
+    ClipHandle,
+    ClipKey,
+    Entry,
+    can_be_cached,
+    clip_key,
+    stack_clips,
+)
 
 
 class TowerOutputs:
-    """The outputs by clip, on the host: a device's memory is for passes, and one micro-batch's clips are small there.
+    """The tower's outputs by clip, in host memory; a micro-batch's share is moved to the device with it.
 
     Args:
         clips: log-mel features of clips.
         encode: runs the tower; a collective.
         max_over_ranks: the largest of the ranks' values; a collective.
         num_mel_bins: of the log-mel features.
-        max_bytes: what is kept from call to call of `prepare`.
-        max_tokens: audio tokens of one pass of the tower, padding included.
+        max_bytes: size of the cache that outlasts a call of `prepare`.
+        max_tokens: most audio tokens of one pass of the tower, padding included.
 
     Attributes:
-        num_asked, num_encoded: clips that `prepare` was asked for since `take_counts`, and those that the tower ran on.
+        num_asked: distinct clips that `prepare` was given since the last `take_counts`.
+        num_encoded: those of them that the tower ran on.
     """
 
     def __init__(
@@ -49,40 +55,40 @@ class TowerOutputs:
         self._clips, self._encode = clips, encode
         self._max_over_ranks = max_over_ranks
         self._num_mel_bins, self._max_tokens = num_mel_bins, max_tokens
-        self._kept = ByteCache(max_bytes)
-        self._current: dict[Any, Entry] = {}
+        self._cache = ByteCache(max_bytes)
+        self._current: dict[ClipKey, Entry] = {}
         self.num_asked = self.num_encoded = 0
 
-    def prepare(self, handles: Iterable[Any]) -> None:
-        """Has the outputs of these clips, and of no others, at hand for `__call__` (a collective)."""
+    def prepare(self, handles: Iterable[ClipHandle]) -> None:
+        """Makes the outputs of these clips, and of no others, available to `__call__`; a collective."""
         wanted = {clip_key(handle): handle for handle in handles}
-        self._current = {key: entry for key in wanted if (entry := self._kept.get(key))}
+        self._current = {key: entry for key in wanted if (entry := self._cache.get(key))}
         missing = [handle for key, handle in wanted.items() if key not in self._current]
         self.num_asked += len(wanted)
         self.num_encoded += len(missing)
         passes = list(self._cut(missing))
-        # Agreed on before any rank starts: within a pass ranks wait for each other's weights.
+        # Agreed on before any rank starts a pass, since ranks wait for each other's weights within one.
         most = int(self._max_over_ranks(len(passes)))
         for part in passes:
             self._compute(part)
         for _ in range(most - len(passes)):
             self._run_tower(stack_clips([(torch.zeros(self._num_mel_bins, 5), 3)], self._num_mel_bins))
 
-    def __call__(self, handle: Any) -> tuple[Any, Tensor, int]:
-        """A key of a prepared clip, its output [D, num_features], and its number of frames."""
+    def __call__(self, handle: ClipHandle) -> tuple[ClipKey, Tensor, int]:
+        """The key of a prepared clip, its output [D, num_features], and its number of frames."""
         key = clip_key(handle)
         return key, *self._current[key]
 
     def take_counts(self) -> tuple[int, int]:
-        """`num_asked` and `num_encoded`, which start again from 0."""
+        """Returns `num_asked` and `num_encoded`, and resets both to 0."""
         counts = self.num_asked, self.num_encoded
         self.num_asked = self.num_encoded = 0
         return counts
 
-    def _cut(self, handles: Sequence[Any]) -> Iterator[list[Any]]:
-        """Clips of like length, as many as fit into a pass; one at least."""
+    def _cut(self, handles: Sequence[ClipHandle]) -> Iterator[list[ClipHandle]]:
+        """Splits clips into passes: those of similar length together, as many as fit but at least one."""
         lengths = {id(handle): num_audio_tokens(self._clips.num_frames(handle)) for handle in handles}
-        part: list[Any] = []
+        part: list[ClipHandle] = []
         for handle in sorted(handles, key=lambda handle: lengths[id(handle)], reverse=True):
             if part and (len(part) + 1) * lengths[id(part[0])] > self._max_tokens:
                 yield part
@@ -91,15 +97,15 @@ class TowerOutputs:
         if part:
             yield part
 
-    def _compute(self, handles: Sequence[Any]) -> None:
+    def _compute(self, handles: Sequence[ClipHandle]) -> None:
         batch = stack_clips([self._clips(handle)[1:] for handle in handles], self._num_mel_bins)
         outputs = self._run_tower(batch)
         for handle, output, num_frames in zip(handles, outputs, batch.num_mel_frames, strict=True):
-            # A copy: a view would keep the whole batch.
+            # Copied, since a view would keep the whole batch in memory.
             entry = output[: num_audio_tokens(num_frames)].to("cpu", copy=True).T, num_frames
             self._current[clip_key(handle)] = entry
-            if can_be_kept(handle):
-                self._kept.put(clip_key(handle), entry)
+            if can_be_cached(handle):
+                self._cache.put(clip_key(handle), entry)
 
     def _run_tower(self, batch: ClipBatch) -> Tensor:
         with torch.no_grad():

@@ -1,0 +1,1 @@
+"""The policy: a transformers model that returns log-probs, its families and adapters. No DeepSpeed."""

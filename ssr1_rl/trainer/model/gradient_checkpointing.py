@@ -1,12 +1,16 @@
-"""Gradient checkpointing (arXiv 1604.06174): layers computed again in the backward pass instead of kept."""
+"""Gradient checkpointing (arXiv 1604.06174): the backward pass recomputes activations instead of storing them."""
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
-def checkpoint_layers(model: Any) -> None:
-    """Turns it on for every layer of a transformers model, which does it in layers that are in training mode.
+def checkpoint_layers(model: "PreTrainedModel") -> None:
+    """Enables gradient checkpointing for every layer of a transformers model.
 
-    Only the layers themselves are set to it: nothing below them, so that no dropout comes alive.
+    transformers checkpoints layers in training mode. Only the layers are set to it, not their modules, so that no
+    dropout becomes active.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 

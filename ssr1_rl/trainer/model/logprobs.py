@@ -1,14 +1,14 @@
-"""Log-probs and entropies of given tokens from hidden states, without ever holding all logits.
+"""Log-probs and entropies of given tokens from hidden states, without holding all logits at once.
 
-Logits of T tokens over a vocabulary of V are by far the largest tensor of a pass (16,384 tokens of
-Qwen2-Audio: 9.5 GiB in float32, several times over with their softmax and gradient). Here they
-exist for one chunk of tokens at a time, and the backward pass computes them again.
+Logits of T tokens over a vocabulary of V are by far the largest tensor of a pass (16,384 tokens of Qwen2-Audio:
+9.5 GiB in float32, several times that with softmax and gradient). Here only the logits of one chunk of tokens exist
+at a time, and the backward pass recomputes them.
 
-Shapes: _T tokens, C tokens of a chunk, H hidden size, V vocabulary.
+Shapes: _T tokens, _C tokens of a chunk, _H hidden size, _V vocabulary.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -17,29 +17,37 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 CHUNK_BYTES = 256 * 2**20
-"""Float32 logits of one chunk on a CPU; about three such buffers are alive at once."""
+"""Size of the float32 logits of one chunk on a CPU; about three such buffers exist at once."""
 
 
 def chunk_bytes(device: str) -> int:
-    """Float32 logits of one chunk: more on a GPU, where each chunk reads and writes a sum of the head's size."""
+    """Size of a chunk's float32 logits: larger on a GPU, since every chunk reads and writes the head's gradient."""
     return 4 * CHUNK_BYTES if device == "cuda" else CHUNK_BYTES
 
 
 class LogprobHead(nn.Linear):
-    """An lm_head that gives log-probs when it is told the tokens, and logits as ever when it is not."""
+    """An lm_head that returns log-probs of given tokens, or logits if no tokens are given."""
 
     @staticmethod
     def replace(head: nn.Module) -> None:
-        """Makes `head` one of this kind in place.
+        """Turns `head` into a `LogprobHead` in place.
 
-        It stays the very module, under the same name and with the same parameters: ZeRO-3 gathers the
-        weight around a module's forward and backward pass, once, however many chunks a rank has.
+        Module, name and parameters stay the same. So ZeRO-3 gathers the weight once around the module's forward and
+        backward pass, whatever the number of chunks.
         """
         assert isinstance(head, nn.Linear), f"lm_head is a {type(head).__name__}, not a linear layer"
         head.__class__ = LogprobHead
 
-    def forward(self, input: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0) -> Any:
-        """Logits [..., V] of hidden states [..., H]; with `targets_T` what `token_logprobs` gives."""
+    @overload
+    def forward(self, input: Tensor) -> Tensor: ...
+
+    @overload
+    def forward(self, input: Tensor, targets_T: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self, input: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits [..., V] of hidden states [..., H]; with `targets_T` the result of `token_logprobs`."""
         if targets_T is None:
             return super().forward(input)
         return token_logprobs(input, self.weight, self.bias, targets_T, temperature)
@@ -52,9 +60,9 @@ def token_logprobs(
     targets_T: Int[Tensor, " T"],
     temperature: float,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
-    """Log-probs of `targets_T` under softmax(logits / temperature), and the entropies; both float32 or wider.
+    """Log-probs log p_t and entropies H = -sum p log p under p = softmax(logits / temperature), in float32 or wider.
 
-    Both carry gradients; the entropy's is computed only if the loss uses it.
+    Both carry gradients; that of the entropy is computed only if the loss uses it.
     """
     return _TokenLogprobs.apply(hidden_TH, weight_VH, bias_V, targets_T, temperature)  # pyright: ignore[reportReturnType]
 
@@ -85,7 +93,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden, weight, bias, targets, entropies, log_normalizers = ctx.saved_tensors
         grad_logprobs = torch.zeros_like(entropies) if grad_logprobs is None else grad_logprobs
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]

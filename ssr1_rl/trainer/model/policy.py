@@ -1,38 +1,42 @@
 """The policy as the learner runs it: audio features once per clip, log-probs of response tokens alone.
 
-Shapes: B rows (1 where packed), L their length, H hidden size, _T response tokens, V vocabulary.
+Shapes: B rows (1 where packed), L their length, H hidden size, D width of the audio tower, _T response tokens, C clips.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from ssr1_rl.trainer.attention.interface import BACKENDS, TRANSFORMERS_NAMES, use_packed_attention
+from ssr1_rl.trainer.batches.clips import ClipBatch
 from ssr1_rl.trainer.batches.layout import PaddedLayout
-from ssr1_rl.trainer.batches.rows import ClipBatch, MicroBatch
+from ssr1_rl.trainer.batches.rows import MicroBatch
 from ssr1_rl.trainer.model.exactness import check_exact
 from ssr1_rl.trainer.model.families import family_of
 from ssr1_rl.trainer.model.logprobs import LogprobHead
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Policy(nn.Module):
     """A transformers model behind one `forward`: micro-batch in, log-probs out.
 
     Args:
-        model: of transformers; see `ModelFamily`.
+        model: of a family that `family_of` knows; it is changed in place.
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
-        train_audio_tower: when False the tower's parameters get no gradient.
-        attention: which of `BACKENDS` attends.
-        prefix_packing: False for padded rows, over which transformers' own attention of that kind attends.
+        train_audio_tower: False freezes the tower's parameters.
+        attention: a key of `BACKENDS`.
+        prefix_packing: False for padded rows, which transformers' own attention of that kind processes.
 
     Raises:
-        ValueError: the log-probs would not be the model's own; see `check_exact`.
+        ValueError: the log-probs would differ from the model's own; see `check_exact`.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: "PreTrainedModel",
         temperature: float,
         train_audio_tower: bool,
         attention: str = "sdpa",
@@ -50,19 +54,26 @@ class Policy(nn.Module):
             use_packed_attention(self.backbone)
         else:
             self.backbone.set_attn_implementation(TRANSFORMERS_NAMES[attention])
-        LogprobHead.replace(model.lm_head)
+        LogprobHead.replace(self.head)
         if self.audio_tower:
             self.audio_tower.set_trainable(train_audio_tower)
 
-    def forward(self, batch: MicroBatch | ClipBatch) -> Any:
+    @overload
+    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def forward(self, batch: ClipBatch) -> Tensor: ...
+
+    def forward(self, batch: MicroBatch | ClipBatch) -> tuple[Tensor, Tensor] | Tensor:
         """Log-prob of every response token, float32 [T], and the entropy at each [T].
 
-        Of a `ClipBatch` the audio tower's output: under ZeRO-3 weights are at hand only within a forward pass.
+        For a `ClipBatch`, the audio tower's output [C, most features, D]. It is computed here because ZeRO-3 gathers
+        weights only within a forward pass.
         """
         if isinstance(batch, ClipBatch):
             return self._encode(batch.mel, batch.num_mel_frames)
         device = batch.input_ids.device
-        attending: dict[str, Any] = (
+        attending = (
             {"attention_mask": batch.layout.attention_mask().to(device)}
             if isinstance(batch.layout, PaddedLayout)
             else {"packing": self._attention(batch.layout, device)}
@@ -72,46 +83,51 @@ class Policy(nn.Module):
             **inputs, position_ids=batch.position_ids, use_cache=False, **attending
         ).last_hidden_state
         hidden_T = hidden.flatten(0, 1)[batch.hidden_index_T]
-        return self.model.lm_head(hidden_T, batch.targets_T, self.temperature)
+        return self.head(hidden_T, batch.targets_T, self.temperature)
 
     @property
     def has_audio(self) -> bool:
-        """Whether the model hears."""
+        """Whether the model has an audio tower."""
         return self.audio_tower is not None
 
     @property
-    def backbone(self) -> Any:
+    def backbone(self) -> "PreTrainedModel":
         """The language model without its head."""
-        return self.model.get_submodule(self._backbone_path)
+        return cast("PreTrainedModel", self.model.get_submodule(self._backbone_path))
+
+    @property
+    def head(self) -> nn.Module:
+        """The lm_head: a `LogprobHead`."""
+        return self.model.get_submodule("lm_head")
 
     def embed(self, batch: MicroBatch) -> Tensor:
-        """Input embeddings [B, L, H] of a model with audio input, audio features at their places."""
-        assert self.audio_tower is not None
+        """Input embeddings [B, L, H] of an audio model, with audio features in place of placeholders."""
+        assert self.audio_tower is not None, "only audio models embed clips"
         embeds = self.model.get_input_embeddings()(batch.input_ids)
         chosen = self.audio_tower.project(self._audio_features(batch)[batch.audio_clips, batch.audio_positions])
         chosen = chosen.to(embeds.dtype)
         return embeds.flatten(0, 1).index_put((batch.audio_columns,), chosen).view_as(embeds)
 
     def _audio_features(self, batch: MicroBatch) -> Tensor:
-        """The audio tower's output [num_clips, most features, D] for the clips of a micro-batch."""
+        """The audio tower's output [C, most features, D] for the clips of a micro-batch."""
         if batch.encoded:
             return batch.mel.transpose(1, 2).to(self.model.dtype)
         if batch.num_mel_frames:
             return self._encode(batch.mel, batch.num_mel_frames)
-        # Ranks reduce gradients together: each runs the tower in every pass, on silence if need be.
+        # Ranks reduce gradients together, so each runs the tower in every pass, on silence if it has no clip.
         num_mel_bins = self.model.config.audio_config.num_mel_bins
         return self._encode(torch.zeros(1, num_mel_bins, 5, device=batch.mel.device), (3,))
 
     def _encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
-        assert self.audio_tower is not None, "only audio models meet clips"
+        assert self.audio_tower is not None, "only audio models have clips"
         return self.audio_tower.encode(mel, num_mel_frames)
 
 
 def empty_policy(path: str, train_audio_tower: bool, prefix_packing: bool = False) -> Policy:
-    """A policy of shapes alone (torch's meta device), for what can be told before anything is loaded.
+    """A policy without weights (on torch's meta device), for checks before anything is loaded.
 
     Raises:
-        ValueError: see `read_config` and `Policy`.
+        ValueError: the learner cannot train the model; see `read_config` and `Policy`.
     """
     from ssr1_rl.trainer.model.families import make_model, read_config
 

@@ -27,7 +27,7 @@ def mel_of(handle):
 
 def test_advantages_of_tokens():
     plain, differing = row(advantage=0.5), replace(row(advantage=0.0), token_advantages=(1.0, 0.0, -1.0))
-    batch = collate([plain, differing], AUDIO, mel_of, num_mel_bins=4)
+    batch = collate([plain, differing], AUDIO, mel_of, num_channels=4)
     assert batch.advantages_T.tolist() == [0.5, 0.5, 0.5, 1.0, 0.0, -1.0]
     assert batch.response_index_T.tolist() == [0, 0, 0, 1, 1, 1]
     assert batch.old_logprobs_T.tolist() == []
@@ -44,7 +44,7 @@ def test_collate_against_a_reconstruction():
         row((AUDIO, 8, AUDIO), "ca", (AUDIO, AUDIO), 2.0, True, seed=3),  # two clips, one shared with the first row
         row((AUDIO,), "b", (9,) * 6, 0.0, False, seed=4),
     ]
-    batch = collate(rows, AUDIO, mel_of, num_mel_bins=4)
+    batch = collate(rows, AUDIO, mel_of, num_channels=4)
     prompts = [rows[i].prompt for i in (0, 2, 3, 4)]
     assert batch.num_computed_tokens == sum(map(len, prompts)) + sum(len(r.response) for r in rows)
     assert batch.num_row_tokens == sum(len(r.prompt) + len(r.response) for r in rows)
@@ -92,13 +92,13 @@ def test_collate_against_a_reconstruction():
 
 
 def test_text_only_rows_need_no_clips():
-    batch = collate([row(), row((1,), (), (2,))], -1, mel_of, num_mel_bins=0)
+    batch = collate([row(), row((1,), (), (2,))], -1, mel_of, num_channels=0)
     assert batch.num_mel_frames == ()
     assert batch.audio_columns.numel() == batch.mel.numel() == 0
 
 
 def test_a_prompt_of_another_clip_is_noticed():
-    with pytest.raises(AssertionError, match="expanded for this very clip"):
+    with pytest.raises(AssertionError, match="as many placeholders as its clips have features"):
         collate([Row((AUDIO,), ("a",), (1,), (0.0,), 1.0, True)], AUDIO, mel_of, 4)
     with pytest.raises(AssertionError, match="belongs to a clip"):
         collate([Row((AUDIO,) * 5, ("a",), (1,), (0.0,), 1.0, True)], AUDIO, mel_of, 4)

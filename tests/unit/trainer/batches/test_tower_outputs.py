@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from ssr1_rl.data.prompt import num_audio_tokens
-from ssr1_rl.trainer.batches.byte_cache import ByteCache
-from ssr1_rl.trainer.batches.clip_features import ClipFeatures
+from ssr1_rl.trainer.batches.clips import ByteCache, ClipFeatures
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.batches.tower_outputs import TowerOutputs
 from ssr1_rl.trainer.model.families import load_model

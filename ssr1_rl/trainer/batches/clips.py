@@ -1,0 +1,121 @@
+"""Clips as the audio tower's input: log-mel features, computed once per rank and clip.
+
+Shapes: C clips, M mel bins, F frames of the longest clip and its margin.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssr1_rl.data.prompt import MelExtractor, num_mel_frames
+
+MEL_CACHE_BYTES = 512 * 2**20
+"""Default size of the cache of log-mel features; a 10 s clip takes 0.5 MB."""
+
+
+class ClipReference(Protocol):
+    """A reference to a waveform, such as Ray's `ObjectRef`: `hex` names the clip for the whole run."""
+
+    def hex(self) -> str:
+        """The clip's name."""
+        ...
+
+
+ClipHandle: TypeAlias = np.ndarray | ClipReference
+"""A clip: its waveform, float32 [num_samples], or a reference to it."""
+
+ClipKey: TypeAlias = str | int
+
+FeaturesOf: TypeAlias = Callable[[ClipHandle], tuple[ClipKey, Tensor, int]]
+"""Gives a clip's key (the same for the same clip), its features, and its number of mel frames."""
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Clips for the audio tower."""
+
+    mel: Tensor
+    """float32 [C, M, F]: log-mel features, zero-padded; a margin of two frames follows each clip."""
+    num_mel_frames: tuple[int, ...]
+    """[C]: frames of each clip, without the margin."""
+
+    def to(self, device: torch.device) -> "ClipBatch":
+        return ClipBatch(self.mel.to(device), self.num_mel_frames)
+
+
+def stack_clips(clips: Sequence[tuple[Tensor, int]], num_mel_bins: int) -> ClipBatch:
+    """Pads clips to one length; each is its log-mel [M, frames + margin] and its number of frames."""
+    longest = max((mel.shape[-1] for mel, _ in clips), default=0)
+    stacked = torch.zeros(len(clips), num_mel_bins, longest)
+    for row, (mel, _) in zip(stacked, clips, strict=True):
+        row[:, : mel.shape[-1]] = mel
+    return ClipBatch(stacked, tuple(num_frames for _, num_frames in clips))
+
+
+Entry: TypeAlias = tuple[Tensor, int]
+"""A clip's features, and its number of mel frames."""
+
+
+class ByteCache:
+    """Features by clip. Evicts the least recently used ones when their tensors exceed `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[ClipKey, Entry] = OrderedDict()
+        self.num_bytes = 0
+
+    def get(self, key: ClipKey) -> Entry | None:
+        """Returns the entry, if it is in the cache, and marks it as the most recently used one."""
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
+
+    def put(self, key: ClipKey, entry: Entry) -> None:
+        """Adds an entry under a new key, then evicts."""
+        self._entries[key] = entry
+        self.num_bytes += entry[0].nbytes
+        while self.num_bytes > self._max_bytes:
+            _, (tensor, _) = self._entries.popitem(last=False)
+            self.num_bytes -= tensor.nbytes
+
+
+class ClipFeatures:
+    """Computes log-mel features and caches them within `max_bytes`. `fetch_waveform` resolves a clip's handle."""
+
+    def __init__(
+        self, model_path: str, fetch_waveform: Callable[[ClipHandle], np.ndarray], max_bytes: int = MEL_CACHE_BYTES
+    ) -> None:
+        self._extract = MelExtractor(model_path)
+        self._fetch = fetch_waveform
+        self._cache = ByteCache(max_bytes)
+
+    def __call__(self, handle: ClipHandle) -> tuple[ClipKey, Tensor, int]:
+        """The clip's key, its log-mel [M, frames + margin], and its number of frames."""
+        key = clip_key(handle)
+        entry = self._cache.get(key)
+        if entry is None:
+            waveform = self._fetch(handle)
+            entry = torch.from_numpy(self._extract(waveform)), num_mel_frames(len(waveform))
+            if can_be_cached(handle):
+                self._cache.put(key, entry)
+        return key, *entry
+
+    def num_frames(self, handle: ClipHandle) -> int:
+        """Mel frames of a clip, without computing its features."""
+        entry = self._cache.get(clip_key(handle))
+        return entry[1] if entry else num_mel_frames(len(self._fetch(handle)))
+
+
+def clip_key(handle: ClipHandle) -> ClipKey:
+    """Identifies a clip: by a reference's name, since the reference itself would pin the waveform in memory."""
+    return id(handle) if isinstance(handle, np.ndarray) else handle.hex()
+
+
+def can_be_cached(handle: ClipHandle) -> bool:
+    """Whether the clip's key stays unique for the whole run: an array's id may be used again."""
+    return not isinstance(handle, np.ndarray)
