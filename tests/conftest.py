@@ -36,9 +36,13 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def soundworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with world/ (small) and sft/ (a tiny model after a few SFT steps)."""
+    import torch
+
     from ssr1_rl.demo.demo import make_soundworld
     from ssr1_rl.demo.soundworld import WorldSettings
 
+    # Two threads of a tiny model wait for each other on a busy machine, ten times as long.
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("soundworld")
     settings = WorldSettings(num_train=320, num_test=24, num_unseen_scenes=8, num_unseen_questions=8)
     make_soundworld(folder, seed=0, settings=settings, sft_steps=30)

@@ -5,12 +5,14 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet
 import pytest
 
+from ssr1_rl.cli import main
 from ssr1_rl.store.checkpoints import open_checkpoint
 from tests.e2e.commands import ROOT, SMALL, SSR1_RL, environment, grpo
 from tests.metric_names import undocumented
@@ -57,56 +59,82 @@ def test_samples_are_kept_with_their_rewards(finished: Path) -> None:
         assert row["oldest_policy_version"] == row["newest_policy_version"] == 0
 
 
-def test_a_finished_run_resumes_when_asked_for_more_steps(soundworld: Path, finished: Path) -> None:
-    family = ("grpo.preset=reinforce_pp", "grpo.kl_target=0.001", "grpo.dynamic_sampling=true")
-    weights = ("grpo.importance_correction=truncate", "grpo.entropy_bonus=0.001")
-    more = ("grpo.num_steps=3", "grpo.max_staleness=1", *family, *weights)
-    done = grpo(soundworld, f"run.dir={finished}", *SMALL, *more)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "resuming from" in done.stdout
-    assert "preset reinforce_pp (REINFORCE++, arXiv 2501.03262): " in done.stdout
-    assert "changed setting: grpo.num_steps: 2 before, 3 now" in done.stdout
-    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "time/step_s" in row] == [1, 2, 3]
-    [third] = [row for row in rows if row["step"] == 3 and "time/step_s" in row]
+@dataclass(frozen=True)
+class Stopped:
+    """The run that was finished, asked for many more steps with other settings, and stopped by ctrl-c among them.
+
+    `left_behind` are processes that outlived it.
+    """
+
+    folder: Path
+    returncode: int
+    output: str
+    left_behind: list[str]
+
+    def last_step(self) -> int:
+        """The step of the newest checkpoint."""
+        return max(int(p.name.removeprefix("step_")) for p in (self.folder / "checkpoints").glob("step_*"))
+
+
+MORE = [
+    *("grpo.preset=reinforce_pp", "grpo.kl_target=0.001", "grpo.dynamic_sampling=true", "grpo.max_staleness=1"),
+    *("grpo.importance_correction=truncate", "grpo.entropy_bonus=0.001", "checkpoint.keep_last=100"),
+]
+
+
+@pytest.fixture(scope="module")
+def stopped(soundworld: Path, finished: Path) -> Stopped:
+    command = [str(SSR1_RL), "grpo", "launch/local.yaml", f"run.dir={finished}", *SMALL, *MORE, "grpo.num_steps=500"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(soundworld), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_for(lambda: (finished / "checkpoints/step_000004").exists(), 200, process)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("ray" in p.name().lower() or "vllm" in p.name().lower() for p in family)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=5)
+    return Stopped(finished, process.returncode, output, [str(p.cmdline()) for p in alive])
+
+
+def test_a_finished_run_goes_on_when_asked_for_more_steps(stopped: Stopped) -> None:
+    assert f"from {stopped.folder}/checkpoints/step_000002" in stopped.output
+    assert "preset reinforce_pp (REINFORCE++, arXiv 2501.03262): " in stopped.output
+    assert "grpo.num_steps: 2 before, 500 now" in stopped.output
+    [third] = [row for row in rows_of_steps(stopped.folder) if row["step"] == 3]
     assert third["train/kl_coefficient"] == 0.001
     assert third["train/kl_to_reference"] != 0, "two steps away from the reference"
     assert 0.5 < third["train/effective_sample_size"] <= 1.0
-    kept = open_checkpoint(finished / "checkpoints" / "step_000003").controller_state()["kl_coefficient"]
+    kept = open_checkpoint(stopped.folder / "checkpoints" / "step_000003").controller_state()["kl_coefficient"]
     assert kept != 0.001, "adapted after the step"
     assert kept == pytest.approx(0.001, rel=0.021)
+
+
+def test_ctrl_c_stops_cleanly(stopped: Stopped) -> None:
+    assert stopped.returncode == 130
+    assert "from the newest checkpoint in" in stopped.output
+    assert stopped.left_behind == []
+
+
+def test_a_stopped_run_resumes(soundworld: Path, stopped: Stopped) -> None:
+    last = stopped.last_step()
+    overrides = [f"run.dir={stopped.folder}", *SMALL, *MORE, f"grpo.num_steps={last + 1}"]
+    done = grpo(soundworld, *overrides, "grpo.validate_every=0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"from {stopped.folder}/checkpoints/step_{last:06d}" in done.stdout
+    assert [row["step"] for row in rows_of_steps(stopped.folder)] == list(range(1, last + 2))
     epochs_and_questions = set()
-    for step in (1, 2, 3):
-        table = pyarrow.parquet.read_table(finished / "samples" / f"step_{step:06d}.parquet").to_pylist()
+    for step in range(1, last + 2):
+        table = pyarrow.parquet.read_table(stopped.folder / "samples" / f"step_{step:06d}.parquet").to_pylist()
         asked = {(row["epoch"], row["question_id"]) for row in table}
         assert len(asked) == 4
         assert not asked & epochs_and_questions, "no question twice in an epoch"
         epochs_and_questions |= asked
 
 
-def test_ctrl_c_stops_cleanly_and_the_run_resumes(soundworld: Path, tmp_path: Path) -> None:
-    overrides = [f"run.dir={tmp_path}/run", *SMALL, "grpo.num_steps=500", "grpo.validate_every=0"]
-    command = [str(SSR1_RL), "grpo", "launch/local.yaml", *overrides]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(soundworld), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    wait_for(lambda: (tmp_path / "run/checkpoints/step_000002").exists(), 200, process)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert any("ray" in p.name().lower() or "vllm" in p.name().lower() for p in family)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "run the same command again to resume from the newest checkpoint" in output
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert not alive, f"left behind: {[p.cmdline() for p in alive]}"
-
-    steps = sorted(p.name for p in (tmp_path / "run/checkpoints").glob("step_*"))
-    last = int(steps[-1].removeprefix("step_"))
-    done = grpo(soundworld, *overrides, f"grpo.num_steps={last + 1}")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"resuming from {tmp_path}/run/checkpoints/{steps[-1]}" in done.stdout
-    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "time/step_s" in row] == list(range(1, last + 2))
+def rows_of_steps(run: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in rows if "time/step_s" in row]
 
 
 def wait_for(condition, timeout_s: float, process: subprocess.Popen) -> None:
@@ -147,7 +175,11 @@ print(json.dumps({"tokens": len(tokens), "gap": float((ours - torch.tensor(their
 
 
 def test_an_export_loads_in_transformers_and_vllm_with_equal_logprobs(
-    soundworld: Path, finished: Path, tmp_path: Path
+    soundworld: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     export = [str(SSR1_RL), "export", str(finished), "--step", "last", "--output", str(tmp_path / "hf")]
     done = subprocess.run(export, env=environment(soundworld), capture_output=True, text=True, timeout=120)
@@ -171,6 +203,7 @@ def test_an_export_loads_in_transformers_and_vllm_with_equal_logprobs(
     assert figures["tokens"] == 12
     assert figures["gap"] < 1e-4
 
-    again = subprocess.run(export, env=environment(soundworld), capture_output=True, text=True, timeout=120)
-    assert again.returncode == 2
-    assert "is not empty" in again.stderr
+    monkeypatch.setattr("sys.argv", export)
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "is not empty" in capsys.readouterr().err

@@ -1,12 +1,19 @@
 """Runs a function on real learner ranks (one process each, DeepSpeed over gloo) and returns rank 0's result.
 
+The processes are started once for each number of ranks and serve every test of the session, because a start takes
+longer than most tests: torch, transformers and DeepSpeed are imported in each.
+
 What such functions share stands below: a small learner, groups for it, its gradient. They import the package
 themselves, in their own process.
 """
 
+import gc
 import multiprocessing
 import socket
+import time
+import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
@@ -16,37 +23,89 @@ from ssr1_rl.types import GroupId, TrainGroup
 
 
 def run_ranks(work: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 240.0) -> Any:
-    """`work(rank, world_size, port, *args)` on every rank, in fresh processes."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [
-        context.Process(target=_run, args=(queue, work, rank, world_size, port, args)) for rank in range(world_size)
-    ]
-    for process in processes:
-        process.start()
+    """`work(rank, world_size, port, *args)` on every rank.
+
+    `work` leaves its process as it found it: what it sets in a module, it sets back. After a failure the processes
+    are ended, and the next call starts new ones.
+    """
+    if world_size not in _running:
+        _running[world_size] = _Ranks(world_size)
     try:
-        kind, result = queue.get(timeout=timeout_s)
-    finally:
-        for process in processes:
-            process.join(10)
-            process.kill()
-    assert kind == "result", result
-    return result
-
-
-def _run(queue: Any, work: Callable[..., Any], rank: int, world_size: int, port: int, args: tuple[Any, ...]) -> None:
-    import traceback
-
-    try:
-        result = work(rank, world_size, port, *args)
-        if rank == 0:
-            queue.put(("result", result))
+        return _running[world_size].run(work, args, timeout_s)
     except BaseException:
-        queue.put(("error", f"rank {rank}: {traceback.format_exc()}"))
+        _running.pop(world_size).end()
         raise
+
+
+def end_ranks() -> None:
+    """Ends every process."""
+    while _running:
+        _running.popitem()[1].end()
+
+
+class _Ranks:
+    """The processes of one number of ranks, waiting for work."""
+
+    def __init__(self, world_size: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        self._connections: list[Connection] = []
+        self._processes = []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, rank, world_size, port), daemon=True)
+            process.start()
+            # Else the process's end would not close the pipe.
+            theirs.close()
+            self._connections.append(ours)
+            self._processes.append(process)
+
+    def run(self, work: Callable[..., Any], args: tuple[Any, ...], timeout_s: float) -> Any:
+        """Rank 0's result, once every rank is done; the first failure of any rank is raised at once."""
+        for connection in self._connections:
+            connection.send((work, args))
+        results: dict[int, Any] = {}
+        deadline = time.monotonic() + timeout_s
+        while len(results) < len(self._connections):
+            busy = [c for rank, c in enumerate(self._connections) if rank not in results]
+            answered = wait(busy, max(0.0, deadline - time.monotonic()))
+            assert answered, f"{work.__name__} took more than {timeout_s:g} s"
+            for connection in answered:
+                rank = self._connections.index(connection)
+                try:
+                    error, results[rank] = connection.recv()
+                except EOFError:
+                    error = "its process is gone"
+                assert not error, f"rank {rank}: {error}"
+        return results[0]
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+
+
+_running: dict[int, _Ranks] = {}
+
+
+def _serve(connection: Connection, rank: int, world_size: int, port: int) -> None:
+    """A rank's process: runs what it is sent until the tests' process ends it, or is gone itself."""
+    while True:
+        try:
+            work, args = connection.recv()
+        except EOFError:
+            return
+        try:
+            result = work(rank, world_size, port, *args)
+        except BaseException:
+            connection.send((traceback.format_exc(), None))
+            raise
+        connection.send(("", result if rank == 0 else None))
+        del work, args, result
+        # Learners are full of cycles.
+        gc.collect()
 
 
 def make_learner(

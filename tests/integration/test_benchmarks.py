@@ -1,6 +1,7 @@
 """The benchmark programs start, and give the figures they promise. Nothing is timed here."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -43,9 +44,25 @@ def run_tiny(program: str, results: Path, *arguments: str) -> dict:
     return printed
 
 
+@pytest.fixture
+def answer(monkeypatch, capsys):
+    """Runs a program that only reads its arguments in this process, which has imported torch already."""
+
+    def answer(program: str, *arguments: str) -> tuple[object, str, str]:
+        """Exit code, stdout and stderr."""
+        monkeypatch.setattr("sys.argv", [program, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(BENCHMARKS / f"{program}.py"), run_name="__main__")
+        return ended.value.code, *capsys.readouterr()
+
+    return answer
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_program_has_help(program):
-    assert "--seed" in run(program, "--help")
+def test_every_program_has_help(program, answer):
+    code, printed, _ = answer(program, "--help")
+    assert code == 0
+    assert "--seed" in printed
 
 
 def test_end_to_end_gives_its_figures(tmp_path):
@@ -85,11 +102,10 @@ def test_gpu_learner_runs_without_a_gpu_and_says_so(tmp_path):
         (["--tiny", "--clip-frames", "3001"], "--clip-frames must be at most 3000, got 3001"),
     ],
 )
-def test_gpu_learner_refuses_what_it_cannot_measure(options, message):
-    command = [sys.executable, str(BENCHMARKS / "gpu_learner.py"), "--device", "cpu", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert message in done.stderr
+def test_gpu_learner_refuses_what_it_cannot_measure(options, message, answer):
+    code, _, refusal = answer("gpu_learner", "--device", "cpu", *options)
+    assert code == 2
+    assert message in refusal
 
 
 def test_prefix_packing_gives_its_figures(tmp_path):
@@ -114,11 +130,10 @@ def test_logprob_head_gives_its_figures(tmp_path):
     assert result["memory_ratio"] == result["cases"][-1]["memory_ratio"] > 0
 
 
-def test_the_peer_gets_the_text_model_or_a_clear_refusal():
-    command = [sys.executable, str(BENCHMARKS / "end_to_end.py"), "--peer", "trl", "--models", "lalm"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "add text to --models" in done.stderr
+def test_the_peer_gets_the_text_model_or_a_clear_refusal(answer):
+    code, _, refusal = answer("end_to_end", "--peer", "trl", "--models", "lalm")
+    assert code == 2
+    assert "add text to --models" in refusal
 
 
 @pytest.mark.skipif(not TRL_PYTHON.is_file(), reason="no .venv-trl here; `make venv-trl` makes it")

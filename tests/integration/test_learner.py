@@ -59,20 +59,21 @@ def gradients(
     from ssr1_rl.trainer.model import logprobs
 
     found = {}
-    for stage, budget, checkpointing in cuts:
-        # With the small budget few tokens make a chunk, and ranks have unequal numbers of chunks.
-        logprobs.CHUNK_BYTES = budget * 100
-        learner = make_learner(
-            rank,
-            world_size,
-            port,
-            model,
-            of_model={**TRAINED_TOWER, "gradient_checkpointing": checkpointing},
-            grpo=KL,
-            **cut(stage, budget),
-            **(settings or {}),
-        )
-        found[stage, budget, checkpointing] = whole_gradient(learner, share_of(learner, world_size))
+    with pytest.MonkeyPatch.context() as patched:
+        for stage, budget, checkpointing in cuts:
+            # With the small budget few tokens make a chunk, and ranks have unequal numbers of chunks.
+            patched.setattr(logprobs, "CHUNK_BYTES", budget * 100)
+            learner = make_learner(
+                rank,
+                world_size,
+                port,
+                model,
+                of_model={**TRAINED_TOWER, "gradient_checkpointing": checkpointing},
+                grpo=KL,
+                **cut(stage, budget),
+                **(settings or {}),
+            )
+            found[stage, budget, checkpointing] = whole_gradient(learner, share_of(learner, world_size))
     return found
 
 
