@@ -54,7 +54,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> Exception:
-    """What an actor raised, of the error that Ray wraps it in; any other error itself."""
+    """The error that an actor raised, taken out of the one that Ray wraps it in; any other error as it is."""
     cause = getattr(error, "cause", None) if type(error).__module__.startswith("ray.") else None
     return _cause(cause) if isinstance(cause, Exception) else error
 
@@ -64,10 +64,10 @@ def grpo(
     file: Annotated[Path, typer.Argument(help="launch file (YAML), such as launch/local.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides: grpo.group_size=16")] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="check everything, print settings, placement and memory estimate; start nothing")
+        bool, typer.Option(help="check everything; print settings, placement and memory estimate; start nothing")
     ] = False,
 ) -> None:
-    """Trains by GRPO, or goes on with the run in run.dir.
+    """Trains by GRPO, or resumes the run in run.dir.
 
     Every setting is explained in docs/settings.md and ssr1_rl/config/schema.py. Algorithms by name:
     grpo.preset=grpo, dapo, dr_grpo, gspo, cispo, rloo or reinforce_pp.
@@ -89,14 +89,14 @@ def grpo(
         Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
         sys.exit(EXIT_INTERRUPTED)
     summary_table(f"{config.run.name}: done", summary_rows(summary))
-    print(f"everything lies in {config.run.dir}; `ssr1-rl export {config.run.dir}` writes a Hugging Face folder")
+    print(f"the results are in {config.run.dir}; `ssr1-rl export {config.run.dir}` writes a Hugging Face folder")
 
 
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="folder of the demo")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="seed of world, model and training", min=0)] = 0,
-    fresh: Annotated[bool, typer.Option(help="remove what an earlier demo left in the folder first")] = True,
+    fresh: Annotated[bool, typer.Option(help="first remove what an earlier demo left in the folder")] = True,
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides of the GRPO settings")] = None,
 ) -> None:
     """A whole run on two CPU cores: makes sounds and a tiny audio-language model, and trains it by SFT and GRPO."""
@@ -115,7 +115,7 @@ def soundworld(
     output: Annotated[Path, typer.Argument(help="folder for world/ and sft/")],
     seed: Annotated[int, typer.Option(help="seed of sounds, questions and weights", min=0)] = 0,
 ) -> None:
-    """Makes the demo's data and model alone, for launch/local.yaml: synthetic sounds, and a tiny model after SFT."""
+    """Makes only the demo's data and model, for launch/local.yaml: synthetic sounds, and a tiny model after SFT."""
     from ssr1_rl.demo.demo import make_soundworld
 
     make_soundworld(output, seed)
@@ -126,9 +126,9 @@ def soundworld(
 def export(
     run: Annotated[Path, typer.Argument(help="folder of a run (run.dir)")],
     step: Annotated[str, typer.Option(help="which checkpoint: last, best, or a step")] = "best",
-    output: Annotated[Path | None, typer.Option(help="folder to write; default RUN/export")] = None,
-    dtype: Annotated[str, typer.Option(help="of the weights: bfloat16, float32; default the run's")] = "",
-    adapter: Annotated[bool, typer.Option("--adapter", help="of a LoRA run: the adapter alone, for peft")] = False,
+    output: Annotated[Path | None, typer.Option(help="folder to write; default: RUN/export")] = None,
+    dtype: Annotated[str, typer.Option(help="dtype of the weights, bfloat16 or float32; default: the run's")] = "",
+    adapter: Annotated[bool, typer.Option("--adapter", help="write only the LoRA adapter, for peft")] = False,
 ) -> None:
     """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load, LoRA adapters merged in."""
     from ssr1_rl.checks.rules import load_config

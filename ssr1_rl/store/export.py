@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssr1_rl.config.model_path import check_model_folder
 from ssr1_rl.store.checkpoints import Checkpoint, best_of, list_checkpoints
-from ssr1_rl.trainer.learner_state import learner_settings, saved_weights
+from ssr1_rl.trainer.learner_state import AdapterShape, learner_settings, saved_weights
 from ssr1_rl.trainer.model.lora import add_adapters
 from ssr1_rl.weights.adapters import adapted_modules, merged_weights
 from ssr1_rl.weights.parameters import named_adapters
@@ -104,7 +104,7 @@ def _merged(
 
 
 def write_adapter_folder(
-    base_model: str, lora: Mapping[str, object], tensors: Mapping[str, Tensor], output: Path, dtype: torch.dtype
+    base_model: str, lora: AdapterShape, tensors: Mapping[str, Tensor], output: Path, dtype: torch.dtype
 ) -> None:
     """Writes adapter parameters as a folder that `peft.PeftModel.from_pretrained` adds to the base model.
 

@@ -20,7 +20,6 @@ from ssr1_rl.algorithm.loss import LossTokens, grpo_loss, keeps_all, kl_in_loss,
 from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.batches.balance import rows_to_train
-from ssr1_rl.trainer.batches.clips import ClipHandle
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.batches.passes import Passes
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row
@@ -32,13 +31,13 @@ from ssr1_rl.trainer.model.lora import add_adapters, find_targets
 from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.trainer.schedule import learning_rate_share
 from ssr1_rl.trainer.totals import Totals, summarise
-from ssr1_rl.types import TrainGroup
+from ssr1_rl.types import Clip, TrainGroup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def _as_waveform(handle: ClipHandle) -> np.ndarray:
+def _as_waveform(handle: Clip) -> np.ndarray:
     assert isinstance(handle, np.ndarray), "references to clips need a `fetch_waveform`"
     return handle
 
@@ -67,7 +66,7 @@ class Learner:
         learner: LearnerConfig,
         temperature: float,
         seed: int,
-        fetch_waveform: Callable[[ClipHandle], np.ndarray] = _as_waveform,
+        fetch_waveform: Callable[[Clip], np.ndarray] = _as_waveform,
     ) -> None:
         self._grpo, self._config = grpo, learner
         self._device = torch.device(spec.device)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
-from ray import ObjectRef
 
 from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import Learner, RankSpec
-from ssr1_rl.types import TrainGroup
+from ssr1_rl.types import Clip, TrainGroup
 from ssr1_rl.weights.audit import digest
 from ssr1_rl.weights.transport import Meeting, join_as_learner
 
@@ -98,6 +97,6 @@ class LearnerRank:
         return ZeroWeightSource(self._learner.model)
 
 
-def _fetch(waveform: ObjectRef[np.ndarray]) -> np.ndarray:
+def _fetch(clip: Clip) -> np.ndarray:
     # Read in place from the object store: read-only, which the feature extractor does not mind.
-    return ray.get(waveform)
+    return clip if isinstance(clip, np.ndarray) else ray.get(clip)

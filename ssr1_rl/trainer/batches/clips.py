@@ -6,32 +6,22 @@ Shapes: C clips, M mel bins, F frames of the longest clip and its margin.
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssr1_rl.data.prompt import MelExtractor, num_mel_frames
+from ssr1_rl.types import Clip
 
 MEL_CACHE_BYTES = 512 * 2**20
 """Default size of the cache of log-mel features; a 10 s clip takes 0.5 MB."""
 
 
-class ClipReference(Protocol):
-    """A reference to a waveform, such as Ray's `ObjectRef`: `hex` names the clip for the whole run."""
-
-    def hex(self) -> str:
-        """The clip's name."""
-        ...
-
-
-ClipHandle: TypeAlias = np.ndarray | ClipReference
-"""A clip: its waveform, float32 [num_samples], or a reference to it."""
-
 ClipKey: TypeAlias = str | int
 
-FeaturesOf: TypeAlias = Callable[[ClipHandle], tuple[ClipKey, Tensor, int]]
+FeaturesOf: TypeAlias = Callable[[Clip], tuple[ClipKey, Tensor, int]]
 """Gives a clip's key (the same for the same clip), its features, and its number of mel frames."""
 
 
@@ -88,13 +78,13 @@ class ClipFeatures:
     """Computes log-mel features and caches them within `max_bytes`. `fetch_waveform` resolves a clip's handle."""
 
     def __init__(
-        self, model_path: str, fetch_waveform: Callable[[ClipHandle], np.ndarray], max_bytes: int = MEL_CACHE_BYTES
+        self, model_path: str, fetch_waveform: Callable[[Clip], np.ndarray], max_bytes: int = MEL_CACHE_BYTES
     ) -> None:
         self._extract = MelExtractor(model_path)
         self._fetch = fetch_waveform
         self._cache = ByteCache(max_bytes)
 
-    def __call__(self, handle: ClipHandle) -> tuple[ClipKey, Tensor, int]:
+    def __call__(self, handle: Clip) -> tuple[ClipKey, Tensor, int]:
         """The clip's key, its log-mel [M, frames + margin], and its number of frames."""
         key = clip_key(handle)
         entry = self._cache.get(key)
@@ -105,17 +95,17 @@ class ClipFeatures:
                 self._cache.put(key, entry)
         return key, *entry
 
-    def num_frames(self, handle: ClipHandle) -> int:
+    def num_frames(self, handle: Clip) -> int:
         """Mel frames of a clip, without computing its features."""
         entry = self._cache.get(clip_key(handle))
         return entry[1] if entry else num_mel_frames(len(self._fetch(handle)))
 
 
-def clip_key(handle: ClipHandle) -> ClipKey:
+def clip_key(handle: Clip) -> ClipKey:
     """Identifies a clip: by a reference's name, since the reference itself would pin the waveform in memory."""
     return id(handle) if isinstance(handle, np.ndarray) else handle.hex()
 
 
-def can_be_cached(handle: ClipHandle) -> bool:
+def can_be_cached(handle: Clip) -> bool:
     """Whether the clip's key stays unique for the whole run: an array's id may be used again."""
     return not isinstance(handle, np.ndarray)

@@ -15,14 +15,14 @@ from torch import Tensor
 from ssr1_rl.config.schema import LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.trainer.batches.balance import cut_padded_micro_batches, cut_parts, pack_evenly, pack_tightly
-from ssr1_rl.trainer.batches.clips import ClipBatch, ClipFeatures, ClipHandle, ClipKey
+from ssr1_rl.trainer.batches.clips import ClipBatch, ClipFeatures, ClipKey
 from ssr1_rl.trainer.batches.layout import PackedGroup
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
 from ssr1_rl.trainer.batches.tower_outputs import TowerOutputs
 from ssr1_rl.trainer.collectives import max_over_ranks
 from ssr1_rl.trainer.model.policy import Policy
-from ssr1_rl.types import TrainGroup
+from ssr1_rl.types import Clip, TrainGroup
 
 
 class Passes:
@@ -43,7 +43,7 @@ class Passes:
         config: LearnerConfig,
         device: torch.device,
         encode: Callable[[ClipBatch], Tensor],
-        fetch_waveform: Callable[[ClipHandle], np.ndarray],
+        fetch_waveform: Callable[[Clip], np.ndarray],
     ) -> None:
         self._config = config
         self._device = device
@@ -58,7 +58,7 @@ class Passes:
         self,
         model: ModelConfig,
         encode: Callable[[ClipBatch], Tensor],
-        fetch_waveform: Callable[[ClipHandle], np.ndarray],
+        fetch_waveform: Callable[[Clip], np.ndarray],
     ) -> ClipFeatures | TowerOutputs:
         """Chooses what passes read: the frozen tower's outputs, or log-mel features if the tower is trained."""
         assert self._audio is not None, "only audio models have clips"
@@ -163,6 +163,6 @@ class Passes:
             encoded=encoded,
         )
 
-    def _clip_features(self, handle: ClipHandle) -> tuple[ClipKey, Tensor, int]:
+    def _clip_features(self, handle: Clip) -> tuple[ClipKey, Tensor, int]:
         assert self._clips is not None, "only audio models have clips"
         return self._clips(handle)

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ssr1_rl.data.prompt import num_audio_tokens
-from ssr1_rl.trainer.batches.clips import ClipHandle, ClipKey, FeaturesOf, stack_clips
+from ssr1_rl.trainer.batches.clips import ClipKey, FeaturesOf, stack_clips
 from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout, PaddedLayout
+from ssr1_rl.types import Clip
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Row:
 
     prompt: tuple[int, ...]
     """Expanded: one placeholder token per audio feature. Consecutive rows are packed if they share this very object."""
-    clips: tuple[ClipHandle, ...]
+    clips: tuple[Clip, ...]
     """The prompt's clips, in order."""
     response: tuple[int, ...]
     """[T] token ids."""

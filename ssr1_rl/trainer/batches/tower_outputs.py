@@ -18,13 +18,13 @@ from ssr1_rl.trainer.batches.clips import (
     ByteCache,
     ClipBatch,
     ClipFeatures,
-    ClipHandle,
     ClipKey,
     Entry,
     can_be_cached,
     clip_key,
     stack_clips,
 )
+from ssr1_rl.types import Clip
 
 
 class TowerOutputs:
@@ -59,7 +59,7 @@ class TowerOutputs:
         self._current: dict[ClipKey, Entry] = {}
         self.num_asked = self.num_encoded = 0
 
-    def prepare(self, handles: Iterable[ClipHandle]) -> None:
+    def prepare(self, handles: Iterable[Clip]) -> None:
         """Makes the outputs of these clips, and of no others, available to `__call__`; a collective."""
         wanted = {clip_key(handle): handle for handle in handles}
         self._current = {key: entry for key in wanted if (entry := self._cache.get(key))}
@@ -74,7 +74,7 @@ class TowerOutputs:
         for _ in range(most - len(passes)):
             self._run_tower(stack_clips([(torch.zeros(self._num_mel_bins, 5), 3)], self._num_mel_bins))
 
-    def __call__(self, handle: ClipHandle) -> tuple[ClipKey, Tensor, int]:
+    def __call__(self, handle: Clip) -> tuple[ClipKey, Tensor, int]:
         """The key of a prepared clip, its output [D, num_features], and its number of frames."""
         key = clip_key(handle)
         return key, *self._current[key]
@@ -85,10 +85,10 @@ class TowerOutputs:
         self.num_asked = self.num_encoded = 0
         return counts
 
-    def _cut(self, handles: Sequence[ClipHandle]) -> Iterator[list[ClipHandle]]:
+    def _cut(self, handles: Sequence[Clip]) -> Iterator[list[Clip]]:
         """Splits clips into passes: those of similar length together, as many as fit but at least one."""
         lengths = {id(handle): num_audio_tokens(self._clips.num_frames(handle)) for handle in handles}
-        part: list[ClipHandle] = []
+        part: list[Clip] = []
         for handle in sorted(handles, key=lambda handle: lengths[id(handle)], reverse=True):
             if part and (len(part) + 1) * lengths[id(part[0])] > self._max_tokens:
                 yield part
@@ -97,7 +97,7 @@ class TowerOutputs:
         if part:
             yield part
 
-    def _compute(self, handles: Sequence[ClipHandle]) -> None:
+    def _compute(self, handles: Sequence[Clip]) -> None:
         batch = stack_clips([self._clips(handle)[1:] for handle in handles], self._num_mel_bins)
         outputs = self._run_tower(batch)
         for handle, output, num_frames in zip(handles, outputs, batch.num_mel_frames, strict=True):

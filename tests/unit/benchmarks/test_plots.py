@@ -33,7 +33,7 @@ def test_a_kept_result_has_its_plot(program, tmp_path):
     assert size_of(tmp_path / "plot.png") == size_of(RESULTS / f"{program}.png")
 
 
-PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
+PAGE = Path(__file__).parents[3] / "docs" / "benchmarks.md"
 FIGURES = re.findall(r"^\| `(\w+\.json)` `([\w.]+)` \| ([\d.]+) \|", PAGE.read_text(), re.MULTILINE)
 
 
