@@ -86,7 +86,7 @@ def test_a_trained_towers_activations_by_hand(make_config, checkpointing):
 def test_a_dry_run_makes_the_checks_of_a_real_run(make_config, tmp_path, capsys):
     config = make_config()
     (tmp_path / "q.json").unlink()
-    with pytest.raises(ValueError, match=r"data\.train\.path .*q\.json is no file"):
+    with pytest.raises(ValueError, match=r"data\.train\.path .*q\.json is not a file"):
         print_dry_run(config)
     assert "group_size: 8" in capsys.readouterr().out
 
