@@ -8,7 +8,6 @@ import dataclasses
 import inspect
 import sys
 import typing
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
@@ -29,11 +28,14 @@ def with_reference(page: str) -> str:
     return before + START + "".join(_table(names, kind) for kind, names in sections().items()) + END + after
 
 
-def sections() -> dict[type, list[str]]:
-    """Every section of the schema, in order, with the names under which a launch file holds it."""
+def sections(outer: type = Config, prefix: str = "") -> dict[type, list[str]]:
+    """Every section in `outer`, in order, with the names under which a launch file holds it."""
     found: dict[type, list[str]] = {}
-    for name, section in _sections_in(Config, ""):
-        found.setdefault(section, []).append(name)
+    for name, kind in typing.get_type_hints(outer).items():
+        if section := section_in(kind):
+            place = prefix + name + {list: ".0", dict: ".NAME"}.get(typing.get_origin(kind) or kind, "")
+            for inner, names in [(section, [place]), *sections(section, f"{place}.").items()]:
+                found.setdefault(inner, []).extend(names)
     return found
 
 
@@ -46,14 +48,6 @@ def explanations(section: type) -> dict[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
     return found
-
-
-def _sections_in(outer: type, prefix: str) -> Iterator[tuple[str, type]]:
-    for name, kind in typing.get_type_hints(outer).items():
-        if section := section_in(kind):
-            place = prefix + name + {list: ".0", dict: ".NAME"}.get(typing.get_origin(kind) or kind, "")
-            yield place, section
-            yield from _sections_in(section, f"{place}.")
 
 
 def section_in(kind: type) -> type | None:
