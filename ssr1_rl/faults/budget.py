@@ -35,7 +35,7 @@ class FailedGroup:
 
 
 class FailureBudget:
-    """Counts scored and failed groups, and stops the run when too many fail.
+    """Stops the run when too many of its newest groups have failed.
 
     The window is the newest `questions_per_step` groups, at least `MIN_WINDOW`. The run
     stops when more than `max_failed_share` of the window's size have failed. The size
@@ -46,8 +46,6 @@ class FailureBudget:
     def __init__(self, max_failed_share: float, questions_per_step: int) -> None:
         self._max_failed_share = max_failed_share
         self._newest: deque[bool] = deque(maxlen=max(questions_per_step, MIN_WINDOW))
-        self.num_scored = 0
-        self.num_failed = 0
 
     @property
     def failed_share(self) -> float:
@@ -60,13 +58,8 @@ class FailureBudget:
         Raises:
             RewardFailure: the newest groups failed more often than `max_failed_share` allows.
         """
-        has_failed = isinstance(result, FailedGroup)
-        self._newest.append(has_failed)
-        if not has_failed:
-            self.num_scored += 1
-            return
-        self.num_failed += 1
-        if self.failed_share > self._max_failed_share:
+        self._newest.append(isinstance(result, FailedGroup))
+        if isinstance(result, FailedGroup) and self.failed_share > self._max_failed_share:
             raise RewardFailure(self._explain(result))
 
     def _explain(self, last: FailedGroup) -> str:

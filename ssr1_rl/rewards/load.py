@@ -9,7 +9,6 @@ not allow the last two.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ssr1_rl.config.schema import ConfigError, RewardConfig
+from ssr1_rl.config.values import nearest
 from ssr1_rl.rewards.accuracy import Accuracy
 from ssr1_rl.rewards.base import RewardFn
 from ssr1_rl.rewards.format import Format
@@ -210,8 +210,8 @@ def _described(source: RewardSource) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, known, cutoff=0.5)
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def _in_words(error: BaseException) -> str:

@@ -122,11 +122,9 @@ class CheckpointStore:
                 shutil.rmtree(checkpoint.path)
 
     def all(self) -> list[Checkpoint]:
-        """Every checkpoint, oldest first."""
         return list_checkpoints(self._folder.parent)
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint with the best validation score, None if none was validated."""
         return best_of(self.all())
 
     def _prune(self, newest: int) -> None:
