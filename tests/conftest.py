@@ -11,6 +11,19 @@ os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Unit tests come first, dealt out to all of pytest-xdist's workers; all others run in one, one after another."""
+
+    def is_unit(item: pytest.Item) -> bool:
+        return item.path.is_relative_to(UNIT)
+
+    items.sort(key=lambda item: not is_unit(item))
+    for item in items:
+        if not is_unit(item):
+            item.add_marker(pytest.mark.xdist_group("engines"))
+
+
+UNIT = Path(__file__).parent / "unit"
 TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
 
 
