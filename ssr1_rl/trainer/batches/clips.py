@@ -21,9 +21,7 @@ MEL_CACHE_BYTES = 512 * 2**20
 class ClipReference(Protocol):
     """A reference to a waveform, such as Ray's `ObjectRef`: `hex` names the clip for the whole run."""
 
-    def hex(self) -> str:
-        """The clip's name."""
-        ...
+    def hex(self) -> str: ...
 
 
 ClipHandle: TypeAlias = np.ndarray | ClipReference
@@ -39,10 +37,8 @@ FeaturesOf: TypeAlias = Callable[[ClipHandle], tuple[ClipKey, Tensor, int]]
 class ClipBatch:
     """Clips for the audio tower."""
 
-    mel: Tensor
-    """float32 [C, M, F]: log-mel features, zero-padded; a margin of two frames follows each clip."""
-    num_mel_frames: tuple[int, ...]
-    """[C]: frames of each clip, without the margin."""
+    mel: Tensor  # float32 [C, M, F]: log-mel features, zero-padded; a margin of two frames follows each clip
+    num_mel_frames: tuple[int, ...]  # [C] frames of each clip, without the margin
 
     def to(self, device: torch.device) -> "ClipBatch":
         return ClipBatch(self.mel.to(device), self.num_mel_frames)
