@@ -125,7 +125,7 @@ class Passes:
             own = list(cut_padded(rows, lambda row: row.num_tokens, max_tokens))
             most = self._most_passes(len(own))
         usable = rows or [row for row in spare if row.response]
-        assert usable, "every rank holds at least one response with a token"
+        assert usable, "every rank has at least one response with a token"
         filler = [min(usable, key=lambda row: row.num_tokens)]
         if isinstance(self._clips, TowerOutputs):
             self._clips.prepare(handle for part in (*own, filler) for row in part for handle in row.clips)
