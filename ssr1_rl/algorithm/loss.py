@@ -110,8 +110,8 @@ def policy_ratio(tokens: LossTokens, grpo: GrpoConfig) -> Float[Tensor, " T"]:
 
     ratio_t = exp(log p_t - log p_old_t). With `ratio: sequence`, the exponential of the mean log-ratio over the
     response (GSPO, arXiv 2507.18071, section 4), whose gradient is taken through the token's own log-prob alone
-    (GSPO-token, section 4.3). That equals GSPO's gradient if a response's tokens share their advantage, and also
-    holds if they do not.
+    (GSPO-token, section 4.3). It equals GSPO's gradient if all tokens of a response share an advantage, and extends
+    it to tokens that do not.
     """
     log_ratio_T = tokens.logprobs_T - tokens.old_logprobs_T
     if grpo.ratio == "sequence":

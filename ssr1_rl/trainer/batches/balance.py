@@ -1,7 +1,7 @@
 """Shares groups among ranks, and cuts a rank's rows into passes of similar cost within the token limit.
 
-Both assign the costliest remaining item to the rank or pass with the least cost so far (longest processing time
-first, Graham 1969). Balance matters because ranks wait for each other at the end of every update, and under ZeRO-3
+The costliest remaining item goes to the rank or pass with the least cost so far (longest processing time first,
+Graham 1969). Balance matters because ranks wait for each other at the end of every update, and under ZeRO-3
 in every layer of every pass.
 """
 
