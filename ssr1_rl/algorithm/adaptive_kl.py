@@ -1,4 +1,4 @@
-"""The weight of the KL term, kept or adapted to a target."""
+"""The weight of the KL term: fixed, or adapted so that the KL approaches a target."""
 
 from ssr1_rl.config.schema import GrpoConfig
 
@@ -7,11 +7,11 @@ LARGEST_ERROR = 0.2
 
 
 class KlCoefficient:
-    """Starts at `grpo.kl_coefficient`; with `grpo.kl_target` it follows the KL that was measured.
+    """Starts at `grpo.kl_coefficient`, and is adapted after every step if `grpo.kl_target` is set.
 
-    Ziegler et al. 2019 (arXiv 1909.08593), section 2.2: with e = clip(KL / target - 1, -0.2, 0.2),
-    the coefficient is multiplied by 1 + 0.1 e after every step. KL and target are per token here,
-    where the paper has them per response, so that a target holds whatever the responses' length.
+    coefficient *= 1 + 0.1 e with e = clip(KL / target - 1, -0.2, 0.2) (Ziegler et al. 2019, arXiv 1909.08593,
+    section 2.2). KL and target are per token, not per response as in the paper, so that the target does not depend on
+    the responses' length.
 
     Attributes:
         value: the coefficient of the next step; part of the controller's checkpoint.
@@ -22,12 +22,12 @@ class KlCoefficient:
         self._target = grpo.kl_target
 
     def resume(self, value: float) -> None:
-        """Goes on from a checkpoint's coefficient, if it was and is adapted; a fixed one is what the settings say."""
+        """Restores the coefficient of a checkpoint if `kl_target` is set and it is not 0; else the settings decide."""
         if self._target and value:
             self.value = value
 
     def observe(self, kl: float) -> None:
-        """Takes the KL to the reference of the step just done, mean per token in nats."""
+        """Adapts the coefficient to the last step's KL to the reference, mean per token in nats."""
         if self._target:
             error = max(-LARGEST_ERROR, min(LARGEST_ERROR, kl / self._target - 1.0))
             self.value *= 1.0 + GAIN * error

@@ -1,6 +1,8 @@
-"""Advantages of one step: from rewards (and a KL penalty in them) to what every token is weighted by.
+"""Advantages of one step, from the rewards and, if it is part of the reward, the KL penalty.
 
-Shapes: _G the responses of a group, _T the tokens of a response, _N every value of the step.
+A new baseline or scale belongs in `group_advantages` if it needs one group, in `_normalised` if it needs the batch.
+
+Shapes: _G the responses of a group, _T the tokens of a response, _N all values of the step.
 """
 
 import statistics
@@ -14,23 +16,17 @@ from ssr1_rl.config.schema import GrpoConfig
 ZERO_VARIANCE = 1e-6
 """Rewards of a group that differ by no more than this, relative to their size, count as equal.
 
-Mean and standard deviation of equal floats are not exactly equal and zero; without
-a tolerance such a group would get advantages of about 1e-3 instead of 0.
+The floating-point standard deviation of equal rewards is not exactly 0; without a tolerance such a group would get
+advantages of about 1e-3 instead of 0.
 """
 
 
 @dataclass(frozen=True)
 class GroupAdvantages:
-    """The advantages of one group.
+    """The advantages of one group. Tokens of a response differ only with `kl_placement: reward_to_go`."""
 
-    Attributes:
-        advantages_G: one per response; where its tokens differ, their mean.
-        token_advantages: for each response one per token, where a response's tokens differ
-            (`kl_placement: reward_to_go`); else empty.
-    """
-
-    advantages_G: tuple[float, ...]
-    token_advantages: tuple[tuple[float, ...], ...] = ()
+    advantages_G: tuple[float, ...]  # one per response; the mean if its tokens differ
+    token_advantages: tuple[tuple[float, ...], ...] = ()  # [G][T] if they differ; else empty
 
 
 def step_advantages(
@@ -40,16 +36,18 @@ def step_advantages(
     kl: Sequence[Sequence[Sequence[float]]] = (),
     kl_coefficient: float = 0.0,
 ) -> list[GroupAdvantages]:
-    """The advantages of a step's groups: baseline, then scale, each as its setting says.
+    """Computes the advantages of a step's groups: the KL penalty if any, then baseline and scale of group and batch.
+
+    With kl_placement `reward`, the KL of the whole response is subtracted from its reward:
+    r_i - kl_coefficient sum_t KL_t (RLOO, arXiv 2402.14740). With `reward_to_go`, the KL from a token to the end is
+    subtracted from that token's return: A_i - kl_coefficient sum_{s >= t} KL_s (REINFORCE++, arXiv 2501.03262).
 
     Args:
-        rewards: one per response of each group.
-        num_tokens: tokens of each response that carry loss. Statistics of the batch are over these
-            tokens (REINFORCE++, arXiv 2501.03262), not over responses.
-        kl: the KL penalty of every token, where it goes into the reward: off a response's reward as
-            a whole (`reward`, RLOO, arXiv 2402.14740), or off every token's return, summed from that
-            token to the end (`reward_to_go`, REINFORCE++). Empty: none.
-        kl_coefficient: its factor.
+        rewards: [groups][G] one per response.
+        num_tokens: [groups][G] tokens of each response in the loss. Batch statistics are weighted by them
+            (REINFORCE++), so they are over tokens, not over responses.
+        kl: [groups][G][T] the KL penalty of every token; empty if KL is not part of the reward.
+        kl_coefficient: factor of the KL penalty.
 
     Raises:
         ValueError: a group of fewer than two rewards.
@@ -71,12 +69,12 @@ def step_advantages(
 
 
 def group_advantages(rewards_G: Sequence[float], grpo: GrpoConfig) -> tuple[float, ...]:
-    """What a group's own responses say: (r_i - b_i) / (std r + epsilon), baseline and scale per setting.
+    """Advantages relative to the group: (r_i - b_i) / (std r + epsilon).
 
-    b_i is the group's mean (DeepSeekMath, arXiv 2402.03300, section 4.1.2), the mean of the other
-    responses' rewards (RLOO, arXiv 2402.14740), or 0. The standard deviation is the sample's (divided
-    by G - 1), as in the reference implementations. Under a group baseline all are exactly 0 where
-    every reward is the same.
+    The baseline b_i is the group's mean (`group_mean`: DeepSeekMath, arXiv 2402.03300, section 4.1.2), the mean of the
+    other responses' rewards (`leave_one_out`: RLOO, arXiv 2402.14740). std r is the sample's (divisor G - 1, as in
+    the reference implementations); only `advantage_scale: group_std` divides by it. Equal rewards give exactly 0.
+    Other baselines leave the rewards unchanged.
 
     Raises:
         ValueError: fewer than two rewards.
@@ -95,7 +93,7 @@ def group_advantages(rewards_G: Sequence[float], grpo: GrpoConfig) -> tuple[floa
 
 
 def has_no_variance(rewards_G: Sequence[float]) -> bool:
-    """Whether all rewards of a group are the same, to float error: such a group teaches nothing."""
+    """Whether all rewards of a group are equal to float error; such a group has no gradient under a group baseline."""
     largest = max(abs(reward) for reward in rewards_G)
     return max(rewards_G) - min(rewards_G) <= ZERO_VARIANCE * max(1.0, largest)
 
@@ -127,7 +125,11 @@ def _of_tokens(
 
 
 def _normalised(values_N: np.ndarray, weights_N: np.ndarray, grpo: GrpoConfig) -> np.ndarray:
-    """Less the batch's mean, over the batch's standard deviation, as the settings say; weights count tokens."""
+    """(x - mean) / (std + epsilon) with the batch's mean and population standard deviation, weighted by tokens.
+
+    The mean is subtracted only for `baseline: batch_mean`, and the division applies only to
+    `advantage_scale: batch_std` (REINFORCE++, arXiv 2501.03262). Equal values give 0.
+    """
     if grpo.baseline != "batch_mean" and grpo.advantage_scale != "batch_std":
         return values_N
     counted_N = values_N[weights_N > 0]

@@ -1,11 +1,11 @@
-"""Importance weights for tokens that were not sampled by the policy that learns from them.
+"""Importance weights for tokens that another policy than the learner's sampled.
 
-The engine computes other log-probs than the learner (kernels, quantisation), and with
-`max_staleness` it runs older weights. The ratio of the loss then starts from the learner's own
-log-probs before the step's first update, and every token's loss is multiplied by
-w = old / rollout, the learner's probability over the engine's (the decoupled objective of AReaL, arXiv 2505.24298).
+The engine's log-probs differ from the learner's (kernels, quantisation), and with `max_staleness` its weights are
+older. With importance correction the ratio of the loss is taken to the learner's own policy before the step's first
+update (old), and every token's loss is multiplied by w = p_old / p_rollout, the learner's probability over the
+engine's (decoupled objective, AReaL, arXiv 2505.24298).
 
-Shapes: _T response tokens, _R responses, N either.
+Shapes: _T response tokens, _R responses, _N either.
 """
 
 import torch
@@ -22,12 +22,12 @@ def importance_weights(
     num_responses: int,
     grpo: GrpoConfig,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " N"]]:
-    """The weight of every token, and the distinct ones [T or R], of which the effective sample size is taken.
+    """The weight of every token [T], and the distinct weights [T or R] for the effective sample size; no gradient.
 
-    Per token w = old / rollout, or per response the product over its tokens. `truncate` takes
-    min(w, cap) (truncated importance sampling: IMPALA, arXiv 1802.01561; for engine mismatch
-    Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training");
-    `mask` takes w within [1/cap, cap] and 0 beyond (IcePop, arXiv 2510.18855). No gradient.
+    w_t = p_old(o_t) / p_rollout(o_t) per token, or with `importance_level: sequence` the product over the response.
+    `truncate` gives min(w, cap) (IMPALA, arXiv 1802.01561; for engine mismatch Yao et al. 2025, "Your Efficient RL
+    Framework Secretly Brings You Off-Policy RL Training"); `mask` gives w in [1/cap, cap] and 0 outside
+    (IcePop, arXiv 2510.18855).
     """
     log_weights = (old_logprobs_T - rollout_logprobs_T).detach()
     if grpo.importance_level == "sequence":
@@ -46,6 +46,6 @@ def per_response_sum(
 ) -> Float[Tensor, " R"]:
     """Sums over each response's tokens.
 
-    `num_responses` is told and not read off the index, for which the host would wait for the device.
+    `num_responses` is an argument because reading it from the index would make the host wait for the device.
     """
     return values_T.new_zeros(num_responses).index_add(0, response_index_T, values_T)

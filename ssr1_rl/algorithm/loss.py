@@ -1,7 +1,9 @@
-"""The loss of the GRPO family over response tokens: ratio, clip, KL, entropy and weights by separate settings.
+"""The loss of the GRPO family over response tokens: ratio, clip, KL, entropy and weights, each by its own setting.
 
-Shapes: _T the response tokens of one micro-batch, flattened; no padding among them. _R its responses,
-each of them whole. N is either.
+A new ratio belongs in `policy_ratio`, a new clip in `surrogate` (and `clipped`), a new normalisation in
+`loss_denominator`.
+
+Shapes: _T the response tokens of one micro-batch, flattened without padding. _R its responses, complete. _N T or R.
 """
 
 from dataclasses import dataclass
@@ -17,58 +19,42 @@ from ssr1_rl.config.schema import GrpoConfig
 
 @dataclass(frozen=True)
 class LossTokens:
-    """What the loss is a function of.
+    """The arguments of the loss, per response token."""
 
-    Attributes:
-        logprobs_T: of the policy being trained; carries the gradient.
-        old_logprobs_T: of the policy that the ratio is taken to.
-        rollout_logprobs_T: of the engine that sampled the tokens.
-        advantages_T: each token's advantage.
-        entropy_T: of the policy's distribution at each token; carries the gradient of an entropy bonus.
-        response_index_T: int64, which response (0 up) a token belongs to.
-        num_responses: R.
-        ref_logprobs_T: of the frozen reference; needed for a KL term in the loss.
-    """
-
-    logprobs_T: Float[Tensor, " T"]
-    old_logprobs_T: Float[Tensor, " T"]
-    rollout_logprobs_T: Float[Tensor, " T"]
+    logprobs_T: Float[Tensor, " T"]  # of the policy being trained; has the gradient
+    old_logprobs_T: Float[Tensor, " T"]  # of the policy in the denominator of the ratio
+    rollout_logprobs_T: Float[Tensor, " T"]  # of the engine that sampled the tokens
     advantages_T: Float[Tensor, " T"]
-    entropy_T: Float[Tensor, " T"]
-    response_index_T: Int[Tensor, " T"]
-    num_responses: int
-    ref_logprobs_T: Float[Tensor, " T"] | None = None
+    entropy_T: Float[Tensor, " T"]  # of the policy's distribution; has the gradient of an entropy bonus
+    response_index_T: Int[Tensor, " T"]  # which response, from 0, each token belongs to
+    num_responses: int  # R
+    ref_logprobs_T: Float[Tensor, " T"] | None = None  # of the frozen reference; needed for a KL term in the loss
 
     def response_lengths_T(self) -> Float[Tensor, " T"]:
-        """For every token the number of tokens of its response."""
+        """The number of tokens of each token's response."""
         ones_T = torch.ones_like(self.advantages_T)
         return per_response_sum(ones_T, self.response_index_T, self.num_responses)[self.response_index_T]
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss of a micro-batch and what it was made of.
+    """The loss of a micro-batch, and its parts for the metrics, which have no gradient."""
 
-    `loss` is already divided by the global denominator; the others are plain sums over tokens,
-    and without gradient. `ratio_T` is as the loss used it. `importance` are the distinct
-    importance weights (per token or per response); empty without correction.
-    """
-
-    loss: Float[Tensor, ""]
-    clipped_low: Int[Tensor, ""]
-    clipped_high: Int[Tensor, ""]
-    kl: Float[Tensor, ""]
-    ratio_T: Float[Tensor, " T"]
-    importance: Float[Tensor, " N"]
+    loss: Float[Tensor, ""]  # divided by the global denominator
+    clipped_low: Int[Tensor, ""]  # number of tokens
+    clipped_high: Int[Tensor, ""]  # number of tokens
+    kl: Float[Tensor, ""]  # sum over tokens
+    ratio_T: Float[Tensor, " T"]  # as used in the loss
+    importance: Float[Tensor, " N"]  # distinct importance weights, per token or per response; empty without correction
 
 
 def grpo_loss(tokens: LossTokens, denominator: int, grpo: GrpoConfig, kl_coefficient: float) -> LossTerms:
-    """The sum over tokens of w (-surrogate + kl_coefficient KL - entropy_bonus H), divided once.
+    """loss = (1 / denominator) sum_t w_t (-surrogate_t + kl_coefficient KL_t - entropy_bonus H_t).
 
-    The surrogate is `surrogate`'s, KL is `kl_estimate`'s (with `kl_placement: loss`), H the entropy, w
-    `importance_weights` (1 without correction). `denominator` is `loss_denominator`'s, that of the whole
-    global batch, so that no result depends on how the batch is cut; with `denominator: sequence`
-    each token is first divided by the length of its response (DeepSeekMath, arXiv 2402.03300, eq. 3).
+    Here surrogate_t is that of `surrogate`, KL_t that of `kl_estimate` (only with `kl_placement: loss`), H_t the
+    entropy, and w_t that of `importance_weights` (1 without correction). `denominator` is `loss_denominator` of the
+    whole global batch, so that no result depends on how the batch is cut. With `denominator: sequence` each token is
+    also divided by the length of its response (DeepSeekMath, arXiv 2402.03300, eq. 3).
     """
     assert denominator > 0, "a batch has at least one token"
     ratio_T = policy_ratio(tokens, grpo)
@@ -94,18 +80,18 @@ def grpo_loss(tokens: LossTokens, denominator: int, grpo: GrpoConfig, kl_coeffic
 
 
 def loss_denominator(num_tokens: int, num_responses: int, grpo: GrpoConfig) -> int:
-    """What the sum over the global batch's tokens is divided by; at least 1.
+    """The divisor of the sum over the global batch's tokens; at least 1.
+
+    `batch_tokens`: num_tokens (DAPO, arXiv 2503.14476, eq. 12). `sequence`: num_responses (DeepSeekMath, eq. 3).
+    `constant`: num_responses × denominator_tokens (Dr. GRPO, arXiv 2503.20783, section 3.2).
 
     Args:
-        num_tokens, num_responses: of the global batch, as far as they carry loss; advantages of 0 count.
-
-    `batch_tokens`: the tokens (DAPO, arXiv 2503.14476, eq. 12). `sequence`: the responses (DeepSeekMath,
-    eq. 3). `constant`: `denominator_tokens` for every response (Dr. GRPO, arXiv 2503.20783, section 3.2).
+        num_tokens, num_responses: those of the global batch that are in the loss; advantages of 0 count.
     """
     if grpo.denominator == "batch_tokens":
         return max(1, num_tokens)
     per_response = grpo.denominator_tokens if grpo.denominator == "constant" else 1
-    assert per_response > 0, "set on loading"
+    assert per_response > 0, "the configuration sets denominator_tokens on loading"
     return max(1, num_responses) * per_response
 
 
@@ -115,16 +101,17 @@ def kl_in_loss(grpo: GrpoConfig) -> bool:
 
 
 def keeps_all(grpo: GrpoConfig) -> bool:
-    """Whether a token has a gradient although its advantage is 0."""
+    """Whether tokens with an advantage of 0 have a gradient."""
     return kl_in_loss(grpo) or bool(grpo.entropy_bonus)
 
 
 def policy_ratio(tokens: LossTokens, grpo: GrpoConfig) -> Float[Tensor, " T"]:
-    """The ratio of new to old policy for every token, with its gradient.
+    """The ratio of new to old policy of every token, with its gradient.
 
-    `sequence`: exp of the mean log-ratio over the response (GSPO, arXiv 2507.18071, section 4), with the
-    gradient that falls to the token itself (section 4.3, GSPO-token): the same as GSPO's where a
-    response's tokens share their advantage, and right where they do not.
+    ratio_t = exp(log p_t - log p_old_t). With `ratio: sequence`, the exponential of the mean log-ratio over the
+    response (GSPO, arXiv 2507.18071, section 4), whose gradient is taken through the token's own log-prob alone
+    (GSPO-token, section 4.3). It equals GSPO's gradient if all tokens of a response share an advantage, and extends
+    it to tokens that do not.
     """
     log_ratio_T = tokens.logprobs_T - tokens.old_logprobs_T
     if grpo.ratio == "sequence":
@@ -136,12 +123,11 @@ def policy_ratio(tokens: LossTokens, grpo: GrpoConfig) -> Float[Tensor, " T"]:
 
 
 def surrogate(ratio_T: Float[Tensor, " T"], tokens: LossTokens, grpo: GrpoConfig) -> Float[Tensor, " T"]:
-    """What every token gains.
+    """The clipped objective of every token, to be maximised.
 
-    min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) (PPO, arXiv 1707.06347, eq. 7; the bounds apart as in
-    DAPO, section 3.1), and at least dual_clip A where A < 0 (dual clip, arXiv 1912.09729). `cispo`: the
-    clipped ratio as a constant, times A log-prob (MiniMax-M1, arXiv 2506.13585, eq. 4), so that no
-    token loses its gradient.
+    min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) (PPO, arXiv 1707.06347, eq. 7; separate bounds: DAPO,
+    section 3.1), and at least dual_clip A for A < 0 (dual clip, arXiv 1912.09729). With `ratio: cispo`, the clipped
+    ratio without gradient, times A log p (MiniMax-M1, arXiv 2506.13585, eq. 4), so that no token loses its gradient.
     """
     advantages_T = tokens.advantages_T
     clipped_T = ratio_T.clamp(1.0 - grpo.clip_low, 1.0 + grpo.clip_high)
@@ -157,9 +143,9 @@ def surrogate(ratio_T: Float[Tensor, " T"], tokens: LossTokens, grpo: GrpoConfig
 def clipped(
     ratio_T: Float[Tensor, " T"], advantages_T: Float[Tensor, " T"], grpo: GrpoConfig
 ) -> tuple[Bool[Tensor, " T"], Bool[Tensor, " T"]]:
-    """Where the lower and the upper clip acted.
+    """Which tokens the lower and the upper clip affected.
 
-    That is where they took the gradient; under `cispo`, which keeps it, where they bound the weight.
+    That is: whose gradient they removed, or with `cispo`, which keeps it, whose weight they bounded.
     """
     low_T, high_T = ratio_T < 1.0 - grpo.clip_low, ratio_T > 1.0 + grpo.clip_high
     if grpo.ratio == "cispo":

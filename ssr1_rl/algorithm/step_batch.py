@@ -1,4 +1,4 @@
-"""A step's scored groups as the learners take them: rewards shaped, advantages computed."""
+"""Builds the batch of a step from its scored groups: shapes rewards, computes advantages, masks responses."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from ssr1_rl.config.schema import GrpoConfig
 from ssr1_rl.types import PreparedQuestion, ScoredGroup, TrainGroup
 
 GroupKl = Sequence[Sequence[float]]
-"""KL estimates of one group: for each response one per token."""
+"""[G][T] KL estimates of one group: for each response one per token."""
 
 
 def train_group(scored: ScoredGroup, prepared: PreparedQuestion, grpo: GrpoConfig) -> TrainGroup:
-    """What the learners need of a scored group; its advantages are 0 until `with_advantages`."""
+    """Converts a scored group into what the learners need; its advantages are 0 until `with_advantages`."""
     completions = scored.group.completions
     loss_mask_G = tuple(carries_loss(completion, grpo) for completion in completions)
     return TrainGroup(
@@ -39,7 +39,10 @@ def with_advantages(
     kl: Sequence[GroupKl] = (),
     kl_coefficient: float = 0.0,
 ) -> list[TrainGroup]:
-    """The groups with their advantages; `kl` is of every token where it goes into the reward, else empty."""
+    """Computes the advantages of a step's groups.
+
+    `kl` has one entry per group if KL is part of the reward; else it is empty.
+    """
     rewards = [
         [
             shaped_reward(reward, completion, max_response_tokens, grpo)
@@ -55,12 +58,12 @@ def with_advantages(
 
 
 def num_loss_tokens(group: TrainGroup) -> list[int]:
-    """For each response its tokens, 0 where it is masked from the loss."""
+    """[G] tokens of each response in the loss: 0 for a masked one."""
     mask_G = group.loss_mask_G or (True,) * len(group.responses)
     return [len(response) * in_loss for response, in_loss in zip(group.responses, mask_G, strict=True)]
 
 
 def mean_kl(kl: Sequence[GroupKl]) -> float:
-    """The mean over every token of a step; 0 without tokens."""
+    """The mean KL over all tokens of a step; 0 without tokens."""
     values = [value for kl_G in kl for kl_T in kl_G for value in kl_T]
     return statistics.fmean(values) if values else 0.0

@@ -61,7 +61,7 @@ class Sft:
         self._settings = settings
         self._model_path = str(model_path)
         self._policy = Policy(load_model(self._model_path, torch.float32, "sdpa"), 1.0, train_audio_tower=True)
-        self._clips = ClipFeatures(self._model_path, _waveform_of)
+        self._clips = ClipFeatures(self._model_path, _as_array, keeps_arrays=True)
         self._parameters = [p for p in self._policy.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -95,23 +95,13 @@ class Sft:
         return collate(rows, config.audio_token_id, self._clips, config.audio_config.num_mel_bins)
 
     def _row(self, example: SftExample) -> Row:
-        handles = tuple(_Clip(waveform) for waveform in example.prompt.waveforms)
-        lengths = [num_audio_tokens(self._clips(handle)[2]) for handle in handles]
+        clips = example.prompt.waveforms
+        lengths = [num_audio_tokens(self._clips(clip)[2]) for clip in clips]
         placeholder_id = self._policy.model.config.audio_token_id
         prompt = tuple(expand_audio_placeholders(example.prompt.token_ids, placeholder_id, lengths))
-        return Row(prompt, handles, example.response, (0.0,) * len(example.response), 1.0, comparable=False)
+        return Row(prompt, clips, example.response, (0.0,) * len(example.response), 1.0, comparable=False)
 
 
-class _Clip:
-    """A waveform that `ClipFeatures` can keep: it has a key."""
-
-    def __init__(self, waveform: Clip) -> None:
-        assert isinstance(waveform, np.ndarray), "SFT runs in one process, without an object store"
-        self.waveform = waveform
-
-    def hex(self) -> str:
-        return str(id(self.waveform))
-
-
-def _waveform_of(clip: Any) -> np.ndarray:
-    return clip.waveform
+def _as_array(clip: Clip) -> np.ndarray:
+    assert isinstance(clip, np.ndarray), "SFT runs in one process, without an object store"
+    return clip

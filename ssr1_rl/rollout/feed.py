@@ -19,7 +19,7 @@ from typing import TypeAlias, TypedDict
 from ssr1_rl.algorithm.advantage import has_no_variance
 from ssr1_rl.config.schema import GrpoConfig
 from ssr1_rl.data.skipped import UNUSABLE, SkipList
-from ssr1_rl.data.stream import QuestionStream
+from ssr1_rl.data.stream import QuestionStream, StreamState
 from ssr1_rl.faults.budget import FailedGroup, FailureBudget
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
@@ -33,7 +33,7 @@ Result: TypeAlias = tuple[ScoredGroup, PreparedQuestion]
 class FeedState(TypedDict):
     """A feed in a checkpoint; each pending group as [epoch, question id, attempt]."""
 
-    stream: dict[str, int]
+    stream: StreamState
     pending: list[tuple[int, str, int]]
     num_failed: int
 

@@ -44,10 +44,10 @@ class Manifest(TypedDict):
 
 
 class ControllerState(TypedDict):
-    """Content of controller.json; `feed` is the state of `GroupFeed`."""
+    """Content of controller.json."""
 
     step: int
-    feed: dict[str, Any]
+    feed: "FeedState"
     kl_coefficient: float
 
 

@@ -117,15 +117,8 @@ def write_adapter_folder(
     """
     from peft import LoraConfig
 
-    config = LoraConfig(
-        base_model_name_or_path=base_model,
-        r=lora["rank"],
-        lora_alpha=lora["alpha"],
-        target_modules=adapted_modules(tensors),
-        lora_dropout=0.0,
-        bias="none",
-        inference_mode=True,
-    )
+    shape = {"r": lora["rank"], "lora_alpha": lora["alpha"], "target_modules": adapted_modules(tensors)}
+    config = LoraConfig(**shape, base_model_name_or_path=base_model, inference_mode=True)
     config.save_pretrained(str(output))
     named = {f"base_model.model.{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
     save_file(named, output / "adapter_model.safetensors", metadata={"format": "pt"})

@@ -47,7 +47,7 @@ def join_peers(spec: RankSpec, config: LearnerConfig) -> None:
     import deepspeed
 
     if spec.device == "cpu":
-        # Otherwise DeepSpeed compiles a shared-memory all-reduce: 30 s, a C++ compiler, and of no use beside gloo.
+        # DeepSpeed would compile a shared-memory all-reduce (30 s, needs a C++ compiler); gloo works without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if spec.device == "cpu" else "nccl"
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)

@@ -37,20 +37,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def _as_waveform(handle: Clip) -> np.ndarray:
-    assert isinstance(handle, np.ndarray), "references to clips need a `fetch_waveform`"
-    return handle
-
-
 class Learner:
-    """Trains the policy, and computes log-probs of the frozen reference.
+    """Trains the policy, and computes KL estimates to the frozen reference.
 
-    Args:
-        spec: this rank's place among the others.
-        model, grpo, learner: the sections of the settings.
-        temperature: the sampling temperature.
-        seed: of torch's random numbers.
-        fetch_waveform: resolves a clip's handle to its float32 waveform [num_samples].
+    `temperature` is the sampling temperature; `fetch_waveform` resolves a clip's handle to its waveform [num_samples].
 
     Attributes:
         kl_coefficient: weight of the KL term in the next update; the controller may adapt it.
@@ -66,7 +56,7 @@ class Learner:
         learner: LearnerConfig,
         temperature: float,
         seed: int,
-        fetch_waveform: Callable[[Clip], np.ndarray] = _as_waveform,
+        fetch_waveform: Callable[[Clip], np.ndarray],
     ) -> None:
         self._grpo, self._config = grpo, learner
         self._device = torch.device(spec.device)

@@ -22,7 +22,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ssr1_rl.trainer.engine import is_zero, links_state
 from ssr1_rl.weights.parameters import gathered, named_weights, trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
@@ -33,14 +32,14 @@ SHARD_BYTES = 2 * 2**30
 
 
 class AdapterShape(TypedDict):
-    """LoRA's rank and alpha."""
+    """Rank and alpha of LoRA's adapters."""
 
     rank: int
     alpha: float
 
 
 class LearnerSettings(TypedDict):
-    """learner.json. `lora` is None without adapters."""
+    """Content of learner.json. `lora` is None without adapters."""
 
     num_updates: int
     policy_version: int
@@ -131,7 +130,7 @@ def _master(learner: "Learner", parameter: torch.nn.Parameter) -> Tensor:
     """The parameter's whole float32 value in the optimizer."""
     from deepspeed.utils import safe_get_full_fp32_param
 
-    if not is_zero(learner.engine.optimizer):
+    if not _has_zero_optimizer(learner):
         return parameter.detach().float()
     value = safe_get_full_fp32_param(parameter)
     assert value is not None, "ZeRO holds a float32 copy of every trained parameter"
@@ -141,14 +140,14 @@ def _master(learner: "Learner", parameter: torch.nn.Parameter) -> Tensor:
 def _set_master(learner: "Learner", parameter: torch.nn.Parameter, value: Tensor) -> None:
     from deepspeed.utils import safe_set_full_fp32_param
 
-    if is_zero(learner.engine.optimizer):
+    if _has_zero_optimizer(learner):
         safe_set_full_fp32_param(parameter, value.float())
 
 
 def _moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str) -> Tensor:
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    if not is_zero(learner.engine.optimizer):
+    if not _has_zero_optimizer(learner):
         return learner.engine.optimizer.state[parameter][moment]
     value = safe_get_full_optimizer_state(parameter, moment)
     assert value is not None, "ZeRO holds the moments of every trained parameter after an update"
@@ -158,19 +157,23 @@ def _moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str) -> T
 def _set_moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str, value: Tensor) -> None:
     from deepspeed.utils import safe_set_full_optimizer_state
 
-    if is_zero(learner.engine.optimizer):
+    if _has_zero_optimizer(learner):
         safe_set_full_optimizer_state(parameter, value, moment)
     else:
         learner.engine.optimizer.state[parameter][moment].copy_(value)
 
 
+def _has_zero_optimizer(learner: "Learner") -> bool:
+    return hasattr(learner.engine.optimizer, "optimizer")
+
+
 def _create_moments(learner: "Learner") -> None:
     """Creates AdamW's state, which torch and DeepSpeed otherwise do in the first step."""
     outer = learner.engine.optimizer
-    inner = outer.optimizer if is_zero(outer) else outer
-    # Under ZeRO-3 the inner optimizer's own groups have only one subgroup at a time.
-    flat: list[Tensor] | None = getattr(outer, "fp32_partitioned_groups_flat", None)
-    if flat is None:
+    inner = outer.optimizer if _has_zero_optimizer(learner) else outer
+    if hasattr(outer, "fp32_partitioned_groups_flat"):  # ZeRO-3 gives the inner optimizer one subgroup at a time
+        flat = list(outer.fp32_partitioned_groups_flat)
+    else:
         flat = [parameter for group in inner.param_groups for parameter in group["params"]]
     for parameter in flat:
         inner.state[parameter] = {
@@ -187,7 +190,7 @@ def _link_moments(learner: "Learner") -> None:
     DeepSpeed links all parameter groups after the first one's first step, when the others have no moments yet.
     """
     optimizer = learner.engine.optimizer
-    if learner.num_updates and links_state(optimizer):
+    if learner.num_updates and hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
 

@@ -1,14 +1,17 @@
 """Shares groups among ranks, and cuts a rank's rows into passes of similar cost within the token limit.
 
-Both assign the costliest remaining item to the rank or pass with the least cost so far (longest processing time
-first, Graham 1969). Balance matters because ranks wait for each other at the end of every update, and under ZeRO-3
+The costliest remaining item goes to the rank or pass with the least cost so far (longest processing time first,
+Graham 1969). Balance matters because ranks wait for each other at the end of every update, and under ZeRO-3
 in every layer of every pass.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from ssr1_rl.trainer.batches.rows import Row, by_prompt, packed_tokens
 from ssr1_rl.types import TrainGroup
+
+Item = TypeVar("Item")
 
 GroupCost = Callable[[TrainGroup], float]
 """Cost of a group, in operations; see `PassCost`."""
@@ -127,13 +130,13 @@ def pack_evenly(
     return [rows for rows in passes if rows]
 
 
-def cut_padded_micro_batches(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Batches rows of similar length: as many as fit into `max_tokens` with padding, but at least one."""
-    batch: list[Row] = []
-    for row in sorted(rows, key=lambda row: row.num_tokens, reverse=True):
-        if batch and (len(batch) + 1) * batch[0].num_tokens > max_tokens:
+def cut_padded(items: Iterable[Item], length: Callable[[Item], int], max_tokens: int) -> Iterator[list[Item]]:
+    """Batches items of similar length: as many as fit into `max_tokens` with padding, but at least one."""
+    batch: list[Item] = []
+    for item in sorted(items, key=length, reverse=True):
+        if batch and (len(batch) + 1) * length(batch[0]) > max_tokens:
             yield batch
             batch = []
-        batch.append(row)
+        batch.append(item)
     if batch:
         yield batch

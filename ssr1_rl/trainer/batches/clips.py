@@ -29,10 +29,8 @@ FeaturesOf: TypeAlias = Callable[[Clip], tuple[ClipKey, Tensor, int]]
 class ClipBatch:
     """Clips for the audio tower."""
 
-    mel: Tensor
-    """float32 [C, M, F]: log-mel features, zero-padded; a margin of two frames follows each clip."""
-    num_mel_frames: tuple[int, ...]
-    """[C]: frames of each clip, without the margin."""
+    mel: Tensor  # float32 [C, M, F]: log-mel features, zero-padded; a margin of two frames follows each clip
+    num_mel_frames: tuple[int, ...]  # [C] frames of each clip, without the margin
 
     def to(self, device: torch.device) -> "ClipBatch":
         return ClipBatch(self.mel.to(device), self.num_mel_frames)
@@ -75,14 +73,23 @@ class ByteCache:
 
 
 class ClipFeatures:
-    """Computes log-mel features and caches them within `max_bytes`. `fetch_waveform` resolves a clip's handle."""
+    """Computes log-mel features and caches them within `max_bytes`.
+
+    Args:
+        fetch_waveform: resolves a clip's handle.
+        keeps_arrays: whether the caller keeps all clips that are arrays, so that their features can be cached.
+    """
 
     def __init__(
-        self, model_path: str, fetch_waveform: Callable[[Clip], np.ndarray], max_bytes: int = MEL_CACHE_BYTES
+        self,
+        model_path: str,
+        fetch_waveform: Callable[[Clip], np.ndarray],
+        max_bytes: int = MEL_CACHE_BYTES,
+        keeps_arrays: bool = False,
     ) -> None:
         self._extract = MelExtractor(model_path)
         self._fetch = fetch_waveform
-        self._cache = ByteCache(max_bytes)
+        self._cache, self._keeps_arrays = ByteCache(max_bytes), keeps_arrays
 
     def __call__(self, handle: Clip) -> tuple[ClipKey, Tensor, int]:
         """The clip's key, its log-mel [M, frames + margin], and its number of frames."""
@@ -91,7 +98,7 @@ class ClipFeatures:
         if entry is None:
             waveform = self._fetch(handle)
             entry = torch.from_numpy(self._extract(waveform)), num_mel_frames(len(waveform))
-            if can_be_cached(handle):
+            if self._keeps_arrays or can_be_cached(handle):
                 self._cache.put(key, entry)
         return key, *entry
 

@@ -22,10 +22,8 @@ from torch import Tensor
 class PackedGroup:
     """The lengths of one group's prompt and responses."""
 
-    prompt_length: int
-    """P, at least 1."""
-    response_lengths: tuple[int, ...]
-    """[G] tokens of each response, none of them empty."""
+    prompt_length: int  # P, at least 1
+    response_lengths: tuple[int, ...]  # [G], each at least 1
 
     @property
     def num_tokens(self) -> int:

@@ -19,15 +19,11 @@ from ssr1_rl.weights.parameters import whole_shape
 class PassCost:
     """Multiply-adds of a forward pass; a backward pass takes about twice as many."""
 
-    per_token: int
-    """Weights of the language model's matrices."""
-    per_pair: int
-    """Multiply-adds per pair of a query and a key that it attends to, in all layers."""
-    per_response_token: int
-    """Weights of the log-prob head."""
+    per_token: int  # weights of the language model's matrices
+    per_pair: int  # multiply-adds per pair of a query and a key that it attends to, in all layers
+    per_response_token: int  # weights of the log-prob head
+    # Twice the weights of a trained tower, which has two positions per token; a frozen one runs once per clip: 0.
     per_audio_token: int = 0
-    """Twice the weights of a trained audio tower, which has two positions per token; 0 for a frozen one, which runs
-    once per clip instead of once per pass."""
 
     @classmethod
     def of_policy(cls, policy: Policy, trains_audio_tower: bool) -> "PassCost":

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssr1_rl.config.schema import LearnerConfig, ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders
-from ssr1_rl.trainer.batches.balance import cut_padded_micro_batches, cut_parts, pack_evenly, pack_tightly
+from ssr1_rl.trainer.batches.balance import cut_padded, cut_parts, pack_evenly, pack_tightly
 from ssr1_rl.trainer.batches.clips import ClipBatch, ClipFeatures, ClipKey
 from ssr1_rl.trainer.batches.layout import PackedGroup
 from ssr1_rl.trainer.batches.pass_cost import PassCost
@@ -51,28 +51,18 @@ class Passes:
         self._placeholder_id = policy.model.config.audio_token_id if policy.has_audio else -1
         self.cost = PassCost.of_policy(policy, model.train_audio_tower)
         self._clips: ClipFeatures | TowerOutputs | None = None
-        if self._audio:
-            self._clips = self._make_clips(model, encode, fetch_waveform)
-
-    def _make_clips(
-        self,
-        model: ModelConfig,
-        encode: Callable[[ClipBatch], Tensor],
-        fetch_waveform: Callable[[Clip], np.ndarray],
-    ) -> ClipFeatures | TowerOutputs:
-        """Chooses what passes read: the frozen tower's outputs, or log-mel features if the tower is trained."""
-        assert self._audio is not None, "only audio models have clips"
-        num_bytes = self._config.audio_cache_mib * 2**20
-        if model.train_audio_tower:
-            return ClipFeatures(model.path, fetch_waveform, num_bytes)
-        return TowerOutputs(
-            ClipFeatures(model.path, fetch_waveform, max_bytes=0),
-            lambda clips: encode(clips.to(self._device)),
-            partial(max_over_ranks, device=self._device),
-            self._audio.num_mel_bins,
-            num_bytes,
-            self._config.max_tokens_per_micro_batch,
-        )
+        num_bytes = config.audio_cache_mib * 2**20
+        if self._audio and model.train_audio_tower:
+            self._clips = ClipFeatures(model.path, fetch_waveform, num_bytes)
+        elif self._audio:
+            self._clips = TowerOutputs(
+                ClipFeatures(model.path, fetch_waveform, max_bytes=0),
+                lambda clips: encode(clips.to(device)),
+                partial(max_over_ranks, device=device),
+                self._audio.num_mel_bins,
+                num_bytes,
+                config.max_tokens_per_micro_batch,
+            )
 
     def rows(self, groups: Sequence[TrainGroup], policy_version: int) -> list[Row]:
         """Rows of the groups' responses, in order; comparable are those of groups submitted at `policy_version`."""
@@ -132,10 +122,10 @@ class Passes:
             most = self._most_passes(len(pack_tightly(parts, max_tokens)))
             own = pack_evenly(parts, max_tokens, most, self._cost_of)
         else:
-            own = list(cut_padded_micro_batches(rows, max_tokens))
+            own = list(cut_padded(rows, lambda row: row.num_tokens, max_tokens))
             most = self._most_passes(len(own))
         usable = rows or [row for row in spare if row.response]
-        assert usable, "every rank holds at least one response with a token"
+        assert usable, "every rank has at least one response with a token"
         filler = [min(usable, key=lambda row: row.num_tokens)]
         if isinstance(self._clips, TowerOutputs):
             self._clips.prepare(handle for part in (*own, filler) for row in part for handle in row.clips)

@@ -23,28 +23,18 @@ from ssr1_rl.types import Clip
 
 @dataclass(frozen=True)
 class Row:
-    """One response to be trained on, with its prompt."""
+    """One response to be trained on, with its prompt. Consecutive rows whose `prompt` is the same object are packed."""
 
-    prompt: tuple[int, ...]
-    """Expanded: one placeholder token per audio feature. Consecutive rows are packed if they share this very object."""
-    clips: tuple[Clip, ...]
-    """The prompt's clips, in order."""
-    response: tuple[int, ...]
-    """[T] token ids."""
-    rollout_logprobs: tuple[float, ...]
-    """[T] log-probs as the engine that sampled the tokens reported them."""
-    advantage: float
-    """Of every token, unless `token_advantages` is given."""
-    comparable: bool
-    """Whether the learner's own policy version sampled every token, so that engine and learner log-probs must agree."""
-    token_advantages: tuple[float, ...] = ()
-    """[T], or empty."""
-    in_loss: bool = True
-    """Whether the response is trained on."""
-    old_logprobs: tuple[float, ...] = ()
-    """[T] log-probs of the learner's policy before the step's first update; empty if they are not needed."""
-    ref_logprobs: tuple[float, ...] = ()
-    """[T] log-probs of the frozen reference; empty if the loss has no KL term."""
+    prompt: tuple[int, ...]  # one placeholder token per audio feature
+    clips: tuple[Clip, ...]  # the prompt's clips, in order
+    response: tuple[int, ...]  # [T] sampled tokens
+    rollout_logprobs: tuple[float, ...]  # [T] as the engine that sampled the tokens reported them
+    advantage: float  # of every token, unless token_advantages is given
+    comparable: bool  # the learner's own policy version sampled every token: engine and learner log-probs must agree
+    token_advantages: tuple[float, ...] = ()  # [T] or empty
+    in_loss: bool = True  # whether the response is trained on
+    old_logprobs: tuple[float, ...] = ()  # [T] of the policy before the step's first update; empty if not needed
+    ref_logprobs: tuple[float, ...] = ()  # [T] of the frozen reference; empty if the loss has no KL term
 
     @property
     def num_tokens(self) -> int:
@@ -61,44 +51,25 @@ class Row:
 class MicroBatch:
     """Tensors of one forward and backward pass: one packed row, or rows padded to one length."""
 
-    input_ids: Tensor
-    """int64 [B, L]."""
-    position_ids: Tensor
-    """int64 [B, L]."""
-    layout: PackedLayout
-    """Where prompts and responses lie in `input_ids`."""
-    mel: Tensor
-    """float32 [C, mel bins, frames], as in `ClipBatch`; if `encoded`, the frozen tower's outputs [C, D, features]."""
-    num_mel_frames: tuple[int, ...]
-    """[C], as in `ClipBatch`."""
-    audio_columns: Tensor
-    """int64 [N]: index into the flat `input_ids` of the placeholder that each audio feature replaces."""
-    audio_clips: Tensor
-    """int64 [N]: the clip that each audio feature comes from."""
-    audio_positions: Tensor
-    """int64 [N]: the feature's position within its clip."""
-    hidden_index_T: Tensor
-    """int64 [T]: index into the flat [B L] hidden states of the one that predicts each response token."""
-    response_index_T: Tensor
-    """int64 [T]: which of the micro-batch's responses, from 0, each token belongs to."""
-    targets_T: Tensor
-    """int64 [T]: the response tokens."""
-    rollout_logprobs_T: Tensor
-    """float32 [T], as in `Row`."""
-    old_logprobs_T: Tensor
-    """float32 [T], or empty, as in `Row`."""
-    ref_logprobs_T: Tensor
-    """float32 [T], or empty, as in `Row`."""
-    advantages_T: Tensor
-    """float32 [T]."""
-    comparable_T: Tensor
-    """bool [T], as in `Row`."""
-    num_row_tokens: int
-    """Tokens of all rows, a shared prompt counted once per row."""
-    encoded: bool = False
-    """Whether `mel` holds outputs of the frozen audio tower."""
-    weight: float = 1.0
-    """Factor of the loss: 1, or 0 for a filler that only keeps ranks in step."""
+    input_ids: Tensor  # int64 [B, L]
+    position_ids: Tensor  # int64 [B, L]
+    layout: PackedLayout  # where prompts and responses lie in input_ids
+    mel: Tensor  # float32 [C, mel bins, frames] as in ClipBatch; if encoded, the tower's outputs [C, D, most features]
+    num_mel_frames: tuple[int, ...]  # [C] as in ClipBatch
+    audio_columns: Tensor  # int64 [N]: where in the flat [B L] tokens each audio feature goes
+    audio_clips: Tensor  # int64 [N]: which clip each audio feature comes from
+    audio_positions: Tensor  # int64 [N]: which position in that clip
+    hidden_index_T: Tensor  # int64 [T]: index into the flat [B L] hidden states of the one that predicts each token
+    response_index_T: Tensor  # int64 [T]: which of the micro-batch's responses, from 0, each token belongs to
+    targets_T: Tensor  # int64 [T]: the response tokens
+    rollout_logprobs_T: Tensor  # float32 [T] as in Row
+    old_logprobs_T: Tensor  # float32 [T] or empty, as in Row
+    ref_logprobs_T: Tensor  # float32 [T] or empty, as in Row
+    advantages_T: Tensor  # float32 [T]
+    comparable_T: Tensor  # bool [T] as in Row
+    num_row_tokens: int  # tokens of all rows; a shared prompt counts once per row
+    encoded: bool = False  # whether mel holds outputs of the frozen audio tower
+    weight: float = 1.0  # factor of the loss: 1, or 0 for a filler that only keeps ranks in step
 
     @property
     def num_computed_tokens(self) -> int:

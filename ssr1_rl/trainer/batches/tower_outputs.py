@@ -8,12 +8,13 @@ Under ZeRO-3 each layer gathers its weights from all ranks, so every rank must r
 many as the rank that needs the most, the surplus ones on silence. No pass runs if every rank has all its clips cached.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from ssr1_rl.data.prompt import num_audio_tokens
+from ssr1_rl.trainer.batches.balance import cut_padded
 from ssr1_rl.trainer.batches.clips import (
     ByteCache,
     ClipBatch,
@@ -66,7 +67,8 @@ class TowerOutputs:
         missing = [handle for key, handle in wanted.items() if key not in self._current]
         self.num_asked += len(wanted)
         self.num_encoded += len(missing)
-        passes = list(self._cut(missing))
+        lengths = {id(handle): num_audio_tokens(self._clips.num_frames(handle)) for handle in missing}
+        passes = list(cut_padded(missing, lambda handle: lengths[id(handle)], self._max_tokens))
         # Agreed on before any rank starts a pass, since ranks wait for each other's weights within one.
         most = int(self._max_over_ranks(len(passes)))
         for part in passes:
@@ -84,18 +86,6 @@ class TowerOutputs:
         counts = self.num_asked, self.num_encoded
         self.num_asked = self.num_encoded = 0
         return counts
-
-    def _cut(self, handles: Sequence[Clip]) -> Iterator[list[Clip]]:
-        """Splits clips into passes: those of similar length together, as many as fit but at least one."""
-        lengths = {id(handle): num_audio_tokens(self._clips.num_frames(handle)) for handle in handles}
-        part: list[Clip] = []
-        for handle in sorted(handles, key=lambda handle: lengths[id(handle)], reverse=True):
-            if part and (len(part) + 1) * lengths[id(part[0])] > self._max_tokens:
-                yield part
-                part = []
-            part.append(handle)
-        if part:
-            yield part
 
     def _compute(self, handles: Sequence[Clip]) -> None:
         batch = stack_clips([self._clips(handle)[1:] for handle in handles], self._num_mel_bins)

@@ -8,7 +8,7 @@ Shapes: _T tokens, _C tokens of a chunk, _H hidden size, _V vocabulary.
 """
 
 from collections.abc import Iterator
-from typing import Any, overload
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -38,13 +38,7 @@ class LogprobHead(nn.Linear):
         assert isinstance(head, nn.Linear), f"lm_head is a {type(head).__name__}, not a linear layer"
         head.__class__ = LogprobHead
 
-    @overload
-    def forward(self, input: Tensor) -> Tensor: ...
-
-    @overload
-    def forward(self, input: Tensor, targets_T: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]: ...
-
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits [..., V] of hidden states [..., H]; with `targets_T` the result of `token_logprobs`."""

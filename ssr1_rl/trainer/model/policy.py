@@ -3,7 +3,7 @@
 Shapes: B rows (1 where packed), L their length, H hidden size, D width of the audio tower, _T response tokens, C clips.
 """
 
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,12 +57,6 @@ class Policy(nn.Module):
         LogprobHead.replace(self.head)
         if self.audio_tower:
             self.audio_tower.set_trainable(train_audio_tower)
-
-    @overload
-    def forward(self, batch: MicroBatch) -> tuple[Tensor, Tensor]: ...
-
-    @overload
-    def forward(self, batch: ClipBatch) -> Tensor: ...
 
     def forward(self, batch: MicroBatch | ClipBatch) -> tuple[Tensor, Tensor] | Tensor:
         """Log-prob of every response token, float32 [T], and the entropy at each [T].

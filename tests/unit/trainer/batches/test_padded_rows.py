@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from ssr1_rl.trainer.batches.balance import cut_padded_micro_batches
+from ssr1_rl.trainer.batches.balance import cut_padded
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.policy import Policy
 from tests.unit.gradients import check_gradients, gradients
@@ -79,7 +79,7 @@ def test_padded_equals_packed():
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=20), st.integers(1, 300))
 def test_every_row_once_within_the_budget_with_its_padding(lengths, budget):
     rows = [Row((1,) * p, (), (2,) * r, (0.0,) * r, 1.0, True) for p, r in lengths]
-    batches = list(cut_padded_micro_batches(rows, budget))
+    batches = list(cut_padded(rows, lambda row: row.num_tokens, budget))
     assert sorted(id(row) for batch in batches for row in batch) == sorted(map(id, rows))
     assert all(len(b) * max(row.num_tokens for row in b) <= budget or len(b) == 1 for b in batches)
-    assert list(cut_padded_micro_batches([], budget)) == []
+    assert list(cut_padded([], len, budget)) == []

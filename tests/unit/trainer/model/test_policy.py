@@ -170,7 +170,7 @@ def test_gradient_checkpointing_takes_place(random_text_model, monkeypatch):
     monkeypatch.setattr(learner, "start_deepspeed", lambda policy, model, config: None)
     settings = ModelConfig(path=str(random_text_model), dtype="float32", gradient_checkpointing=True)
     spec = learner.RankSpec(0, 1, "", 0, "cpu")
-    made = learner.Learner(spec, settings, GrpoConfig(), LearnerConfig(), 1.0, 0)
+    made = learner.Learner(spec, settings, GrpoConfig(), LearnerConfig(), 1.0, 0, lambda handle: handle)
     calls = []
     for layer in made.model.model.layers:
         run = layer._gradient_checkpointing_func
