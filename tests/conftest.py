@@ -36,7 +36,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def soundworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with world/ (small) and sft/ (a tiny model after a few SFT steps)."""
-    from ssr1_rl.demo.demo import make_soundworld
+    from ssr1_rl.demo.run import make_soundworld
     from ssr1_rl.demo.soundworld import WorldSettings
 
     folder = tmp_path_factory.mktemp("soundworld")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ssr1_rl.data.prompt import num_audio_tokens, num_mel_frames
+from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.types import GroupId, TrainGroup
 
 
@@ -135,7 +135,7 @@ def random_groups(num_groups: int, vocabulary: range, placeholder_id: int, seed:
                 advantages_G=(1.2, -0.4, -0.8),
                 versions=(),
                 submitted_version=0,
-                num_audio_tokens=(num_audio_tokens(num_mel_frames(len(waveform))),),
+                num_audio_tokens=(QWEN2_AUDIO.clip_tokens(len(waveform)),),
             )
         )
     return groups

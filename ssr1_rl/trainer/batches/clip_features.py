@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssr1_rl.data.prompt import MelExtractor, num_mel_frames
+from ssr1_rl.data.mel import MelExtractor
 from ssr1_rl.trainer.batches.byte_cache import ByteCache
 
 MEL_CACHE_BYTES = 512 * 2**20
@@ -15,12 +15,17 @@ MEL_CACHE_BYTES = 512 * 2**20
 
 
 class ClipFeatures:
-    """Log-mel features by clip, computed once and kept within `max_bytes`."""
+    """Log-mel features by clip, computed once and kept within `max_bytes`.
+
+    Attributes:
+        family: the model's audio family.
+    """
 
     def __init__(
         self, model_path: str, fetch_waveform: Callable[[Any], np.ndarray], max_bytes: int = MEL_CACHE_BYTES
     ) -> None:
         self._extract = MelExtractor(model_path)
+        self.family = self._extract.family
         self._fetch = fetch_waveform
         self._kept = ByteCache(max_bytes)
 
@@ -30,7 +35,7 @@ class ClipFeatures:
         entry = self._kept.get(key)
         if entry is None:
             waveform = self._fetch(handle)
-            entry = torch.from_numpy(self._extract(waveform)), num_mel_frames(len(waveform))
+            entry = torch.from_numpy(self._extract(waveform)), self.family.num_mel_frames(len(waveform))
             if can_be_kept(handle):
                 self._kept.put(key, entry)
         return key, *entry
@@ -38,7 +43,7 @@ class ClipFeatures:
     def num_frames(self, handle: Any) -> int:
         """Mel frames of a clip, told without computing them."""
         entry = self._kept.get(clip_key(handle))
-        return entry[1] if entry else num_mel_frames(len(self._fetch(handle)))
+        return entry[1] if entry else self.family.num_mel_frames(len(self._fetch(handle)))
 
 
 def clip_key(handle: Any) -> Any:

@@ -48,18 +48,18 @@ class Passes:
     ) -> None:
         self._config = config
         self._device = device
-        self._audio = policy.model.config.audio_config if policy.has_audio else None
-        self._placeholder_id = policy.model.config.audio_token_id if policy.has_audio else -1
+        self._tower = policy.audio_tower
+        self._placeholder_id = policy.placeholder_id
         self.cost = PassCost.of_policy(policy, model.train_audio_tower)
         self._clips: ClipFeatures | TowerOutputs | None = None
-        if self._audio:
+        if self._tower:
             self._clips = self._make_clips(model, encode, fetch_waveform)
 
     def _make_clips(
         self, model: ModelConfig, encode: Callable[[ClipBatch], Tensor], fetch_waveform: Callable[[Any], np.ndarray]
     ) -> ClipFeatures | TowerOutputs:
         """What passes get of clips: the frozen tower's outputs, log-mel features where the tower is trained."""
-        assert self._audio is not None, "only audio models meet clips"
+        assert self._tower is not None, "only audio models meet clips"
         num_bytes = self._config.audio_cache_mib * 2**20
         if model.train_audio_tower:
             return ClipFeatures(model.path, fetch_waveform, num_bytes)
@@ -67,7 +67,7 @@ class Passes:
             ClipFeatures(model.path, fetch_waveform, max_bytes=0),
             lambda clips: encode(clips.to(self._device)),
             partial(max_over_ranks, device=self._device),
-            self._audio.num_mel_bins,
+            self._tower.num_mel_bins,
             num_bytes,
             self._config.max_tokens_per_micro_batch,
         )
@@ -78,11 +78,21 @@ class Passes:
 
     def _rows_of(self, group: TrainGroup, policy_version: int) -> list[Row]:
         prompt = group.prompt_token_ids
-        if self._audio:
+        if self._tower:
             prompt = tuple(expand_audio_placeholders(prompt, self._placeholder_id, group.num_audio_tokens))
         num_responses = len(group.responses)
         return [
-            Row(prompt, group.waveforms, response, logprobs, advantage, comparable, token_advantages, in_loss)
+            Row(
+                prompt,
+                group.waveforms,
+                response,
+                logprobs,
+                advantage,
+                comparable,
+                token_advantages,
+                in_loss,
+                num_audio_tokens=group.num_audio_tokens,
+            )
             for response, logprobs, advantage, comparable, token_advantages, in_loss in zip(
                 group.responses,
                 group.rollout_logprobs,
@@ -147,8 +157,8 @@ class Passes:
     def _collate(self, rows: Sequence[Row]) -> MicroBatch:
         encoded = isinstance(self._clips, TowerOutputs)
         num_channels = 0
-        if self._audio:
-            num_channels = self._audio.d_model if encoded else self._audio.num_mel_bins
+        if self._tower:
+            num_channels = self._tower.width if encoded else self._tower.num_mel_bins
         return collate(
             rows,
             self._placeholder_id,

@@ -33,6 +33,7 @@ class Row:
         in_loss: whether the response is trained on.
         old_logprobs: of the learner's own policy before the step's first update, where that was asked; else empty.
         ref_logprobs: of the frozen reference, where the loss has a KL term; else empty.
+        num_audio_tokens: how many tokens the audio tower makes of each clip.
     """
 
     prompt: tuple[int, ...]
@@ -45,6 +46,7 @@ class Row:
     in_loss: bool = True
     old_logprobs: tuple[float, ...] = ()
     ref_logprobs: tuple[float, ...] = ()
+    num_audio_tokens: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -212,14 +214,11 @@ def _audio_index(
 
     Only the prompt's placeholders count: a response may sample the placeholder's id as well.
     """
-    from ssr1_rl.data.prompt import num_audio_tokens
-
     columns = (torch.tensor(row.prompt) == placeholder_id).nonzero()[:, 0]
     start = 0
-    for handle in row.clips:
+    for handle, num_features in zip(row.clips, row.num_audio_tokens, strict=True):
         key, mel, num_frames = mel_of(handle)
         clip = clips.setdefault(key, (len(clips), mel, num_frames))[0]
-        num_features = num_audio_tokens(num_frames)
         part = columns[start : start + num_features]
         start += num_features
         positions = torch.arange(num_features)

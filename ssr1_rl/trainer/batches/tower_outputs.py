@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssr1_rl.data.prompt import num_audio_tokens
 from ssr1_rl.trainer.batches.byte_cache import ByteCache, Entry
 from ssr1_rl.trainer.batches.clip_features import ClipFeatures, can_be_kept, clip_key
 from ssr1_rl.trainer.batches.rows import ClipBatch, stack_clips
@@ -65,8 +64,10 @@ class TowerOutputs:
         most = int(self._max_over_ranks(len(passes)))
         for part in passes:
             self._compute(part)
+        family = self._clips.family
+        silence = torch.zeros(self._num_mel_bins, family.min_mel_frames + family.margin_frames)
         for _ in range(most - len(passes)):
-            self._run_tower(stack_clips([(torch.zeros(self._num_mel_bins, 5), 3)], self._num_mel_bins))
+            self._run_tower(stack_clips([(silence, family.min_mel_frames)], self._num_mel_bins))
 
     def __call__(self, handle: Any) -> tuple[Any, Tensor, int]:
         """A key of a prepared clip, its output [D, num_features], and its number of frames."""
@@ -81,6 +82,7 @@ class TowerOutputs:
 
     def _cut(self, handles: Sequence[Any]) -> Iterator[list[Any]]:
         """Clips of like length, as many as fit into a pass; one at least."""
+        num_audio_tokens = self._clips.family.num_audio_tokens
         lengths = {id(handle): num_audio_tokens(self._clips.num_frames(handle)) for handle in handles}
         part: list[Any] = []
         for handle in sorted(handles, key=lambda handle: lengths[id(handle)], reverse=True):
@@ -96,7 +98,7 @@ class TowerOutputs:
         outputs = self._run_tower(batch)
         for handle, output, num_frames in zip(handles, outputs, batch.num_mel_frames, strict=True):
             # A copy: a view would keep the whole batch.
-            entry = output[: num_audio_tokens(num_frames)].to("cpu", copy=True).T, num_frames
+            entry = output[: self._clips.family.num_audio_tokens(num_frames)].to("cpu", copy=True).T, num_frames
             self._current[clip_key(handle)] = entry
             if can_be_kept(handle):
                 self._kept.put(clip_key(handle), entry)
