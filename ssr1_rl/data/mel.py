@@ -27,7 +27,7 @@ class MelExtractor:
         family = audio_family_of(trained_config(AutoConfig.from_pretrained(model_path)))
         if family is None:
             raise ValueError(f"{model_path} is a text-only model and has no features of audio")
-        extractor: "WhisperFeatureExtractor" = AutoFeatureExtractor.from_pretrained(model_path)
+        extractor: WhisperFeatureExtractor = AutoFeatureExtractor.from_pretrained(model_path)
         if extractor.sampling_rate != SAMPLE_RATE or extractor.hop_length != family.hop_length:
             raise ValueError(
                 f"{model_path}: its feature extractor wants {extractor.sampling_rate} Hz and hops of "

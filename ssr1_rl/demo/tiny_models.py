@@ -86,7 +86,7 @@ def build_tiny_qwen2_audio(
     Args:
         folder: where the model is written; it is created if it does not exist.
         texts: what the model will read and write; each word in them becomes one token.
-        hidden_size: of the language model; a multiple of 32, the size of its heads (vLLM on a CPU supports none smaller).
+        hidden_size: of the language model; a multiple of 32, the size of its heads (the smallest for vLLM on a CPU).
         tower_size: of the audio tower, a multiple of 32.
 
     Returns:

@@ -17,7 +17,7 @@ from ssr1_rl.types import AudioRef, PreparedQuestion, Question
 class _StoredClip:
     """A decoded clip in the object store."""
 
-    waveform: "ray.ObjectRef[np.ndarray]"
+    waveform: ray.ObjectRef[np.ndarray]
     num_samples: int
     num_bytes: int
 

@@ -133,7 +133,6 @@ def random_groups(num_groups: int, vocabulary: range, placeholder_id: int, seed:
                 responses=responses,
                 rollout_logprobs=tuple(tuple(float(x) for x in -rng.uniform(1, 6, len(r))) for r in responses),
                 advantages_G=(1.2, -0.4, -0.8),
-                versions=(),
                 submitted_version=0,
                 num_audio_tokens=(QWEN2_AUDIO.clip_tokens(len(waveform)),),
             )
