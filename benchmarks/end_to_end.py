@@ -117,7 +117,7 @@ def measure_text(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[s
 
 def measure_lalm(args: argparse.Namespace, sizes: Sizes, folder: Path) -> dict[str, Any]:
     """Our figures on the tiny audio-language model."""
-    from ssr1_rl.demo.demo import demo_config, make_soundworld
+    from ssr1_rl.demo.run import demo_config, make_soundworld
     from ssr1_rl.demo.soundworld import WorldSettings
 
     world_settings = WorldSettings(

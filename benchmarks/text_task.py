@@ -52,7 +52,7 @@ class TextTask:
         data = self.data_config()
         builder = PromptBuilder(str(self.model), data)
         questions = read_questions(data.train, max_skipped_share=0.0).questions
-        return [(question, builder.build(question, []).token_ids) for question in questions]
+        return [(question, builder.prepare(question, [], []).token_ids) for question in questions]
 
 
 def make_text_task(folder: Path, size: str, num_questions: int, prompt_tokens: int, seed: int) -> TextTask:

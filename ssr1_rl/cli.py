@@ -100,7 +100,7 @@ def demo(
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides of the GRPO settings")] = None,
 ) -> None:
     """A whole run on two CPU cores: makes sounds and a tiny audio-language model, and trains it by SFT and GRPO."""
-    from ssr1_rl.demo.demo import run_demo
+    from ssr1_rl.demo.run import run_demo
     from ssr1_rl.run import Interrupted
 
     try:
@@ -116,7 +116,7 @@ def soundworld(
     seed: Annotated[int, typer.Option(help="seed of sounds, questions and weights", min=0)] = 0,
 ) -> None:
     """Makes only the demo's data and model, for launch/local.yaml: synthetic sounds, and a tiny model after SFT."""
-    from ssr1_rl.demo.demo import make_soundworld
+    from ssr1_rl.demo.run import make_soundworld
 
     make_soundworld(output, seed)
     print(f"made {output}/world and {output}/sft")

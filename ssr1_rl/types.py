@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -25,18 +25,17 @@ Clip: TypeAlias = "ObjectRef[np.ndarray] | np.ndarray"
 
 @dataclass(frozen=True)
 class AudioRef:
-    """Where one clip lies; it is decoded once, by `ssr1_rl.data.audio.load_waveform`."""
+    """The file of one clip. `ssr1_rl.data.audio.load_waveform` decodes it."""
 
     path: str
 
 
 @dataclass(frozen=True)
 class Question:
-    """One row of a data set, whatever its format.
+    """One row of a data set of any format.
 
-    `choices` is empty for an open question. `ground_truth` is the answer's text,
-    never its letter or index. `source` says which file and row it came from, for
-    error messages.
+    `choices` is empty for an open question. `ground_truth` is the text of the answer,
+    never its letter or index. `source` is the file and the row, for error messages.
     """
 
     id: str
@@ -46,7 +45,7 @@ class Question:
     audio: tuple[AudioRef, ...] = ()
     kind: str = ""
     source: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,10 @@ class PreparedQuestion:
 
 @dataclass(frozen=True)
 class GroupId:
-    """Names one group of responses for the whole life of a run.
+    """Identifies one group of responses in a run, also after a resume.
 
-    `attempt` rises when the same question has to be generated again in the same
-    epoch (its worker died, its rewards failed).
+    `attempt` rises each time that the question has to be generated again in the same
+    epoch (because its worker died or its rewards failed).
     """
 
     epoch: int
@@ -101,7 +100,7 @@ class Completion:
             was sampled from (after temperature and truncation), same length.
         text: the decoded response, special tokens left out.
         finish_reason: "stop" (end of sequence) or "length" (cut at the token limit).
-        versions: which policy version sampled which tokens; covers all tokens.
+        versions: which policy version sampled which tokens; covers all of them, or is empty if the engine does not say.
     """
 
     token_ids: tuple[int, ...]
@@ -115,9 +114,8 @@ class Completion:
 class RolloutGroup:
     """The G completions of one question.
 
-    `submitted_version` is the policy version when the engine took the group in. Where
-    it is older than the tokens' own version, part of the attention cache may still
-    come from older weights.
+    `submitted_version` is the policy version when the engine accepted the group. Tokens of
+    later versions may have been sampled with an attention cache that older weights computed in part.
     """
 
     id: GroupId
@@ -149,11 +147,10 @@ class TrainGroup:
         waveforms: the question's clips.
         responses: sampled token ids of each response.
         rollout_logprobs: their log-probabilities as the rollout engine reported them.
-        advantages_G: one advantage per response; where its tokens differ, their mean.
-        versions: policy-version spans of each response.
+        advantages_G: one advantage per response; the mean of `token_advantages`, if there are any.
         submitted_version: as in `RolloutGroup`.
-        token_advantages: for each response one advantage per token, where a response's tokens differ; else empty.
-        loss_mask_G: whether each response is trained on; empty: all are.
+        token_advantages: for each response one advantage per token; empty if all tokens of a response have the same.
+        loss_mask_G: whether each response is trained on; empty if all are.
         num_audio_tokens: how many tokens the audio tower makes of each clip.
     """
 
@@ -163,7 +160,6 @@ class TrainGroup:
     responses: tuple[tuple[int, ...], ...]
     rollout_logprobs: tuple[tuple[float, ...], ...]
     advantages_G: tuple[float, ...]
-    versions: tuple[tuple[VersionSpan, ...], ...]
     submitted_version: int
     token_advantages: tuple[tuple[float, ...], ...] = ()
     loss_mask_G: tuple[bool, ...] = ()
@@ -171,5 +167,5 @@ class TrainGroup:
 
     @property
     def num_prompt_tokens(self) -> int:
-        """Tokens of the prompt as the model reads it, each clip's in place of its placeholder."""
+        """Tokens of the prompt as the model reads it: the audio tokens of each clip replace its placeholder."""
         return len(self.prompt_token_ids) + sum(self.num_audio_tokens) - len(self.num_audio_tokens)

@@ -51,7 +51,7 @@ def soundworld(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with world/ (small) and sft/ (a tiny model after a few SFT steps)."""
     import torch
 
-    from ssr1_rl.demo.demo import make_soundworld
+    from ssr1_rl.demo.run import make_soundworld
     from ssr1_rl.demo.soundworld import WorldSettings
 
     # Two threads of a tiny model wait for each other on a busy machine, ten times as long.

@@ -1,4 +1,4 @@
-"""A Qwen2.5-Omni folder of random weights, laid out as a published one: the thinker, and a bit of talker."""
+"""A Qwen2.5-Omni folder of random weights, laid out as a published one: the thinker, and a little of the talker."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
-from ssr1_rl.demo import tiny_models
+from ssr1_rl.audio_families import QWEN2_5_OMNI
+from ssr1_rl.demo.tiny_models import build_qwen2_tokenizer
 
 SPECIAL_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>")
 
@@ -28,7 +29,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tiny_omni(folder: Path, texts: Iterable[str], seed: int = 0) -> Path:
-    tokenizer = tiny_models._build_qwen2_tokenizer(texts)
+    tokenizer = build_qwen2_tokenizer(texts)
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS)})
     tokenizer.chat_template = CHAT_TEMPLATE
     ids = dict(zip(SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)), strict=True))
@@ -66,12 +67,12 @@ def build_tiny_omni(folder: Path, texts: Iterable[str], seed: int = 0) -> Path:
     config = Qwen2_5OmniConfig(thinker_config=thinker, architectures=["Qwen2_5OmniModel"], dtype="float32")
     torch.manual_seed(seed)
     weights = Qwen2_5OmniThinkerForConditionalGeneration(config.thinker_config).state_dict()
-    published = {f"thinker.{name}": tensor.contiguous() for name, tensor in weights.items()}
+    published = {QWEN2_5_OMNI.published_name(name): tensor.contiguous() for name, tensor in weights.items()}
     published["talker.codec_head.weight"] = torch.zeros(4, 4)
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
     save_file(published, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(folder)
-    # Published Whisper-like towers are given 30 s; this one's extractor pads to 300 s.
+    # As in the published folder, whose extractor pads to 300 s.
     WhisperFeatureExtractor(feature_size=128, chunk_length=300).save_pretrained(folder)
     return folder

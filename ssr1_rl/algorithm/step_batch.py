@@ -24,7 +24,6 @@ def train_group(scored: ScoredGroup, prepared: PreparedQuestion, grpo: GrpoConfi
         responses=tuple(c.token_ids for c in completions),
         rollout_logprobs=tuple(c.logprobs for c in completions),
         advantages_G=(0.0,) * len(completions),
-        versions=tuple(c.versions for c in completions),
         submitted_version=scored.group.submitted_version,
         loss_mask_G=loss_mask_G,
         num_audio_tokens=prepared.num_audio_tokens,

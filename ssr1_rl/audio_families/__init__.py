@@ -1,42 +1,38 @@
-"""Audio towers: how each family of audio-language models turns a clip's log-mel into embeddings.
+"""Families of audio-language models: one file for each says what is special about it.
 
-transformers pads every clip to 30 s or hides the tower behind a whole forward pass; these drive the
-tower's own modules on the frames that clips have. Weights stay in the model: a tower here owns none.
+What holds for every model of transformers, text-only ones included, is in `trainer/model`.
 """
 
-from typing import Any, Protocol
+from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
+
+from ssr1_rl.audio_families.family import AudioFamily
+from ssr1_rl.audio_families.qwen2_5_omni import QWEN2_5_OMNI
+from ssr1_rl.audio_families.qwen2_audio import QWEN2_AUDIO
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+AUDIO_FAMILIES: dict[str, AudioFamily] = {
+    family.model_type: family
+    for family in (
+        QWEN2_AUDIO,
+        QWEN2_5_OMNI,
+    )
+}
+"""By `config.model_type`. A new family is a file beside this one and a line here."""
 
 
-class AudioTower(Protocol):
-    """One model's audio tower and the projector behind it. Shapes: D tower width, H hidden size of the language model.
+def trained_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The configuration of the part that is trained: of a whole Qwen2.5-Omni its thinker, else of the model itself."""
+    for family in AUDIO_FAMILIES.values():
+        part = getattr(config, family.part_of_whole, None) if family.part_of_whole else None
+        if part is not None and part.model_type == family.model_type:
+            return part
+    return config
 
-    `project(encode(...))` are the embeddings. They are apart because a frozen tower gives a clip the
-    same output for ever, whereas the projector is always trained.
-    """
 
-    def __init__(self, model: Any) -> None: ...
-
-    @property
-    def module(self) -> nn.Module:
-        """The model's tower."""
-        ...
-
-    def set_trainable(self, train_tower: bool) -> None:
-        """Says which parameters outside the language model get a gradient: the projector, and the tower if wanted."""
-        ...
-
-    def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
-        """The tower's output [num_clips, most features, D].
-
-        Args:
-            mel: log-mel [num_clips, num_mel_bins, frames], zero-padded; `CONV_MARGIN_FRAMES` behind each clip.
-            num_mel_frames: frames of each clip, without margin. A clip's features are the first
-                `num_audio_tokens` of them; what stands behind those means nothing.
-        """
-        ...
-
-    def project(self, features: Tensor) -> Tensor:
-        """[..., D] -> [..., H]."""
-        ...
+def audio_family_of(config: PretrainedConfig) -> AudioFamily | None:
+    """The family of the configuration of a model that is trained; None for a text-only model."""
+    return AUDIO_FAMILIES.get(config.model_type)

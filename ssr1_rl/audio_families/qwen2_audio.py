@@ -1,43 +1,44 @@
-"""Qwen2-Audio's tower (arXiv 2407.10759): a Whisper encoder that attends over the whole clip, then pooling by two."""
+"""Qwen2-Audio (arXiv 2407.10759): a Whisper encoder that attends over the whole clip, then pooling by two."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import gelu
 
-from ssr1_rl.data.prompt import num_audio_tokens
+from ssr1_rl.audio_families.family import AudioFamily, after_convolutions, after_pooling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
 
 class Qwen2AudioTower:
-    """See `AudioTower`.
+    """Runs the encoder on the frames that clips have, where transformers insists on 30 s of them.
 
-    transformers insists on 30 s of frames; the tower's own modules do not. Keys beyond a clip's
-    end are masked, and the convolutions see the clip's own two margin frames, so the features are
-    those of the 30 s pass (2.4e-7 apart in float32).
+    Keys beyond a clip's end are masked, and the convolutions read the clip's own margin frames, so
+    the output is that of the 30 s pass (within 2.4e-7 in float32).
     """
 
-    def __init__(self, model: Any) -> None:
-        self._tower = model.model.audio_tower
-        self._projector = model.model.multi_modal_projector
-
-    @property
-    def module(self) -> nn.Module:
-        """See `AudioTower`."""
-        return self._tower
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.module = cast("Qwen2AudioEncoder", model.get_submodule("model.audio_tower"))
+        self.num_mel_bins = self.module.config.num_mel_bins
+        self.width = self.module.config.d_model
+        self.num_layers = self.module.config.encoder_layers
+        self._projector = model.get_submodule("model.multi_modal_projector")
 
     def set_trainable(self, train_tower: bool) -> None:
-        """See `AudioTower`."""
-        self._tower.requires_grad_(train_tower)
-        # Fixed sinusoids; transformers forgets that they are when it loads a checkpoint.
-        self._tower.embed_positions.requires_grad_(False)
+        self.module.requires_grad_(train_tower)
+        # Fixed sinusoids, which transformers makes trainable when it loads a checkpoint.
+        self.module.embed_positions.requires_grad_(False)
 
     def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
-        """See `AudioTower`."""
-        tower = self._tower
-        hidden = gelu(tower.conv1(mel.to(tower.conv1.weight.dtype)))
+        tower = self.module
+        hidden = gelu(tower.conv1(mel.to(tower.dtype)))
         hidden = gelu(tower.conv2(hidden)).transpose(1, 2)
-        lengths = [(n - 1) // 2 + 1 for n in num_mel_frames]
+        lengths = [after_convolutions(num_frames) for num_frames in num_mel_frames]
         positions = torch.arange(max(lengths), device=hidden.device)
         hidden = hidden[:, : len(positions)] + tower.embed_positions(positions)
         mask = None
@@ -48,8 +49,21 @@ class Qwen2AudioTower:
         for layer in tower.layers:
             hidden = layer(hidden, attention_mask=mask)
         hidden = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
-        return tower.layer_norm(hidden)[:, : max(map(num_audio_tokens, num_mel_frames))]
+        return tower.layer_norm(hidden)[:, : max(map(after_pooling, num_mel_frames))]
 
     def project(self, features: Tensor) -> Tensor:
-        """See `AudioTower`."""
         return self._projector(features)
+
+
+QWEN2_AUDIO = AudioFamily(
+    model_type="qwen2_audio",
+    model_class="Qwen2AudioForConditionalGeneration",
+    backbone="model.language_model",
+    tower=Qwen2AudioTower,
+    published_prefixes=(
+        ("model.language_model.", "language_model.model."),
+        ("lm_head.", "language_model.lm_head."),
+        ("model.audio_tower.", "audio_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+    ),
+)

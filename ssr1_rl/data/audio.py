@@ -1,16 +1,15 @@
-"""One clip on disk -> one waveform in memory: float32, mono, 16 kHz.
+"""Decodes a clip's file into a waveform: float32, mono, 16 kHz.
 
-The first stage of a question's way: everything behind it (engine, learner,
-telemetry) sees only waveforms that passed the checks here. A clip that cannot
-be used is an `AudioError` that names file, reason and fix, never a crash of
-the engine three processes further on.
+Engines and learners get only waveforms that passed the checks here. A clip that cannot
+be used is an `AudioError` that names the file, the reason and the fix, rather than a crash
+in another process.
 """
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import soundfile
@@ -22,14 +21,13 @@ VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4a")
 """Containers that libsndfile cannot open; PyAV decodes their first audio stream."""
 
 MIN_SAMPLES = 400
-"""Shortest clip, in samples at 16 kHz (25 ms, one analysis window). Audio towers that
-halve the 10 ms mel frames twice give no token at all for less than 3 frames."""
+"""Shortest clip, in samples at 16 kHz: 25 ms, the analysis window of one mel frame, and enough for one audio token."""
 
 _UNKNOWN_CHUNK_SIZES = (0, 0xFFFFFFFF)
-"""What writers that cannot seek (a pipe) leave in a RIFF header; says nothing about the length."""
+"""Sizes in the RIFF header of a file whose writer could not seek (such as a pipe): the length is unknown."""
 
 _CODEC_SLACK_S = 0.2
-"""By how much a whole MP3 or AAC stream may fall short of its promised length (priming, padding, rounding)."""
+"""By how much an intact MP3 or AAC stream may be shorter than its header says (priming, padding, rounding)."""
 
 
 class AudioError(ValueError):
@@ -37,24 +35,24 @@ class AudioError(ValueError):
 
 
 def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop") -> np.ndarray:
-    """Decode one clip.
+    """Decodes one clip.
 
     Args:
-        ref: where the clip lies: any format of libsndfile (WAV, FLAC, OGG, MP3 …) at any
+        ref: the clip's file: any format of libsndfile (WAV, FLAC, OGG, MP3 …) at any
             rate and number of channels, or a video container if PyAV is installed.
-        max_audio_s: longest clip the model takes, seconds.
+        max_audio_s: longest clip to keep, in seconds.
         long_audio: "crop" keeps the first `max_audio_s` of a longer clip, "skip" refuses it.
 
     Returns:
         float32 [num_samples] at 16 kHz, channels averaged.
 
     Raises:
-        AudioError: missing, empty, truncated, corrupt, too short or (with "skip") too long;
-            holds NaN or infinite samples.
+        AudioError: the clip is missing, empty, truncated, corrupt, too short or (with "skip") too long,
+            or has NaN or infinite samples.
     """
     path = Path(ref.path)
     if not path.is_file():
-        raise AudioError(f"{path}: no such audio file; put it there, or fix data's audio_dir")
+        raise AudioError(f"{path}: no such audio file; add it, or fix data's audio_dir")
     if path.stat().st_size == 0:
         raise AudioError(f"{path}: the file is empty (0 bytes); fetch it again or leave its row out")
     wanted_s = max_audio_s if long_audio == "crop" else float("inf")
@@ -92,12 +90,12 @@ def _to_mono_16khz(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def _num_wanted(seconds: float, rate: int) -> int:
-    """Frames to decode for the first `seconds`; -1 is all. One second more feeds the resampler's filter."""
+    """Frames to decode for the first `seconds`, and one second more for the resampler's filter; -1 for all."""
     return -1 if seconds == float("inf") else int((seconds + 1) * rate)
 
 
 def _read_sound_file(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
-    """float32 [num_frames, num_channels] and its rate, no more than about `wanted_s`."""
+    """The first `wanted_s` or a little more: float32 [num_frames, num_channels], and the sampling rate."""
     try:
         missing_bytes = _missing_wav_bytes(path)
         if missing_bytes:
@@ -123,7 +121,7 @@ def _read_sound_file(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
 def _missing_wav_bytes(path: Path) -> int:
     """Bytes by which a RIFF WAVE file falls short of its data chunk; 0 for any other file.
 
-    libsndfile reads a cut WAV without a word and gives fewer frames, so the header is read here.
+    libsndfile reads a truncated WAV without an error and returns fewer frames, so the header is checked here.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -139,7 +137,7 @@ def _missing_wav_bytes(path: Path) -> int:
 
 
 def _read_video(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
-    """First audio stream of a container: float32 [num_frames, num_channels] and its rate."""
+    """The first audio stream of a container: float32 [num_frames, num_channels], and its sampling rate."""
     av = _import_av(path)
     blocks: list[np.ndarray] = []
     try:
@@ -150,7 +148,7 @@ def _read_video(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
             rate = int(stream.rate)
             resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
             num_frames, num_wanted = 0, _num_wanted(wanted_s, rate)
-            # MP4 says how long its sound is; Matroska does not, and a cut one just ends.
+            # MP4 states the length of its audio stream. Matroska does not, so a truncated one goes unnoticed.
             promised_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
             for frame in container.decode(stream):
                 for block in resampler.resample(frame):
@@ -169,8 +167,8 @@ def _read_video(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
     return np.concatenate(blocks).astype(np.float32, copy=False), rate
 
 
-def _import_av(path: Path) -> Any:
-    """PyAV is optional: only data sets that ship videos instead of sound files need it."""
+def _import_av(path: Path) -> ModuleType:
+    """Imports PyAV, which is optional: only data sets with videos instead of sound files need it."""
     try:
         import av  # pyright: ignore[reportMissingImports]
     except ImportError as error:

@@ -1,9 +1,9 @@
-"""AVQA's own JSON -> questions.
+"""Reads AVQA's own JSON.
 
 `train_qa.json` and `val_qa.json` are arrays of objects with `id`, `video_name`,
 `question_text`, `multi_choice` and `answer` (a 0-based index). Clips lie in one
-folder, named after the video in the layout of AVQA or of R1-AQA, as sound or as
-the video itself.
+folder, named after the video as in AVQA or as in R1-AQA, and hold sound alone or
+the whole video.
 """
 
 from __future__ import annotations
@@ -12,57 +12,47 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from ssr1_rl.config.schema import DatasetConfig
-from ssr1_rl.data.rows import (
-    ReadResult,
-    RowError,
-    choice_at,
-    choices_field,
-    collect,
-    id_field,
-    present_field,
-    read_text,
-    text_field,
-)
+from ssr1_rl.data.rows import ReadResult, Row, RowError, audio_dir_of, read_rows, read_text
 from ssr1_rl.types import AudioRef, Question
 
 CLIP_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".mp4", ".mkv", ".webm")
-"""Tried in this order: sound before video, which has to be demuxed."""
+"""In the order in which they are tried: sound before video, which has to be demuxed."""
 
 
 def read_avqa(config: DatasetConfig) -> ReadResult:
-    """Read one split.
+    """Reads one split.
 
     Raises:
-        ValueError: the file is missing, is no JSON or no array; the folder of clips is missing.
+        ValueError: the file is missing, is not JSON, or is not an array; the folder of clips is missing.
     """
     rows = _read_array(config.path)
-    audio_dir = Path(config.audio_dir) if config.audio_dir else Path(config.path).parent
+    audio_dir = audio_dir_of(config)
     if not audio_dir.is_dir():
         raise ValueError(f"{audio_dir}: no such folder of clips; fix the data set's audio_dir")
-    # One listing instead of up to 14 look-ups a row: AVQA has 57,000 clips, often on a network disk.
+    # One listing instead of up to 14 look-ups per row: AVQA has 57,000 clips, often on a network disk.
     file_names = {entry.name for entry in os.scandir(audio_dir)}
 
-    def to_question(row_number: int, row: Any) -> Question:
-        choices = choices_field(row, "multi_choice")
-        video_name = text_field(row, "video_name")
+    def to_question(value: object, source: str) -> Question:
+        row = Row(value)
+        choices = row.choices("multi_choice")
+        video_name = row.text("video_name")
         return Question(
-            id=id_field(row),
-            text=text_field(row, "question_text"),
-            ground_truth=choice_at("answer", present_field(row, "answer"), choices),
+            id=row.id(),
+            text=row.text("question_text"),
+            ground_truth=row.choice_at("answer", choices),
             choices=choices,
             audio=(AudioRef(str(audio_dir / _find_clip(video_name, file_names, audio_dir))),),
             kind=str(row.get("question_type") or ""),
-            source=f"{config.path} row {row_number}",
-            metadata={key: row[key] for key in ("video_name", "video_id", "question_relation") if key in row},
+            source=source,
+            metadata=row.present("video_name", "video_id", "question_relation"),
         )
 
-    return collect(enumerate(rows, start=1), to_question, source=config.path, max_questions=config.max_questions)
+    return read_rows(config, enumerate(rows, start=1), to_question)
 
 
-def _read_array(path: str) -> list[Any]:
+def _read_array(path: str) -> list[object]:
     try:
         rows = json.loads(read_text(path))
     except json.JSONDecodeError as error:

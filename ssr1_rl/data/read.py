@@ -1,27 +1,39 @@
-"""A data set on disk -> questions, whatever its format."""
+"""Reads a data set of any format into questions. Each format has a module of its own, with its reader listed here."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from ssr1_rl.config.schema import DatasetConfig
 from ssr1_rl.data.avqa import read_avqa
 from ssr1_rl.data.jsonl import read_jsonl
-from ssr1_rl.data.rows import ReadResult, check_skipped
+from ssr1_rl.data.rows import ReadResult
+
+READERS: dict[str, Callable[[DatasetConfig], ReadResult]] = {
+    "avqa": read_avqa,
+    "jsonl": read_jsonl,
+}
+"""By `format` of a data set."""
 
 
 def read_questions(config: DatasetConfig, max_skipped_share: float) -> ReadResult:
-    """Read one split and refuse it when too many of its rows cannot be used.
+    """Reads one split, unless too many of its rows cannot be used.
 
     Raises:
         ValueError: the file cannot be read at all, or more than `max_skipped_share` of its rows are bad.
     """
-    if config.format == "avqa":
-        result = read_avqa(config)
-    elif config.format == "jsonl":
-        result = read_jsonl(config)
-    else:
-        raise ValueError(f"unknown data format {config.format!r}; known: avqa, jsonl")
-    try:
-        check_skipped(result, max_skipped_share)
-    except ValueError as error:
-        raise ValueError(f"{config.path}: {error}") from error
+    if config.format not in READERS:
+        raise ValueError(f"unknown data format {config.format!r}; known: {', '.join(READERS)}")
+    result = READERS[config.format](config)
+    num_skipped, num_rows = len(result.skipped), len(result.skipped) + len(result.questions)
+    if not num_rows:
+        raise ValueError(f"{config.path}: the file holds no rows; fix the path of the data set")
+    if not result.questions or num_skipped > max_skipped_share * num_rows:
+        shown = "\n".join(f"  {skipped}" for skipped in result.skipped[:5])
+        more = f"\n  … and {num_skipped - 5} more" if num_skipped > 5 else ""
+        raise ValueError(
+            f"{config.path}: {num_skipped} of {num_rows} rows cannot be used, more than "
+            f"data.max_skipped_share={max_skipped_share}:\n{shown}{more}\n"
+            "fix these rows, or raise data.max_skipped_share"
+        )
     return result

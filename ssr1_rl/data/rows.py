@@ -1,21 +1,25 @@
-"""What all readers share: the checks of a row, and the record of rows that were left out.
+"""What all readers share: a row with checked fields, and the record of rows that were skipped.
 
-A row that cannot be used is no crash: it becomes a `SkippedRow` that says where
-and why, and `check_skipped` stops the run when there are too many of them.
+A row that cannot be used does not stop a reader: it becomes a `SkippedRow` that says where and why.
+`read_questions` stops the run if there are too many of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
+from ssr1_rl.config.schema import DatasetConfig
 from ssr1_rl.types import Question
+
+RawRow = TypeVar("RawRow")
 
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """A row that was left out.
+    """A row that was skipped.
 
     Attributes:
         source: the file it came from.
@@ -35,14 +39,14 @@ class SkippedRow:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """Questions of one file, and what was left out of it."""
+    """Questions of one file, and its rows that were skipped."""
 
     questions: list[Question]
     skipped: list[SkippedRow]
 
 
 class RowError(ValueError):
-    """Raised while one row is read; readers turn it into a `SkippedRow`."""
+    """A row cannot be used; `read_rows` turns it into a `SkippedRow`."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
@@ -50,97 +54,107 @@ class RowError(ValueError):
         self.reason = reason
 
 
-def collect(
-    rows: Iterable[tuple[int, Any]], to_question: Callable[[int, Any], Question], *, source: str, max_questions: int
+class Row:
+    """A row's fields. Every method raises `RowError` if its field is not what it must be."""
+
+    def __init__(self, value: object) -> None:
+        if not isinstance(value, dict):
+            raise RowError("row", f"expected an object, got {value!r}")
+        self._fields: dict[str, object] = value
+
+    def get(self, field: str) -> object:
+        """The value of an optional field; None if it is missing."""
+        return self._fields.get(field)
+
+    def present(self, *fields: str) -> dict[str, object]:
+        """Those of the fields that the row has, with their values."""
+        return {field: self._fields[field] for field in fields if field in self._fields}
+
+    def value(self, field: str) -> object:
+        """The value of a required field."""
+        if field not in self._fields:
+            raise RowError(field, "the field is missing")
+        return self._fields[field]
+
+    def id(self, field: str = "id") -> str:
+        """A whole number or a text that names the row."""
+        value = self.value(field)
+        if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+            raise RowError(field, f"expected a whole number or a text, got {value!r}")
+        return str(value)
+
+    def text(self, field: str) -> str:
+        """A text that is not empty."""
+        value = self.value(field)
+        if not isinstance(value, str):
+            raise RowError(field, f"expected a text, got {value!r}")
+        if not value.strip():
+            raise RowError(field, "the text is empty")
+        return value.strip()
+
+    def choices(self, field: str) -> tuple[str, ...]:
+        """A list of at least two different, non-empty texts."""
+        value = self.value(field)
+        if not isinstance(value, list):
+            raise RowError(field, f"expected a list of choices, got {value!r}")
+        for position, choice in enumerate(value):
+            if not isinstance(choice, str) or not choice.strip():
+                raise RowError(field, f"choice {position} must be a text, got {choice!r}")
+        choices = tuple(choice.strip() for choice in value)
+        if len(choices) < 2:
+            raise RowError(field, f"at least 2 choices are needed, got {value!r}")
+        if len(set(choices)) < len(choices):
+            raise RowError(field, f"choices must differ from one another, got {value!r}")
+        return choices
+
+    def choice_at(self, field: str, choices: tuple[str, ...]) -> str:
+        """The text of the choice whose 0-based index the field holds."""
+        index = self.value(field)
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise RowError(field, f"expected the 0-based index of a choice, got {index!r}")
+        if not 0 <= index < len(choices):
+            raise RowError(field, f"index {index} is out of range for {len(choices)} choices")
+        return choices[index]
+
+
+def read_rows(
+    config: DatasetConfig, rows: Iterable[tuple[int, RawRow]], to_question: Callable[[RawRow, str], Question]
 ) -> ReadResult:
-    """Turn (row number, row) pairs into questions; stops after `max_questions` good ones (0: reads all)."""
+    """Turns numbered rows into questions, and stops after `max_questions` good ones (0: never).
+
+    Args:
+        rows: row numbers, counted from 1, and rows.
+        to_question: makes a question of a row and its source, or raises `RowError`.
+    """
     questions: list[Question] = []
     skipped: list[SkippedRow] = []
     row_of_id: dict[str, int] = {}
-    for row_number, row in rows:
-        if max_questions and len(questions) == max_questions:
+    for number, row in rows:
+        if config.max_questions and len(questions) == config.max_questions:
             break
         try:
-            question = to_question(row_number, row)
+            question = to_question(row, f"{config.path} row {number}")
             if question.id in row_of_id:
                 raise RowError("id", f"{question.id!r} was already used by row {row_of_id[question.id]}")
         except RowError as error:
-            skipped.append(SkippedRow(source, row_number, error.field, error.reason))
+            skipped.append(SkippedRow(config.path, number, error.field, error.reason))
             continue
-        row_of_id[question.id] = row_number
+        row_of_id[question.id] = number
         questions.append(question)
     return ReadResult(questions, skipped)
 
 
-def check_skipped(result: ReadResult, max_skipped_share: float) -> None:
-    """Raise ValueError when more than `max_skipped_share` of the rows were left out, or all of them."""
-    num_skipped, num_rows = len(result.skipped), len(result.skipped) + len(result.questions)
-    if result.questions and num_skipped <= max_skipped_share * num_rows:
-        return
-    if not num_rows:
-        raise ValueError("the file holds no rows; fix the path of the data set")
-    shown = "\n".join(f"  {skipped}" for skipped in result.skipped[:5])
-    more = f"\n  … and {num_skipped - 5} more" if num_skipped > 5 else ""
-    raise ValueError(
-        f"{num_skipped} of {num_rows} rows cannot be used, more than data.max_skipped_share={max_skipped_share}:\n"
-        f"{shown}{more}\nmend these rows, or raise data.max_skipped_share"
-    )
-
-
-def text_field(row: dict[str, Any], field: str) -> str:
-    """A field that must be a text with something in it."""
-    value = present_field(row, field)
-    if not isinstance(value, str):
-        raise RowError(field, f"expected a text, got {value!r}")
-    if not value.strip():
-        raise RowError(field, "the text is empty")
-    return value.strip()
-
-
-def id_field(row: dict[str, Any], field: str = "id") -> str:
-    """A field that names the row: a whole number or a text."""
-    value = present_field(row, field)
-    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
-        raise RowError(field, f"expected a whole number or a text, got {value!r}")
-    return str(value)
-
-
-def choices_field(row: dict[str, Any], field: str) -> tuple[str, ...]:
-    """A field that must be a list of at least two different, non-empty texts."""
-    value = present_field(row, field)
-    if not isinstance(value, list):
-        raise RowError(field, f"expected a list of texts, got {value!r}")
-    for position, choice in enumerate(value):
-        if not isinstance(choice, str) or not choice.strip():
-            raise RowError(field, f"choice {position} must be a text with something in it, got {choice!r}")
-    choices = tuple(choice.strip() for choice in value)
-    if len(choices) < 2:
-        raise RowError(field, f"at least 2 choices are needed, got {value!r}")
-    if len(set(choices)) < len(choices):
-        raise RowError(field, f"choices must differ from one another, got {value!r}")
-    return choices
-
-
-def choice_at(field: str, index: Any, choices: tuple[str, ...]) -> str:
-    """The text of a 0-based answer index."""
-    if isinstance(index, bool) or not isinstance(index, int):
-        raise RowError(field, f"expected the 0-based index of a choice, got {index!r}")
-    if not 0 <= index < len(choices):
-        raise RowError(field, f"index {index} is out of range for {len(choices)} choices")
-    return choices[index]
-
-
-def present_field(row: dict[str, Any], field: str) -> Any:
-    """A field that must be there."""
-    if not isinstance(row, dict):
-        raise RowError("row", f"expected an object, got {row!r}")
-    if field not in row:
-        raise RowError(field, "the field is missing")
-    return row[field]
+def audio_dir_of(config: DatasetConfig) -> Path:
+    """The folder of the data set's clips: `audio_dir`, or else the folder of its file of questions."""
+    return Path(config.audio_dir) if config.audio_dir else Path(config.path).parent
 
 
 def read_text(path: str) -> str:
-    """The whole of a file of questions; ValueError names the file when it cannot be read."""
+    """The whole text of a file of questions.
+
+    Raises:
+        ValueError: the file cannot be read; the message names it.
+    """
     try:
         with open(path, encoding="utf-8-sig") as file:
             return file.read()

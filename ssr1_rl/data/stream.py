@@ -1,24 +1,30 @@
-"""The order in which questions are trained on, for ever and resumable.
+"""The order in which questions are trained on: endless, and resumable from a cursor of two numbers.
 
-The order of an epoch depends on nothing but (seed, epoch, question ids): not on
-the order of rows in the file, the number of workers or a library's version. The
-whole state is a cursor of two numbers.
+The order of an epoch depends only on the seed, the epoch and the question ids, not on
+the order of rows in the file, the number of workers or a library's version.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TypedDict
 
 from ssr1_rl.types import GroupId, Question
 
 
-class QuestionStream:
-    """Endless iterator over (GroupId, Question), reshuffled for each epoch.
+class StreamState(TypedDict):
+    """Where a stream is, and what it was made from. Can be written as JSON."""
 
-    A `GroupId` from here has attempt 0; whoever issues a group again raises it.
-    """
+    seed: int
+    epoch: int
+    position: int
+    num_questions: int
+    fingerprint: str
+
+
+class QuestionStream:
+    """Endless iterator over (GroupId, Question), reshuffled for each epoch. Every `GroupId` has attempt 0."""
 
     def __init__(self, questions: Sequence[Question], seed: int) -> None:
         self._questions = {question.id: question for question in questions}
@@ -45,11 +51,11 @@ class QuestionStream:
         return GroupId(self._epoch, question_id), self._questions[question_id]
 
     def question(self, question_id: str) -> Question:
-        """The question of a group that was issued before (to issue it again after a resume)."""
+        """The question of a group that was issued before, to issue it again after a resume."""
         return self._questions[question_id]
 
-    def state_dict(self) -> dict[str, Any]:
-        """The cursor: everything that `load_state_dict` needs to go on exactly here. JSON-able."""
+    def state_dict(self) -> StreamState:
+        """Everything that `load_state_dict` needs to continue exactly here."""
         return {
             "seed": self._seed,
             "epoch": self._epoch,
@@ -58,16 +64,16 @@ class QuestionStream:
             "fingerprint": self._fingerprint,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken.
+    def load_state_dict(self, state: StreamState) -> None:
+        """Continues where `state` was taken.
 
         Raises:
-            ValueError: the data set or the seed is not the one the cursor was taken with.
+            ValueError: the data set or the seed is not the one that the state was taken with.
         """
         if state["fingerprint"] != self._fingerprint:
             raise ValueError(
                 f"the training data changed since the checkpoint: {state['num_questions']} questions with fingerprint "
-                f"{state['fingerprint']} then, {len(self._questions)} with {self._fingerprint} now; put back the old "
+                f"{state['fingerprint']} then, {len(self._questions)} with {self._fingerprint} now; restore the old "
                 "file, or start a new run from the checkpoint's weights"
             )
         if state["seed"] != self._seed:
@@ -80,13 +86,13 @@ class QuestionStream:
         self._order = self._order_of(self._epoch)
 
     def _order_of(self, epoch: int) -> list[str]:
-        """Question ids sorted by a keyed hash: a shuffle that no library version can change."""
+        """Question ids sorted by a keyed hash: a shuffle that does not change with library versions."""
         key = f"{self._seed}/{epoch}".encode()
         return sorted(self._questions, key=lambda id: hashlib.blake2b(id.encode(), key=key, digest_size=8).digest())
 
 
 def _fingerprint(questions: Sequence[Question]) -> str:
-    """Digest of what is asked, whatever its order; where the files lie does not count."""
+    """Digest of what is asked, independent of the order of questions and of where files are."""
     digests = sorted(
         hashlib.blake2b(repr((q.id, q.text, q.choices, q.ground_truth)).encode(), digest_size=16).digest()
         for q in questions

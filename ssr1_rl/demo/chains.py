@@ -1,8 +1,8 @@
-"""The sound world's teacher: chains of thought by template, right or, as a real teacher's, sometimes misheard.
+"""The sound world's teacher: chains of thought from templates, some of them wrong on purpose.
 
-A vision teacher that writes what must be audible now and then hallucinates, and a student that
-learns from it learns its mistakes too. This one mishears in a fixed way, so that a student
-taught by SFT stays below what it could hear, and GRPO, which is told the truth, has something to fix.
+A real vision teacher sometimes hallucinates sounds, and a student that learns from it learns these mistakes too.
+This one mishears in a fixed way, so that a student is less accurate after SFT than it could be. GRPO, whose
+rewards use the true answers, can then improve it.
 """
 
 import numpy as np
@@ -17,16 +17,16 @@ MISHEARD: dict[str, tuple[str, str]] = {
     "pitch": ("low", "high"),
     "length": ("short", "long"),
 }
-"""For the kinds of question that the teacher is unsure of: an answer, and what it takes it for."""
+"""For each kind of question that the teacher may mishear: the true answer, and the one that it gives instead."""
 
 
 def chain_of_thought(kind: str, answer: str) -> str:
-    """The response of a teacher that heard `answer`, both tags included."""
+    """The response of a teacher that heard `answer`, tags included."""
     return f"<think> I hear {_heard(kind, answer)} </think> <answer> {answer} </answer>"
 
 
 def taught_answer(kind: str, answer: str, error_rate: float, rng: np.random.Generator) -> str:
-    """The teacher's answer where `answer` is right: of those in `MISHEARD` a share of `error_rate` is wrong."""
+    """The teacher's answer to a question; those in `MISHEARD` it gets wrong with probability `error_rate`."""
     truth, mistaken = MISHEARD.get(kind, (None, answer))
     return mistaken if answer == truth and rng.random() < error_rate else answer
 

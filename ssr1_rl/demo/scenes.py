@@ -1,8 +1,8 @@
-"""Sounds made by formula, with what there is to ask about them.
+"""Synthesizes sounds, and knows the answers to questions about them.
 
-A scene is one short clip of one of eight kinds, its possible answers and the right
-one. `SceneStyle` holds what may differ between splits (timbre, tempo, noise) and how
-hard listening is.
+A scene is one short clip for one of eight kinds of question, with its possible answers and the
+right one. `SceneStyle` holds what may differ between splits (timbre, tempo, noise) and how difficult
+a clip is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ssr1_rl.types import SAMPLE_RATE
 NUMBERS = ("one", "two", "three", "four")
 TIMBRES = ("whistle", "buzzer", "hiss", "rattle")
 STEADY_TIMBRES = TIMBRES[:3]
-"""Without gaps, so that their length and loudness are plain."""
+"""Those without gaps, so that their length and loudness are unambiguous."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class SceneStyle:
         noise_level: range of the background noise's standard deviation.
         level: range of a sound's amplitude.
         loud_level, quiet_level: amplitudes of the two sounds that are compared.
-        beep_s, beep_every_s: length of a counted beep, and from one's start to the next.
+        beep_s, beep_every_s: length of a counted beep, and time from the start of one to the start of the next.
         start_s, second_at_s: when the first and the second of two sounds start.
         click_every_s: time between the clicks of a rattle.
-        buzz_duty: share of its period that a buzzer is up (0.5: a square wave).
-        hiss_smoothing: 0 gives white noise; the nearer to 1, the darker the hiss.
-        vibrato: relative swing of a whistle's pitch, six times a second.
+        buzz_duty: share of the period for which a buzzer's wave is high (0.5: a square wave).
+        hiss_smoothing: 0 gives white noise; closer to 1, higher frequencies are weaker.
+        vibrato: relative variation of a whistle's pitch, six times per second.
     """
 
     clip_s: float = 2.0
@@ -54,11 +54,11 @@ class SceneStyle:
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip and the truth about it.
+    """One clip, and the answer to its question.
 
     Attributes:
         samples: float64 [num_samples] at 16 kHz, within -1 and 1.
-        options: all answers the kind of question knows, the right one among them.
+        options: all possible answers to this kind of question, the right one included.
         answer: the right one.
     """
 
@@ -68,7 +68,7 @@ class Scene:
 
 
 class _Canvas:
-    """A clip of background noise on which sounds are laid."""
+    """A clip of background noise to which sounds are added."""
 
     def __init__(self, rng: np.random.Generator, style: SceneStyle) -> None:
         self.rng = rng
@@ -76,7 +76,7 @@ class _Canvas:
         self.samples = rng.standard_normal(_num_samples(style.clip_s)) * rng.uniform(*style.noise_level)
 
     def add(self, sound: np.ndarray, at_s: float, level: float | None = None) -> None:
-        """Lay `sound` at `at_s`, at a random level unless one is given; what sticks out of the clip is cut."""
+        """Adds `sound` at `at_s`, at a random level unless one is given; what exceeds the clip is cut off."""
         start = _num_samples(at_s)
         amplitude = self.rng.uniform(*self.style.level) if level is None else level
         fitting = sound[: len(self.samples) - start]
@@ -106,7 +106,7 @@ class _Canvas:
         return np.sin(2 * np.pi * self._phase(pitch_hz, num_samples)) * _envelope(num_samples)
 
     def _phase(self, pitch_hz: float, num_samples: int) -> np.ndarray:
-        """Periods gone by at each sample."""
+        """Number of periods elapsed at each sample."""
         time_s = np.arange(num_samples) / SAMPLE_RATE
         if not self.style.vibrato:
             return pitch_hz * time_s
@@ -131,7 +131,7 @@ def _num_samples(seconds: float) -> int:
 
 
 def _envelope(num_samples: int) -> np.ndarray:
-    """Rises and falls softly at the ends, so that a tone does not click."""
+    """Fades in and out, so that a tone does not click."""
     return np.hanning(num_samples) ** 0.25
 
 
@@ -218,5 +218,5 @@ KINDS = tuple(_MAKERS)
 
 
 def make_scene(kind: str, style: SceneStyle, rng: np.random.Generator) -> Scene:
-    """One clip of a kind; the same `rng` state gives the same clip."""
+    """Makes one clip of a kind; the same `rng` state gives the same clip."""
     return _MAKERS[kind](_Canvas(rng, style))

@@ -1,9 +1,8 @@
-"""A small world of sounds and questions, made from a seed: training data for the demo, benchmarks and tests.
+"""Writes a small data set of sounds and questions from a seed, for the demo, benchmarks and tests.
 
-It is written in AVQA's own JSON with WAV files, and read back by the AVQA reader
-as real data would be. Besides `train` and `test` there is a split with scenes
-never trained on (other timbres, tempo and noise) and one with questions never
-trained on (other wording and sets of choices).
+It is AVQA's own JSON with WAV files, which the AVQA reader reads like real data.
+Besides `train` and `test` there is a split with unseen scenes (other timbres, tempo
+and noise) and one with unseen questions (other wording and sets of choices).
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
@@ -40,8 +38,8 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "pitch": ("Is the sound high or low?", "Do you hear a high or a low sound?"),
     "length": ("Is the sound long or short?", "Do you hear a long or a short sound?"),
 }
-"""What is asked in every split but unseen_questions. Two wordings a kind: with one, a model learns the sentence
-by heart and stays at chance on any other."""
+"""Questions of every split but unseen_questions. Each kind has two: a model trained on a single wording
+memorises it and stays at chance on any other."""
 
 UNSEEN_WORDINGS: dict[str, tuple[str, ...]] = {
     "count": ("In this clip, how many beeps are there?",),
@@ -53,10 +51,10 @@ UNSEEN_WORDINGS: dict[str, tuple[str, ...]] = {
     "pitch": ("Is it a high or a low sound?",),
     "length": ("Is it a long or a short sound?",),
 }
-"""What is asked in unseen_questions: mostly known words in sentences never trained on."""
+"""Questions of unseen_questions: mostly known words in sentences never trained on."""
 
 STAMP = "world.json"
-"""Written last: says that a world is whole, and with which settings it was made."""
+"""A world's settings. Written last, so that a folder with this file is complete."""
 
 
 def _unseen_style() -> SceneStyle:
@@ -75,13 +73,13 @@ def _unseen_style() -> SceneStyle:
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """What world is made. The same settings give the same bytes.
+    """Settings of a world. The same settings give the same bytes.
 
     Attributes:
-        seed: of scenes, questions and order of choices.
+        seed: seed of scenes, questions and the order of choices.
         num_train, num_test, num_unseen_scenes, num_unseen_questions: questions (and clips) per split.
-        teacher_error_rate: how often the chains of thought mishear what they may mishear, see `MISHEARD`.
-        style: how clips sound, and how hard listening is, in all splits but unseen_scenes.
+        teacher_error_rate: how often the chains of thought mishear what is in `MISHEARD`.
+        style: how clips sound, and how difficult they are, in all splits but unseen_scenes.
         unseen_style: the same for unseen_scenes.
     """
 
@@ -95,13 +93,13 @@ class WorldSettings:
     unseen_style: SceneStyle = field(default_factory=_unseen_style)
 
     def num_questions(self, split: str) -> int:
-        """Questions of one split."""
+        """How many questions one split has."""
         return getattr(self, f"num_{split}")
 
 
 @dataclass(frozen=True)
 class WorldPaths:
-    """Where a world lies."""
+    """The folders and files of a world."""
 
     folder: Path
 
@@ -112,7 +110,7 @@ class WorldPaths:
 
     @property
     def chains(self) -> Path:
-        """JSON object: question id -> the teacher's chain of thought with its answer, for the train split."""
+        """JSON object: question id -> the teacher's chain of thought and answer, for the train split."""
         return self.folder / "chains.json"
 
     def questions(self, split: str) -> Path:
@@ -120,17 +118,17 @@ class WorldPaths:
         return self.folder / f"{split}.json"
 
     def dataset(self, split: str) -> DatasetConfig:
-        """The split as a data set of a launch file."""
+        """A split, as the settings of a data set."""
         return DatasetConfig(format="avqa", path=str(self.questions(split)), audio_dir=str(self.audio_dir))
 
 
 def make_world(folder: str | Path, settings: WorldSettings | None = None) -> WorldPaths:
-    """Write a world, or reuse the one that is there.
+    """Writes a world, unless it is already there.
 
-    The folder appears by a rename, whole or not at all, so an interrupted one is made anew.
+    The folder is renamed into place when it is complete, so an interrupted world is made again.
 
     Raises:
-        ValueError: the folder holds something else, or a world of other settings.
+        ValueError: the folder holds something else, or a world with other settings.
     """
     settings = settings or WorldSettings()
     paths = WorldPaths(Path(folder))
@@ -147,7 +145,7 @@ def make_world(folder: str | Path, settings: WorldSettings | None = None) -> Wor
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One maker at a time; the lock goes with its process, however that ends."""
+    """Holds a lock that only one process can have; the system releases it when the process ends."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -176,9 +174,9 @@ def _write_world(paths: WorldPaths, settings: WorldSettings) -> None:
     with Progress(transient=True, disable=not sys.stdout.isatty()) as progress:
         task = progress.add_task("making sounds", total=sum(map(settings.num_questions, SPLITS)))
         for split_number, split in enumerate(SPLITS):
-            rows: list[dict[str, Any]] = []
+            rows: list[dict[str, object]] = []
             for index in range(settings.num_questions(split)):
-                # A generator per clip: clips do not depend on how many others there are.
+                # A generator per clip, so that a clip does not depend on how many others there are.
                 rng = np.random.default_rng([settings.seed, split_number, index])
                 kind = KINDS[index % len(KINDS)]
                 scene = make_scene(kind, settings.unseen_style if split == "unseen_scenes" else settings.style, rng)
@@ -197,8 +195,8 @@ def _write_world(paths: WorldPaths, settings: WorldSettings) -> None:
 
 def _row(
     question_id: int, video_name: str, kind: str, scene: Scene, unseen_question: bool, rng: np.random.Generator
-) -> dict[str, Any]:
-    """One object of AVQA's array, choices in random order."""
+) -> dict[str, object]:
+    """One object of AVQA's array, with its choices in random order."""
     wordings = (UNSEEN_WORDINGS if unseen_question else WORDINGS)[kind]
     wrong = [option for option in scene.options if option != scene.answer]
     if unseen_question and len(wrong) > 1:

@@ -1,8 +1,7 @@
 """Small models of the real architectures, with random weights and a vocabulary made for given texts.
 
-They let the whole system (vLLM, DeepSpeed, weight sync) run for real on a laptop:
-in the demo, the benchmarks and the tests. Folders are laid out as published ones,
-so that nothing else knows that a model is tiny.
+With them the whole system (vLLM, DeepSpeed, weight sync) runs on a laptop, in the demo, the benchmarks
+and the tests. Folders are laid out like published ones, so that no other code depends on a model being tiny.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from transformers import (
 )
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.whisper.modeling_whisper import sinusoids
+
+from ssr1_rl.audio_families import QWEN2_AUDIO
 
 TEXT_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 AUDIO_SPECIAL_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
@@ -64,10 +65,10 @@ AUDIO_CHAT_TEMPLATE = (
 _TEMPLATE_TEXT = "system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"
 
 _PIECES = r"\n\([A-Z]\)| ?</?[a-z]+>| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
-"""What one token can hold: a choice's letter with its line break, a tag, a word, a digit, a mark."""
+"""Matches what becomes one token: a choice's letter with its line break, a tag, a word, a digit, a punctuation mark."""
 
 _MAX_TEXT_VOCABULARY = 2000
-"""Entries of the text-only model's vocabulary, at most; few texts give fewer."""
+"""Largest vocabulary of the text-only model."""
 
 
 def build_tiny_qwen2_audio(
@@ -80,12 +81,12 @@ def build_tiny_qwen2_audio(
     tower_size: int = 96,
     num_tower_layers: int = 2,
 ) -> Path:
-    """Write a Qwen2-Audio model of random weights (0.9 M parameters) that transformers and vLLM load.
+    """Writes a Qwen2-Audio model of random weights (0.9 M parameters) that transformers and vLLM load.
 
     Args:
-        folder: where the model goes (made if need be).
-        texts: what it is to read and write; each word in them becomes one token.
-        hidden_size: of the language model, a multiple of 32 (heads of 32, the smallest vLLM runs on a CPU).
+        folder: where the model is written; it is created if it does not exist.
+        texts: what the model will read and write; each word in them becomes one token.
+        hidden_size: of the language model; a multiple of 32, the size of its heads (the smallest for vLLM on a CPU).
         tower_size: of the audio tower, a multiple of 32.
 
     Returns:
@@ -100,7 +101,7 @@ def build_tiny_qwen2_audio(
             "encoder_layers": num_tower_layers,
             "encoder_attention_heads": tower_size // 32,
             "encoder_ffn_dim": tower_size * 8 // 3,
-            # vLLM insists on the whole 30 s window, however short the clips are.
+            # vLLM needs the whole 30 s window, however short the clips are.
             "max_source_positions": 1500,
         },
         "text_config": {"model_type": "qwen2"} | _language_model(tokenizer, hidden_size, 2 * hidden_size, num_layers),
@@ -110,16 +111,16 @@ def build_tiny_qwen2_audio(
     config = Qwen2AudioConfig(**settings)
     torch.manual_seed(seed)
     model = Qwen2AudioForConditionalGeneration(config)
-    # The tower's positions are frozen sinusoids, as in Whisper. A fresh model has noise there instead, from which
-    # it learns the order of sounds late, and how late depends on the seed.
+    # The tower's positions are frozen sinusoids, as in Whisper. transformers initialises them with noise, with which
+    # a model learns the order of sounds late, and how late depends on the seed.
     positions = model.model.audio_tower.embed_positions.weight
     positions.data.copy_(sinusoids(*positions.shape))
-    state = {_published_name(name): value.contiguous() for name, value in model.state_dict().items()}
-    _write_model(folder, config, "Qwen2AudioForConditionalGeneration", state)
+    state = {QWEN2_AUDIO.published_name(name): value.contiguous() for name, value in model.state_dict().items()}
+    _write_model(folder, config, QWEN2_AUDIO.model_class, state)
     extractor = WhisperFeatureExtractor(feature_size=128)
     processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=AUDIO_CHAT_TEMPLATE)
     processor.save_pretrained(folder)
-    # Published folders have the extractor's settings in a file of their own, which AutoFeatureExtractor reads.
+    # As in published folders: AutoFeatureExtractor reads a file of its own.
     extractor.save_pretrained(folder)
     return folder
 
@@ -133,9 +134,9 @@ def build_tiny_qwen2_text(
     intermediate_size: int = 1024,
     num_layers: int = 6,
 ) -> Path:
-    """Write a text-only Qwen2 model of random weights (6 M parameters); arguments as for the audio model."""
+    """Writes a text-only Qwen2 model of random weights (6 M parameters); arguments as for the audio model."""
     folder = Path(folder)
-    tokenizer = _build_qwen2_tokenizer(texts)
+    tokenizer = build_qwen2_tokenizer(texts)
     config = Qwen2Config(**_language_model(tokenizer, hidden_size, intermediate_size, num_layers))
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(config)
@@ -159,21 +160,9 @@ def _language_model(
         "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
         "pad_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-        # Said wherever it can be said: left at transformers' default True anywhere, vLLM drops lm_head.
+        # In every part of the configuration: where transformers' default True is left, vLLM drops lm_head.
         "tie_word_embeddings": False,
     }
-
-
-def _published_name(name: str) -> str:
-    """transformers' name of a Qwen2-Audio parameter -> the published one, which vLLM and transformers both load."""
-    for ours, published in (
-        ("model.language_model.", "language_model.model."),
-        ("lm_head.", "language_model.lm_head."),
-        ("model.", ""),
-    ):
-        if name.startswith(ours):
-            return published + name.removeprefix(ours)
-    raise AssertionError(f"unexpected parameter {name}")
 
 
 def _write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architecture: str, state: dict) -> None:
@@ -185,10 +174,10 @@ def _write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architect
 
 
 def _build_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges: a known word is one token, an unknown one is spelt in bytes.
+    """Byte-level BPE without merges: a known word is one token, an unknown one is a token for each byte.
 
-    No text is lost (decoding gives it back exactly), prompts stay short, and the
-    vocabulary holds none of the fragments that learnt merges leave behind.
+    Decoding gives the text back exactly, prompts stay short, and the vocabulary
+    has no fragments of words as learned merges would leave.
     """
     split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -209,11 +198,11 @@ def _build_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def _build_qwen2_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
-    """Qwen2's own tokenizer with merges learnt from `texts`.
+def build_qwen2_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
+    """Makes a tokenizer of Qwen2's own kind, with merges learned from `texts`.
 
-    transformers rebuilds a `Qwen2Tokenizer` for every model of type qwen2, whatever its
-    tokenizer.json says, so the scheme above would not survive in a text-only folder.
+    transformers makes a `Qwen2Tokenizer` for every model of type qwen2, whatever its tokenizer.json
+    says, so a text-only folder cannot have the word tokenizer.
     """
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
@@ -226,10 +215,10 @@ def _build_qwen2_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator((_TEMPLATE_TEXT, *texts), trainer)
-    learnt = json.loads(tokenizer.to_str())["model"]
-    merges: Any = [tuple(merge) for merge in learnt["merges"]]
+    learned = json.loads(tokenizer.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in learned["merges"]]
     return Qwen2Tokenizer(
-        vocab=learnt["vocab"],
+        vocab=learned["vocab"],
         merges=merges,
         eos_token="<|im_end|>",
         additional_special_tokens=["<|im_start|>"],

@@ -1,1 +1,1 @@
-"""From chains of thought to a student that can start GRPO."""
+"""Stages before GRPO that make a student from chains of thought. The student is then trained by `grpo.py`."""

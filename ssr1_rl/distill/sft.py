@@ -1,19 +1,18 @@
-"""A supervised start on chains of thought, in one process: enough for models that fit on one device.
+"""Supervised fine-tuning (SFT) on chains of thought, in one process: for models that fit on one device.
 
-It trains the very `Policy` that the learner trains, on the same micro-batches, with
-the mean of -log-prob over response tokens as its loss.
+It trains the same `Policy` as the learner, on the same kind of micro-batches. The loss is
+the mean of -log-prob over response tokens.
 """
 
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
+from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.store.export import write_model_folder
 from ssr1_rl.trainer.batches.clips import ClipFeatures
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
@@ -25,9 +24,9 @@ from ssr1_rl.weights.parameters import named_weights
 
 @dataclass(frozen=True)
 class SftExample:
-    """A prompt and the response to learn (token ids, the end-of-sequence token included)."""
+    """A question and the response to learn (token ids, the end-of-sequence token included)."""
 
-    prompt: PreparedQuestion
+    question: PreparedQuestion
     response: tuple[int, ...]
 
 
@@ -46,15 +45,12 @@ class SftSettings:
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of the 0-based step."""
-        return (
-            self.learning_rate
-            * min(1.0, (step + 1) / max(1, self.warmup_steps))
-            * max(0.0, 1 - step / self.decay_steps)
-        )
+        warmup = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        return self.learning_rate * warmup * max(0.0, 1 - step / self.decay_steps)
 
 
 class Sft:
-    """One supervised training of the model in `model_path`, its audio tower included."""
+    """Trains the model in `model_path`, its audio tower included."""
 
     def __init__(self, model_path: Path, settings: SftSettings) -> None:
         torch.manual_seed(settings.seed)
@@ -68,7 +64,7 @@ class Sft:
         )
 
     def train(self, examples: Sequence[SftExample], on_step: Callable[[int, float], None]) -> None:
-        """Trains for `num_steps`; `on_step` is told of each (1-based step, loss)."""
+        """Trains for `num_steps`, each on a random batch, and calls `on_step` with every 1-based step and its loss."""
         choose = random.Random(self._settings.seed)
         rows = [self._row(example) for example in examples]
         for step in range(self._settings.num_steps):
@@ -91,15 +87,22 @@ class Sft:
         write_model_folder(self._model_path, named_weights(self._policy.model).items(), output, torch.float32)
 
     def _collate(self, rows: Sequence[Row]) -> MicroBatch:
-        config = self._policy.model.config
-        return collate(rows, config.audio_token_id, self._clips, config.audio_config.num_mel_bins)
+        tower = self._policy.audio_tower
+        assert tower is not None, "ClipFeatures refuses a text-only model"
+        return collate(rows, self._policy.placeholder_id, self._clips, tower.num_mel_bins)
 
     def _row(self, example: SftExample) -> Row:
-        clips = example.prompt.waveforms
-        lengths = [num_audio_tokens(self._clips(clip)[2]) for clip in clips]
-        placeholder_id = self._policy.model.config.audio_token_id
-        prompt = tuple(expand_audio_placeholders(example.prompt.token_ids, placeholder_id, lengths))
-        return Row(prompt, clips, example.response, (0.0,) * len(example.response), 1.0, comparable=False)
+        question, response = example.question, example.response
+        prompt = expand_audio_placeholders(question.token_ids, self._policy.placeholder_id, question.num_audio_tokens)
+        return Row(
+            tuple(prompt),
+            question.waveforms,
+            response,
+            rollout_logprobs=(0.0,) * len(response),
+            advantage=1.0,
+            comparable=False,
+            num_audio_tokens=question.num_audio_tokens,
+        )
 
 
 def _as_array(clip: Clip) -> np.ndarray:

@@ -1,59 +1,58 @@
-"""Question -> prompt and clips ready for the engines. A clip is decoded once and put into the object store once."""
+"""Question -> prompt and clips ready for the engines. Each clip is decoded once and stored in the object store once."""
 
 import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 import ray
 
 from ssr1_rl.config.schema import DataConfig
 from ssr1_rl.data.audio import load_waveform
-from ssr1_rl.data.prompt import PromptBuilder, num_audio_tokens, num_mel_frames
+from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.types import AudioRef, PreparedQuestion, Question
 
 
 @dataclass(frozen=True)
-class _Clip:
+class _StoredClip:
     """A decoded clip in the object store."""
 
-    handle: ray.ObjectRef
+    waveform: ray.ObjectRef[np.ndarray]
     num_samples: int
     num_bytes: int
 
 
 class Preparer:
-    """Keeps decoded clips up to `data.audio_cache_mib`; the least recently used go first."""
+    """Keeps up to `data.audio_cache_mib` of decoded clips and drops the least recently used ones first."""
 
     def __init__(self, builder: PromptBuilder, config: DataConfig) -> None:
         self._builder = builder
         self._config = config
-        self._clips: OrderedDict[AudioRef, asyncio.Task[_Clip]] = OrderedDict()
+        self._clips: OrderedDict[AudioRef, asyncio.Task[_StoredClip]] = OrderedDict()
         self._num_bytes = 0
 
     async def prepare(self, question: Question) -> PreparedQuestion:
-        """Decodes (in a thread) what is not kept, and tokenizes.
+        """Decodes (in a thread) the clips that are not kept, and builds the prompt.
 
         Raises:
             AudioError, PromptTooLong: the question cannot be used; the message says why.
         """
         clips = [await self._clip(ref) for ref in question.audio]
-        token_ids = self._builder.token_ids(question, [clip.num_samples for clip in clips])
-        lengths = tuple(num_audio_tokens(num_mel_frames(clip.num_samples)) for clip in clips)
-        return PreparedQuestion(question, token_ids, tuple(clip.handle for clip in clips), lengths)
+        return self._builder.prepare(question, [c.waveform for c in clips], [c.num_samples for c in clips])
 
-    async def _clip(self, ref: AudioRef) -> _Clip:
+    async def _clip(self, ref: AudioRef) -> _StoredClip:
         if ref not in self._clips:
-            # The task is kept, not its result: questions that ask for a clip at once share one decoding.
+            # The task is kept, not its result: questions that need the same clip at the same time share one decoding.
             self._clips[ref] = asyncio.create_task(self._decode(ref))
         self._clips.move_to_end(ref)
         return await asyncio.shield(self._clips[ref])
 
-    async def _decode(self, ref: AudioRef) -> _Clip:
+    async def _decode(self, ref: AudioRef) -> _StoredClip:
         config = self._config
         waveform = await asyncio.to_thread(
             load_waveform, ref, max_audio_s=config.max_audio_s, long_audio=config.long_audio
         )
-        clip = _Clip(ray.put(waveform), len(waveform), waveform.nbytes)
+        clip = _StoredClip(ray.put(waveform), len(waveform), waveform.nbytes)
         self._num_bytes += clip.num_bytes
         self._drop_oldest()
         return clip

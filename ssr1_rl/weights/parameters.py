@@ -1,43 +1,31 @@
-"""The policy's parameters: their published names, which are trained, and whole tensors of ZeRO-3 shards.
+"""The policy's parameters: their published names, which of them are trained, and whole tensors of ZeRO-3 shards.
 
-transformers names parameters in memory unlike the checkpoints it reads; vLLM wants
+transformers may name parameters in memory differently from the checkpoints that it reads. vLLM expects
 the checkpoints' names, and so do exports and our own checkpoints.
 """
 
-from contextlib import nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
-import torch
+from torch import nn
 
-_PUBLISHED_PREFIXES = {
-    "qwen2_audio": (
-        ("model.language_model.", "language_model.model."),
-        ("lm_head.", "language_model.lm_head."),
-        ("model.audio_tower.", "audio_tower."),
-        ("model.multi_modal_projector.", "multi_modal_projector."),
-    ),
-    # A checkpoint of Qwen2.5-Omni holds its talker and its speech decoder beside the thinker.
-    "qwen2_5_omni_thinker": (("", "thinker."),),
-}
-"""For each model type that is named otherwise in memory: prefix in memory, and in published checkpoints."""
+from ssr1_rl.audio_families import AUDIO_FAMILIES
 
-
-def checkpoint_name(name: str, model_type: str) -> str:
-    """The published checkpoint's name of the in-memory parameter `name`."""
-    if model_type not in _PUBLISHED_PREFIXES:
-        return name
-    for prefix, published in _PUBLISHED_PREFIXES[model_type]:
-        if name.startswith(prefix):
-            return published + name.removeprefix(prefix)
-    raise AssertionError(f"{model_type} has no parameter {name}")
-
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ADAPTER = "default"
 """peft's name of the one adapter that a policy may have; it is part of parameter names."""
 
 
-def named_weights(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Every parameter of the published model under its checkpoint name; tied ones once, adapters not among them."""
+def checkpoint_name(name: str, model_type: str) -> str:
+    """The published checkpoint's name of the parameter that is called `name` in memory."""
+    family = AUDIO_FAMILIES.get(model_type)
+    return family.published_name(name) if family else name
+
+
+def named_weights(model: "PreTrainedModel") -> dict[str, nn.Parameter]:
+    """Every parameter of the published model by checkpoint name; tied ones once, adapters left out."""
     return {
         checkpoint_name(name.replace(".base_layer.", "."), model.config.model_type): p
         for name, p in model.named_parameters()
@@ -45,29 +33,29 @@ def named_weights(model: Any) -> dict[str, torch.nn.Parameter]:
     }
 
 
-def named_adapters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """Every adapter parameter under the name that peft's own files give it; empty without LoRA."""
+def named_adapters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every adapter parameter by the name that peft's own files give it; empty without LoRA."""
     return {
         name.replace(f".{ADAPTER}.", "."): parameter for name, parameter in model.named_parameters() if ".lora_" in name
     }
 
 
-def trainable_parameters(model: Any) -> dict[str, torch.nn.Parameter]:
-    """The parameters that get a gradient: adapters, or else weights under their checkpoint names."""
+def trainable_parameters(model: "PreTrainedModel") -> dict[str, nn.Parameter]:
+    """The parameters that get a gradient: adapters, or else weights by checkpoint name."""
     return {name: p for name, p in (named_weights(model) | named_adapters(model)).items() if p.requires_grad}
 
 
-def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
     """A parameter's shape, also where ZeRO-3 holds only a shard of it."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def is_partitioned(parameter: torch.nn.Parameter) -> bool:
+def is_partitioned(parameter: nn.Parameter) -> bool:
     """Whether ZeRO-3 holds only a shard of this parameter here."""
     return hasattr(parameter, "ds_id")
 
 
-def gathered(parameters: list[torch.nn.Parameter], write: bool = False) -> Any:
+def gathered(parameters: list[nn.Parameter], write: bool = False) -> AbstractContextManager[object]:
     """A context in which the parameters are whole on every rank. `write`: rank 0's changes are kept."""
     if not any(map(is_partitioned, parameters)):
         return nullcontext()

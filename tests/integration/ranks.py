@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ssr1_rl.data.prompt import num_audio_tokens, num_mel_frames
+from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.types import GroupId, TrainGroup
 
 
@@ -192,9 +192,8 @@ def random_groups(num_groups: int, vocabulary: range, placeholder_id: int, seed:
                 responses=responses,
                 rollout_logprobs=tuple(tuple(float(x) for x in -rng.uniform(1, 6, len(r))) for r in responses),
                 advantages_G=(1.2, -0.4, -0.8),
-                versions=(),
                 submitted_version=0,
-                num_audio_tokens=(num_audio_tokens(num_mel_frames(len(waveform))),),
+                num_audio_tokens=(QWEN2_AUDIO.clip_tokens(len(waveform)),),
             )
         )
     return groups

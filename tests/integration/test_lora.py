@@ -156,7 +156,7 @@ async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> 
 
 def small_config(soundworld: Path, folder: Path) -> Any:
     """One engine, two learner ranks, adapters in the language model and the tower."""
-    from ssr1_rl.demo.demo import demo_config
+    from ssr1_rl.demo.run import demo_config
 
     return demo_config(
         soundworld,
@@ -275,15 +275,18 @@ def policy_logprobs(policy: Any, config: Any, questions: list[Any], groups: list
     """Of every sampled token, in the groups' order."""
     import ray
 
-    from ssr1_rl.data.prompt import expand_audio_placeholders, num_audio_tokens
+    from ssr1_rl.data.prompt import expand_audio_placeholders
     from ssr1_rl.trainer.batches.clips import ClipFeatures
     from ssr1_rl.trainer.batches.rows import Row, collate
 
     mel_of, placeholder = ClipFeatures(config.model.path, ray.get), policy.model.config.audio_token_id
     found = []
     for question, group in zip(questions, groups, strict=True):
-        lengths = [num_audio_tokens(mel_of.num_frames(clip)) for clip in question.waveforms]
+        lengths = question.num_audio_tokens
         prompt = tuple(expand_audio_placeholders(question.token_ids, placeholder, lengths))
-        rows = [Row(prompt, question.waveforms, c.token_ids, c.logprobs, 1.0, True) for c in group.completions]
+        rows = [
+            Row(prompt, question.waveforms, c.token_ids, c.logprobs, 1.0, True, num_audio_tokens=lengths)
+            for c in group.completions
+        ]
         found.append(policy(collate(rows, placeholder, mel_of, policy.model.config.audio_config.num_mel_bins))[0])
     return torch.cat(found)

@@ -14,7 +14,7 @@ from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.schema import Config, GrpoConfig
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions
-from ssr1_rl.demo.demo import demo_config
+from ssr1_rl.demo.run import demo_config
 from ssr1_rl.faults.guards import GuardTripped, check_weights
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.prepare import Preparer

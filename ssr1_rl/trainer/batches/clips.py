@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssr1_rl.data.prompt import MelExtractor, num_mel_frames
+from ssr1_rl.data.mel import MelExtractor
 from ssr1_rl.types import Clip
 
 MEL_CACHE_BYTES = 512 * 2**20
@@ -75,6 +75,9 @@ class ByteCache:
 class ClipFeatures:
     """Computes log-mel features and caches them within `max_bytes`.
 
+    Attributes:
+        family: the model's audio family.
+
     Args:
         fetch_waveform: resolves a clip's handle.
         keeps_arrays: whether the caller keeps all clips that are arrays, so that their features can be cached.
@@ -88,6 +91,7 @@ class ClipFeatures:
         keeps_arrays: bool = False,
     ) -> None:
         self._extract = MelExtractor(model_path)
+        self.family = self._extract.family
         self._fetch = fetch_waveform
         self._cache, self._keeps_arrays = ByteCache(max_bytes), keeps_arrays
 
@@ -97,7 +101,7 @@ class ClipFeatures:
         entry = self._cache.get(key)
         if entry is None:
             waveform = self._fetch(handle)
-            entry = torch.from_numpy(self._extract(waveform)), num_mel_frames(len(waveform))
+            entry = torch.from_numpy(self._extract(waveform)), self.family.num_mel_frames(len(waveform))
             if self._keeps_arrays or can_be_cached(handle):
                 self._cache.put(key, entry)
         return key, *entry
@@ -105,7 +109,7 @@ class ClipFeatures:
     def num_frames(self, handle: Clip) -> int:
         """Mel frames of a clip, without computing its features."""
         entry = self._cache.get(clip_key(handle))
-        return entry[1] if entry else num_mel_frames(len(self._fetch(handle)))
+        return entry[1] if entry else self.family.num_mel_frames(len(self._fetch(handle)))
 
 
 def clip_key(handle: Clip) -> ClipKey:

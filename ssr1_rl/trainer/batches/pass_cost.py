@@ -28,7 +28,10 @@ class PassCost:
     @classmethod
     def of_policy(cls, policy: Policy, trains_audio_tower: bool) -> "PassCost":
         """Counts the weights of the policy's modules; ZeRO-3 may have sharded them."""
-        tower = policy.audio_tower.module if policy.audio_tower and trains_audio_tower else nn.Module()
+        family, tower = policy.audio_family, policy.audio_tower
+        per_audio_token = 0
+        if family and tower and trains_audio_tower:
+            per_audio_token = family.positions_per_token * matrix_weights(tower.module)
         config = policy.backbone.config
         heads = config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -36,7 +39,7 @@ class PassCost:
             per_token=matrix_weights(policy.backbone),
             per_pair=2 * heads * head_size * config.num_hidden_layers,
             per_response_token=matrix_weights(policy.head),
-            per_audio_token=2 * matrix_weights(tower),
+            per_audio_token=per_audio_token,
         )
 
     def of_packed(self, group: PackedGroup) -> int:

@@ -47,19 +47,19 @@ class Passes:
     ) -> None:
         self._config = config
         self._device = device
-        self._audio = policy.model.config.audio_config if policy.has_audio else None
-        self._placeholder_id = policy.model.config.audio_token_id if policy.has_audio else -1
+        self._tower = policy.audio_tower
+        self._placeholder_id = policy.placeholder_id
         self.cost = PassCost.of_policy(policy, model.train_audio_tower)
         self._clips: ClipFeatures | TowerOutputs | None = None
         num_bytes = config.audio_cache_mib * 2**20
-        if self._audio and model.train_audio_tower:
+        if self._tower and model.train_audio_tower:
             self._clips = ClipFeatures(model.path, fetch_waveform, num_bytes)
-        elif self._audio:
+        elif self._tower:
             self._clips = TowerOutputs(
                 ClipFeatures(model.path, fetch_waveform, max_bytes=0),
                 lambda clips: encode(clips.to(device)),
                 partial(max_over_ranks, device=device),
-                self._audio.num_mel_bins,
+                self._tower.num_mel_bins,
                 num_bytes,
                 config.max_tokens_per_micro_batch,
             )
@@ -70,11 +70,21 @@ class Passes:
 
     def _rows_of(self, group: TrainGroup, policy_version: int) -> list[Row]:
         prompt = group.prompt_token_ids
-        if self._audio:
+        if self._tower:
             prompt = tuple(expand_audio_placeholders(prompt, self._placeholder_id, group.num_audio_tokens))
         num_responses = len(group.responses)
         return [
-            Row(prompt, group.waveforms, response, logprobs, advantage, comparable, token_advantages, in_loss)
+            Row(
+                prompt,
+                group.waveforms,
+                response,
+                logprobs,
+                advantage,
+                comparable,
+                token_advantages,
+                in_loss,
+                num_audio_tokens=group.num_audio_tokens,
+            )
             for response, logprobs, advantage, comparable, token_advantages, in_loss in zip(
                 group.responses,
                 group.rollout_logprobs,
@@ -142,8 +152,8 @@ class Passes:
     def _collate(self, rows: Sequence[Row]) -> MicroBatch:
         encoded = isinstance(self._clips, TowerOutputs)
         num_channels = 0
-        if self._audio:
-            num_channels = self._audio.d_model if encoded else self._audio.num_mel_bins
+        if self._tower:
+            num_channels = self._tower.width if encoded else self._tower.num_mel_bins
         return collate(
             rows,
             self._placeholder_id,

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ssr1_rl.data.prompt import num_audio_tokens
 from ssr1_rl.trainer.batches.clips import ClipKey, FeaturesOf, stack_clips
 from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout, PaddedLayout
 from ssr1_rl.types import Clip
@@ -35,6 +34,7 @@ class Row:
     in_loss: bool = True  # whether the response is trained on
     old_logprobs: tuple[float, ...] = ()  # [T] of the policy before the step's first update; empty if not needed
     ref_logprobs: tuple[float, ...] = ()  # [T] of the frozen reference; empty if the loss has no KL term
+    num_audio_tokens: tuple[int, ...] = ()  # of each clip, as the audio tower makes them
 
     @property
     def num_tokens(self) -> int:
@@ -161,10 +161,9 @@ def _audio_index(
     """
     columns = (torch.tensor(row.prompt) == placeholder_id).nonzero()[:, 0]
     start = 0
-    for handle in row.clips:
+    for handle, num_features in zip(row.clips, row.num_audio_tokens, strict=True):
         key, mel, num_frames = features_of(handle)
         clip = clips.setdefault(key, (len(clips), mel, num_frames))[0]
-        num_features = num_audio_tokens(num_frames)
         part = columns[start : start + num_features]
         start += num_features
         positions = torch.arange(num_features)

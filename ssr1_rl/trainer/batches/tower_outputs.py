@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ssr1_rl.data.prompt import num_audio_tokens
 from ssr1_rl.trainer.batches.balance import cut_padded
 from ssr1_rl.trainer.batches.clips import (
     ByteCache,
@@ -67,14 +66,16 @@ class TowerOutputs:
         missing = [handle for key, handle in wanted.items() if key not in self._current]
         self.num_asked += len(wanted)
         self.num_encoded += len(missing)
-        lengths = {id(handle): num_audio_tokens(self._clips.num_frames(handle)) for handle in missing}
+        family = self._clips.family
+        lengths = {id(handle): family.num_audio_tokens(self._clips.num_frames(handle)) for handle in missing}
         passes = list(cut_padded(missing, lambda handle: lengths[id(handle)], self._max_tokens))
         # Agreed on before any rank starts a pass, since ranks wait for each other's weights within one.
         most = int(self._max_over_ranks(len(passes)))
         for part in passes:
             self._compute(part)
+        silence = torch.zeros(self._num_mel_bins, family.min_mel_frames + family.margin_frames)
         for _ in range(most - len(passes)):
-            self._run_tower(stack_clips([(torch.zeros(self._num_mel_bins, 5), 3)], self._num_mel_bins))
+            self._run_tower(stack_clips([(silence, family.min_mel_frames)], self._num_mel_bins))
 
     def __call__(self, handle: Clip) -> tuple[ClipKey, Tensor, int]:
         """The key of a prepared clip, its output [D, num_features], and its number of frames."""
@@ -92,7 +93,7 @@ class TowerOutputs:
         outputs = self._run_tower(batch)
         for handle, output, num_frames in zip(handles, outputs, batch.num_mel_frames, strict=True):
             # Copied, since a view would keep the whole batch in memory.
-            entry = output[: num_audio_tokens(num_frames)].to("cpu", copy=True).T, num_frames
+            entry = output[: self._clips.family.num_audio_tokens(num_frames)].to("cpu", copy=True).T, num_frames
             self._current[clip_key(handle)] = entry
             if can_be_cached(handle):
                 self._cache.put(clip_key(handle), entry)

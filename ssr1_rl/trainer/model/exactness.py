@@ -1,71 +1,75 @@
-"""Whether the learner's log-probs are a model's own: looked for in its forward passes, before anything is loaded.
+"""Checks before anything is loaded that the learner's log-probs and published weights will be the model's own.
 
-Packing computes a prompt once, our head computes log-probs from hidden states, and weights go out under the
-names that they have in memory. Each is right for most models of transformers and wrong for some, so a twin of
-the model runs on torch's meta device, where it takes neither memory nor time, and what it asks for is noted.
+Packing computes a prompt once, our head computes log-probs from hidden states, and weights are published under the
+names that they have in memory. Each is right for most models of transformers and wrong for some. So a twin of
+the model runs on torch's meta device, where it takes neither memory nor time, and its forward pass is watched.
 """
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from ssr1_rl.audio_families import audio_family_of
 from ssr1_rl.trainer.attention.interface import InexactAttention, use_packed_attention
 from ssr1_rl.trainer.batches.layout import PackedLayout
-from ssr1_rl.trainer.model.families import TEXT, family_of, make_model
+from ssr1_rl.trainer.model.families import backbone_path, make_model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import MoeModelOutputWithPast
 
 PADDED_INSTEAD = "set learner.prefix_packing: false"
 ANOTHER_MODEL = "it cannot be trained here; set model.path to another"
 MODEL_CODE_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError)
-"""What a model's code raises where it wants more than it was given."""
+"""What a model's code raises if it needs more inputs than it was given."""
 
 
-def check_exact(config: Any, prefix_packing: bool) -> None:
-    """Refuses a model whose log-probs, or whose published weights, would be others than its own.
+def check_exact(config: "PretrainedConfig", prefix_packing: bool) -> None:
+    """Refuses a model whose log-probs or published weights would differ from its own.
 
     Args:
-        config: of the model.
+        config: the model's configuration.
         prefix_packing: False for padded rows.
 
     Raises:
-        ValueError: with the reason and what to set instead.
+        ValueError: the model is refused; the message gives the reason and what to set instead.
     """
     with torch.device("meta"):
-        # In bfloat16, since mixtures of experts run in nothing else there.
-        twin = make_model(copy.deepcopy(config)).to(torch.bfloat16).eval()
-    family = family_of(config)
-    if family is TEXT:
+        # In bfloat16, the only type in which mixtures of experts run on the meta device.
+        twin = make_model(copy.deepcopy(config)).bfloat16().eval()
+    if audio_family_of(config) is None:
         _check_names(twin)
         _check_head(twin)
-    backbone = twin.get_submodule(family.backbone)
+    backbone = cast("PreTrainedModel", twin.get_submodule(backbone_path(config)))
     _check_positions(backbone.config)
     _check_attention(backbone)
     if prefix_packing:
         _check_packing(backbone)
 
 
-def _refused(config: Any, reason: str, mend: str) -> ValueError:
-    return ValueError(f"model.path names a {config.model_type} model {reason}; {mend}")
+def _refused(config: "PretrainedConfig", reason: str, fix: str) -> ValueError:
+    return ValueError(f"model.path names a {config.model_type} model {reason}; {fix}")
 
 
-def _unpackable(config: Any, reason: str) -> ValueError:
+def _unpackable(config: "PretrainedConfig", reason: str) -> ValueError:
     return _refused(config, f"{reason}, which prefix packing cannot serve exactly", PADDED_INSTEAD)
 
 
-def _check_names(model: Any) -> None:
-    """Weights are sent and exported under their names in memory, so these must be the checkpoint's."""
+def _check_names(model: "PreTrainedModel") -> None:
+    """Checks that names in memory are those of checkpoints: weights are sent and exported under them."""
     from transformers.conversion_mapping import get_model_conversion_mapping
 
     if get_model_conversion_mapping(model, add_legacy=False):
         raise _refused(model.config, "whose weights transformers converts while it loads them", ANOTHER_MODEL)
 
 
-def _check_head(model: Any) -> None:
-    """Logits must be those of `lm_head` over the hidden states of `model`, and nothing more.
+def _check_head(model: "PreTrainedModel") -> None:
+    """Checks that logits are `lm_head` of the hidden states of `model`, and nothing more.
 
-    The model's own forward pass runs with both replaced by small stand-ins, so that its result can be compared.
+    Runs the model's own forward pass with small stand-ins for both, and compares the result.
     """
     if (
         not isinstance(getattr(model, "model", None), nn.Module)
@@ -92,20 +96,20 @@ def _check_head(model: Any) -> None:
 
 
 class _GivenHidden(nn.Module):
-    """Stands in for a backbone."""
+    """A backbone that returns given hidden states."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()
         self._hidden = hidden
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: object, **kwargs: object) -> "MoeModelOutputWithPast":
         from transformers.modeling_outputs import MoeModelOutputWithPast
 
         return MoeModelOutputWithPast(last_hidden_state=self._hidden)  # pyright: ignore[reportArgumentType]
 
 
-def _check_positions(config: Any) -> None:
-    """Rotary frequencies must not depend on the longest row: it would change the log-probs of all beside it."""
+def _check_positions(config: "PretrainedConfig") -> None:
+    """Checks that rotary frequencies do not depend on the longest row, which would change the log-probs of others."""
     parameters = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
     for rope in by_layer_type or [parameters]:
@@ -118,8 +122,8 @@ def _check_positions(config: Any) -> None:
             )
 
 
-def _check_attention(backbone: Any) -> None:
-    """Padded rows go through transformers' sdpa, and what that leaves out packing leaves out as well."""
+def _check_attention(backbone: "PreTrainedModel") -> None:
+    """Checks that the model's attention needs no more than transformers' sdpa computes, in padded rows or packed."""
     try:
         backbone.set_attn_implementation("sdpa")
     except ValueError as error:
@@ -127,7 +131,7 @@ def _check_attention(backbone: Any) -> None:
     _follow(backbone, lambda config, reason: _refused(config, f"{reason}, beyond sdpa", ANOTHER_MODEL))
 
 
-def _check_packing(backbone: Any) -> None:
+def _check_packing(backbone: "PreTrainedModel") -> None:
     config = backbone.config
     others = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
     if others:
@@ -156,8 +160,10 @@ class _CountedAttention:
         return torch.empty_like(query).transpose(1, 2).contiguous()
 
 
-def _follow(backbone: Any, refuse: Callable[[Any, str], ValueError], **kwargs: Any) -> None:
-    """Runs a pass over two tokens, of whose result nothing but the shape means anything."""
+def _follow(
+    backbone: "PreTrainedModel", refuse: Callable[["PretrainedConfig", str], ValueError], **kwargs: object
+) -> None:
+    """Runs a pass over two tokens to see whether the model's code gets through; its values mean nothing."""
     use_packed_attention(backbone)
     tokens, positions = torch.zeros(1, 2, dtype=torch.long, device="meta"), torch.arange(2, device="meta")[None]
     try:

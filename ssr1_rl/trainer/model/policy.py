@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from ssr1_rl.audio_families import audio_family_of
+from ssr1_rl.data.prompt import NO_PLACEHOLDER
 from ssr1_rl.trainer.attention.interface import BACKENDS, TRANSFORMERS_NAMES, use_packed_attention
 from ssr1_rl.trainer.batches.clips import ClipBatch
 from ssr1_rl.trainer.batches.layout import PaddedLayout
 from ssr1_rl.trainer.batches.rows import MicroBatch
 from ssr1_rl.trainer.model.exactness import check_exact
-from ssr1_rl.trainer.model.families import family_of
+from ssr1_rl.trainer.model.families import backbone_path
 from ssr1_rl.trainer.model.logprobs import LogprobHead
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Policy(nn.Module):
     """A transformers model behind one `forward`: micro-batch in, log-probs out.
 
     Args:
-        model: of a family that `family_of` knows; it is changed in place.
+        model: of transformers, one that `read_config` accepts; it is changed in place.
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
         train_audio_tower: False freezes the tower's parameters.
         attention: a key of `BACKENDS`.
@@ -46,9 +48,10 @@ class Policy(nn.Module):
         check_exact(model.config, prefix_packing)
         self.model = model
         self.temperature = temperature
-        family = family_of(model.config)
-        self.audio_tower = family.audio_tower(model) if family.audio_tower else None
-        self._backbone_path = family.backbone
+        self.audio_family = audio_family_of(model.config)
+        self.audio_tower = self.audio_family.tower(model) if self.audio_family else None
+        self.placeholder_id = self.audio_family.placeholder_id(model.config) if self.audio_family else NO_PLACEHOLDER
+        self._backbone_path = backbone_path(model.config)
         self._attention = BACKENDS[attention]
         if prefix_packing:
             use_packed_attention(self.backbone)
@@ -109,8 +112,11 @@ class Policy(nn.Module):
         if batch.num_mel_frames:
             return self._encode(batch.mel, batch.num_mel_frames)
         # Ranks reduce gradients together, so each runs the tower in every pass, on silence if it has no clip.
-        num_mel_bins = self.model.config.audio_config.num_mel_bins
-        return self._encode(torch.zeros(1, num_mel_bins, 5, device=batch.mel.device), (3,))
+        tower, family = self.audio_tower, self.audio_family
+        assert tower is not None and family is not None, "only audio models have clips"
+        num_frames = family.min_mel_frames
+        silence = torch.zeros(1, tower.num_mel_bins, num_frames + family.margin_frames, device=batch.mel.device)
+        return self._encode(silence, (num_frames,))
 
     def _encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
         assert self.audio_tower is not None, "only audio models have clips"

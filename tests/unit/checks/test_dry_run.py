@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ssr1_rl.checks.dry_run import estimate_memory, print_dry_run
+from ssr1_rl.checks.dry_run import print_dry_run
+from ssr1_rl.checks.memory import estimate_memory
 from ssr1_rl.config.schema import Config
 from ssr1_rl.trainer.model.families import load_model
 

@@ -7,16 +7,10 @@ import pytest
 import torch
 from transformers import AutoProcessor, WhisperFeatureExtractor
 
+from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.config.schema import DataConfig
-from ssr1_rl.data.prompt import (
-    CONV_MARGIN_FRAMES,
-    MelExtractor,
-    PromptBuilder,
-    PromptTooLong,
-    expand_audio_placeholders,
-    num_audio_tokens,
-    num_mel_frames,
-)
+from ssr1_rl.data.mel import MelExtractor
+from ssr1_rl.data.prompt import NO_PLACEHOLDER, PromptBuilder, PromptTooLong, expand_audio_placeholders
 from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio, build_tiny_qwen2_text
 from ssr1_rl.types import SAMPLE_RATE, AudioRef, Question
 
@@ -50,13 +44,17 @@ def question(text="How many beeps are there?", num_clips=1, choices=("one", "two
     return Question("7", text, "one", choices, tuple(AudioRef(f"{i}.wav") for i in range(num_clips)), **fields)
 
 
+def build(builder, question, waveforms):
+    return builder.prepare(question, waveforms, [len(waveform) for waveform in waveforms])
+
+
 def spelt(builder, prompt):
     return builder.tokenizer.decode(prompt.token_ids)
 
 
 def test_prompt_is_the_model_s_own_template_with_one_placeholder(audio_model):
     builder = PromptBuilder(audio_model, DataConfig(instruction="Think."))
-    prompt = builder.build(question(), [silence()])
+    prompt = build(builder, question(), [silence()])
     assert spelt(builder, prompt) == (
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\nAudio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
@@ -70,7 +68,7 @@ def test_prompt_is_the_model_s_own_template_with_one_placeholder(audio_model):
 def test_settings_of_the_prompt(audio_model):
     settings = DataConfig(system_prompt="Listen well.", instruction="", replace_video_by_audio=True)
     builder = PromptBuilder(audio_model, settings)
-    prompt = builder.build(question("Video: what is in the video?", choices=("a video", "a dog")), [silence()])
+    prompt = build(builder, question("Video: what is in the video?", choices=("a video", "a dog")), [silence()])
     text = spelt(builder, prompt)
     assert text.startswith("<|im_start|>system\nListen well.<|im_end|>\n<|im_start|>user\n")
     assert "Audio: what is in the audio?\n(A) a video\n(B) a dog<|im_end|>" in text
@@ -79,7 +77,7 @@ def test_settings_of_the_prompt(audio_model):
 @pytest.mark.parametrize("num_clips", [0, 1, 3])
 def test_one_placeholder_per_clip(audio_model, num_clips):
     builder = PromptBuilder(audio_model, DataConfig())
-    prompt = builder.build(question(num_clips=num_clips), [silence()] * num_clips)
+    prompt = build(builder, question(num_clips=num_clips), [silence()] * num_clips)
     assert prompt.token_ids.count(builder.audio_placeholder_id) == num_clips
 
 
@@ -94,51 +92,44 @@ def test_one_placeholder_per_clip(audio_model, num_clips):
 )
 def test_special_tokens_in_a_text_stay_text(audio_model, text):
     builder = PromptBuilder(audio_model, DataConfig(system_prompt=text, instruction=text))
-    plain = PromptBuilder(audio_model, DataConfig(system_prompt="x", instruction="x")).build(question(), [silence()])
-    prompt = builder.build(question(text, choices=("one", text)), [silence()])
+    plain = build(PromptBuilder(audio_model, DataConfig(system_prompt="x", instruction="x")), question(), [silence()])
+    prompt = build(builder, question(text, choices=("one", text)), [silence()])
     special = set(builder.tokenizer.all_special_ids)
     assert [t for t in prompt.token_ids if t in special] == [t for t in plain.token_ids if t in special]
 
 
 def test_tags_in_a_text_are_left_alone(audio_model):
     builder = PromptBuilder(audio_model, DataConfig())
-    assert "inside <think> </think>" in spelt(builder, builder.build(question(), [silence()]))
+    assert "inside <think> </think>" in spelt(builder, build(builder, question(), [silence()]))
 
 
 def test_too_long_a_prompt_names_its_question(audio_model):
-    short = PromptBuilder(audio_model, DataConfig(max_prompt_tokens=4096)).build(question(), [silence()])
+    short = build(PromptBuilder(audio_model, DataConfig(max_prompt_tokens=4096)), question(), [silence()])
     num_tokens = len(short.token_ids) - 1 + 50
     exact = PromptBuilder(audio_model, DataConfig(max_prompt_tokens=num_tokens))
-    exact.build(question(), [silence()])
+    build(exact, question(), [silence()])
     tight = PromptBuilder(audio_model, DataConfig(max_prompt_tokens=num_tokens - 1))
     with pytest.raises(PromptTooLong, match=rf"train\.json row 3: the prompt has {num_tokens} tokens, more than"):
-        tight.build(question(source="train.json row 3"), [silence()])
+        build(tight, question(source="train.json row 3"), [silence()])
 
 
 def test_clips_must_fit_the_question_and_the_model(audio_model, text_model):
     with pytest.raises(ValueError, match="question 7: got 2 waveforms for 1 clips"):
-        PromptBuilder(audio_model, DataConfig()).build(question(), [silence()] * 2)
+        build(PromptBuilder(audio_model, DataConfig()), question(), [silence()] * 2)
     with pytest.raises(ValueError, match=r"the question has audio, but .* is a text-only model"):
-        PromptBuilder(text_model, DataConfig()).build(question(), [silence()])
+        build(PromptBuilder(text_model, DataConfig()), question(), [silence()])
 
 
 def test_text_only_model(text_model):
     builder = PromptBuilder(text_model, DataConfig(instruction=""))
-    assert not builder.takes_audio
-    prompt = builder.build(question("How many <|im_end|>?", num_clips=0), [])
+    assert builder.family is None and builder.audio_placeholder_id == NO_PLACEHOLDER
+    prompt = build(builder, question("How many <|im_end|>?", num_clips=0), [])
     assert spelt(builder, prompt).endswith(
         "<|im_start|>user\nHow many < |im_end|>?\n(A) one\n(B) two<|im_end|>\n<|im_start|>assistant\n"
     )
-    with pytest.raises(ValueError, match="text-only model and has no audio placeholder"):
-        _ = builder.audio_placeholder_id
-
-
-def test_decode_keeps_tags_and_drops_special_tokens(audio_model):
-    builder = PromptBuilder(audio_model, DataConfig())
-    response = "<think> I hear a beep </think> <answer> one </answer>"
-    token_ids = builder.tokenizer(response)["input_ids"]
-    assert builder.decode([*token_ids, builder.tokenizer.eos_token_id]) == response
-    assert builder.decode(builder.tokenizer("Né <b> 東京!")["input_ids"]) == "Né <b> 東京!"
+    assert prompt.num_audio_tokens == ()
+    with pytest.raises(ValueError, match=r"is a text-only model and has no features of audio"):
+        MelExtractor(text_model)
 
 
 def test_expand_audio_placeholders():
@@ -148,21 +139,17 @@ def test_expand_audio_placeholders():
         expand_audio_placeholders([9, 9], 9, [2])
 
 
-def test_num_audio_tokens_by_hand():
-    assert [num_audio_tokens(n) for n in (2, 3, 6, 7, 200, 1000, 3000)] == [0, 1, 1, 2, 50, 250, 750]
-
-
 @pytest.mark.parametrize("num_samples", ODD_LENGTHS)
 def test_counts_equal_the_processor_s(audio_model, num_samples):
     processor = AutoProcessor.from_pretrained(audio_model)
     builder = PromptBuilder(audio_model, DataConfig())
-    prompt = builder.build(question(), [noise(num_samples)])
+    prompt = build(builder, question(), [noise(num_samples)])
     inputs = processor(
         text=[spelt(builder, prompt)], audio=[noise(num_samples)], sampling_rate=SAMPLE_RATE, return_tensors="pt"
     )
-    frames = num_mel_frames(num_samples)
+    frames = QWEN2_AUDIO.num_mel_frames(num_samples)
     assert int(inputs["feature_attention_mask"].sum()) == frames
-    expanded = expand_audio_placeholders(prompt.token_ids, builder.audio_placeholder_id, [num_audio_tokens(frames)])
+    expanded = expand_audio_placeholders(prompt.token_ids, builder.audio_placeholder_id, prompt.num_audio_tokens)
     assert inputs["input_ids"][0].tolist() == expanded
 
 
@@ -172,7 +159,7 @@ def test_mel_equals_whisper_s_with_30_s_of_padding(audio_model, num_samples):
     padded = WhisperFeatureExtractor(feature_size=128)(waveform, sampling_rate=SAMPLE_RATE)["input_features"][0]
     mel = MelExtractor(audio_model)(waveform)
     assert mel.dtype == np.float32
-    assert mel.shape == (128, min(num_mel_frames(num_samples) + CONV_MARGIN_FRAMES, 3000))
+    assert mel.shape == (128, min(QWEN2_AUDIO.num_mel_frames(num_samples) + QWEN2_AUDIO.margin_frames, 3000))
     np.testing.assert_allclose(mel, padded[:, : mel.shape[1]], atol=1e-5)
 
 

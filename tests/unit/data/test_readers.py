@@ -188,7 +188,7 @@ GOOD_LINE = {"id": 9, "question": "Which?", "choices": ["cat", "dog"], "answer":
 
 BAD_LINES = [
     ('{"id": 1, ', "line", "not JSON at column"),
-    ("[1]", "line", "expected an object, got list"),
+    ("[1]", "row", r"expected an object, got \[1\]"),
     (without(GOOD_LINE, "id") | {"x": 1}, "id", "missing"),
     (without(GOOD_LINE, "question"), "question", "missing"),
     (without(GOOD_LINE, "answer"), "answer", "missing"),

@@ -59,7 +59,7 @@ def test_resume_goes_on_exactly(cut):
 @pytest.mark.parametrize("changed", [questions(8), questions(7, answer="no"), questions(6)])
 def test_cursor_of_another_data_set_is_refused(changed):
     state = QuestionStream(questions(7), seed=0).state_dict()
-    with pytest.raises(ValueError, match=r"training data changed since the checkpoint: 7 questions .* put back"):
+    with pytest.raises(ValueError, match=r"training data changed since the checkpoint: 7 questions .* restore"):
         QuestionStream(changed, seed=0).load_state_dict(state)
 
 

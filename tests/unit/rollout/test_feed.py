@@ -258,8 +258,9 @@ async def test_a_failure_is_raised_although_an_older_group_still_runs(make_feed)
 
 
 class Builder:
-    def token_ids(self, question, num_samples):
-        return (len(question.text), *[7] * len(num_samples))
+    def prepare(self, question, waveforms, num_samples):
+        token_ids = (len(question.text), *[7] * len(num_samples))
+        return PreparedQuestion(question, token_ids, tuple(waveforms), tuple(n // 640 for n in num_samples))
 
 
 @pytest.fixture

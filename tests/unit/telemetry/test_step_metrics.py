@@ -60,7 +60,7 @@ def metrics(clock):
 
 def trained(advantages_G, lengths, mask_G):
     responses = tuple((1,) * n for n in lengths)
-    return TrainGroup(GroupId(0, "q"), (1,), (), responses, responses, advantages_G, (), 0, loss_mask_G=mask_G)
+    return TrainGroup(GroupId(0, "q"), (1,), (), responses, responses, advantages_G, 0, loss_mask_G=mask_G)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def group(name, lengths, prompt=10, **settings):
     responses = tuple((1,) * n for n in lengths)
     logprobs = tuple((0.0,) * n for n in lengths)
     advantages_G = settings.pop("advantages_G", (0.0,) * len(lengths))
-    return TrainGroup(GroupId(0, name), (2,) * prompt, (), responses, logprobs, advantages_G, (), 0, **settings)
+    return TrainGroup(GroupId(0, name), (2,) * prompt, (), responses, logprobs, advantages_G, 0, **settings)
 
 
 def test_the_trained_responses_of_a_group():

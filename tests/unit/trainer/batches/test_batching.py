@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ssr1_rl.data.prompt import num_audio_tokens
+from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.trainer.batches.rows import Row, collate
 
 AUDIO = 99
@@ -13,12 +13,14 @@ FRAMES = {"a": 9, "b": 14, "c": 40}  # mel frames of clips; 2, 3 and 10 audio to
 
 
 def row(prompt=(1, 2), clips=(), response=(3, 4, 5), advantage=1.0, comparable=True, seed=0.0):
+    lengths = tuple(QWEN2_AUDIO.num_audio_tokens(FRAMES[clip]) for clip in clips)
     expanded = []
-    remaining = iter(clips)
+    remaining = iter(lengths)
     for token in prompt:
-        expanded += [token] * num_audio_tokens(FRAMES[next(remaining)]) if token == AUDIO else [token]
+        expanded += [token] * next(remaining) if token == AUDIO else [token]
     logprobs = tuple(-seed - i / 8 for i in range(len(response)))
-    return Row(tuple(expanded), tuple(clips), tuple(response), logprobs, advantage, comparable)
+    clips, response = tuple(clips), tuple(response)
+    return Row(tuple(expanded), clips, response, logprobs, advantage, comparable, num_audio_tokens=lengths)
 
 
 def mel_of(handle):
@@ -79,7 +81,7 @@ def test_collate_against_a_reconstruction():
     for prompt_start, r in zip(prompt_starts, (rows[i] for i in (0, 2, 3, 4)), strict=True):
         columns = [prompt_start + column for column, t in enumerate(r.prompt) if t == AUDIO]
         for clip in r.clips:
-            for position in range(num_audio_tokens(FRAMES[clip])):
+            for position in range(QWEN2_AUDIO.num_audio_tokens(FRAMES[clip])):
                 expected.append((columns.pop(0), clips.index(clip), position))
         assert not columns
     found = torch.stack([batch.audio_columns, batch.audio_clips, batch.audio_positions], dim=1)
@@ -99,9 +101,9 @@ def test_text_only_rows_need_no_clips():
 
 def test_a_prompt_of_another_clip_is_noticed():
     with pytest.raises(AssertionError, match="as many placeholders as its clips have features"):
-        collate([Row((AUDIO,), ("a",), (1,), (0.0,), 1.0, True)], AUDIO, mel_of, 4)
+        collate([Row((AUDIO,), ("a",), (1,), (0.0,), 1.0, True, num_audio_tokens=(2,))], AUDIO, mel_of, 4)
     with pytest.raises(AssertionError, match="belongs to a clip"):
-        collate([Row((AUDIO,) * 5, ("a",), (1,), (0.0,), 1.0, True)], AUDIO, mel_of, 4)
+        collate([Row((AUDIO,) * 5, ("a",), (1,), (0.0,), 1.0, True, num_audio_tokens=(2,))], AUDIO, mel_of, 4)
 
 
 def test_a_filler_differs_in_weight_alone():

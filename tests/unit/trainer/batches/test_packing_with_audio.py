@@ -6,13 +6,8 @@ import torch
 from transformers import AutoFeatureExtractor
 
 from ssr1_rl.config.schema import DataConfig
-from ssr1_rl.data.prompt import (
-    MelExtractor,
-    PromptBuilder,
-    expand_audio_placeholders,
-    num_audio_tokens,
-    num_mel_frames,
-)
+from ssr1_rl.data.mel import MelExtractor
+from ssr1_rl.data.prompt import PromptBuilder, expand_audio_placeholders
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
@@ -40,14 +35,12 @@ def rows(path):
     for index, (num_samples, lengths) in enumerate(GROUPS):
         clips = tuple((0.3 * rng.standard_normal(n)).astype(np.float32) for n in num_samples)
         question = Question(str(index), f"How many beeps {index}?", "one", ("one",), (AudioRef("a.wav"),) * len(clips))
-        counts = [num_audio_tokens(num_mel_frames(n)) for n in num_samples]
-        prompt = expand_audio_placeholders(
-            builder.build(question, clips).token_ids, builder.audio_placeholder_id, counts
-        )
-        shared = tuple(prompt)
+        prepared = builder.prepare(question, clips, num_samples)
+        counts = prepared.num_audio_tokens
+        shared = tuple(expand_audio_placeholders(prepared.token_ids, builder.audio_placeholder_id, counts))
         for n in lengths:
             response = tuple(int(token) for token in rng.choice(ordinary, n))
-            rows.append(Row(shared, clips, response, (0.0,) * n, 1.0, True))
+            rows.append(Row(shared, clips, response, (0.0,) * n, 1.0, True, num_audio_tokens=counts))
     return rows
 
 
@@ -55,7 +48,7 @@ def packed(path, model, rows, pack=True):
     extract = MelExtractor(path)
 
     def mel_of(clip):
-        return id(clip), torch.from_numpy(extract(clip)), num_mel_frames(len(clip))
+        return id(clip), torch.from_numpy(extract(clip)), extract.family.num_mel_frames(len(clip))
 
     return collate(rows, model.config.audio_token_id, mel_of, model.config.audio_config.num_mel_bins, pack)
 
@@ -144,10 +137,10 @@ def test_three_part_positions_of_clips_and_text_are_those_of_text(random_omni_mo
     path = str(random_omni_model)
     model = load_model(path, torch.float32, "sdpa")
     frames = [100, 251]
-    prompt = PromptBuilder(path, DataConfig()).token_ids(
-        Question("q", "How many?", "one", ("one",), (AudioRef("a.wav"),) * 2), [160 * n for n in frames]
-    )
-    ids = expand_audio_placeholders(prompt, model.config.audio_token_id, [num_audio_tokens(n) for n in frames])
+    question = Question("q", "How many?", "one", ("one",), (AudioRef("a.wav"),) * 2)
+    clips = [np.zeros(160 * n, np.float32) for n in frames]
+    prepared = PromptBuilder(path, DataConfig()).prepare(question, clips, list(map(len, clips)))
+    ids = expand_audio_placeholders(prepared.token_ids, model.config.audio_token_id, prepared.num_audio_tokens)
     no_image = torch.zeros(0, 3, dtype=torch.long)
     positions, _ = model.get_rope_index(
         torch.tensor([ids]), image_grid_thw=no_image, audio_seqlens=torch.tensor(frames)

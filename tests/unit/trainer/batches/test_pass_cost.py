@@ -25,7 +25,7 @@ def group(name, num_audio_tokens, lengths, advantages_G):
     logprobs = tuple((0.0,) * n for n in lengths)
     responses = tuple((3,) * n for n in lengths)
     return TrainGroup(
-        GroupId(0, name), prompt, ("clip",), responses, logprobs, advantages_G, (), 0, (), (), (num_audio_tokens,)
+        GroupId(0, name), prompt, ("clip",), responses, logprobs, advantages_G, 0, (), (), (num_audio_tokens,)
     )
 
 

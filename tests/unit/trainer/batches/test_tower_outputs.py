@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssr1_rl.data.prompt import num_audio_tokens
+from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.trainer.batches.clips import ByteCache, ClipFeatures
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.batches.tower_outputs import TowerOutputs
@@ -36,7 +36,7 @@ class Tower:
     def __call__(self, clips):
         assert not torch.is_grad_enabled()
         self.passes.append(list(clips.num_mel_frames))
-        positions = torch.arange(1.0, 1 + max(map(num_audio_tokens, clips.num_mel_frames)))
+        positions = torch.arange(1.0, 1 + max(map(QWEN2_AUDIO.num_audio_tokens, clips.num_mel_frames)))
         return clips.mel.mean(dim=(1, 2))[:, None, None] * positions[:, None].expand(-1, WIDTH)
 
 
@@ -74,12 +74,12 @@ def test_an_output_is_the_clips_own(make):
     for clip, num_frames in zip(clips, (40, 81, 5), strict=True):
         key, output, frames = together[clip.name]
         assert (key, frames) == (clip.name, num_frames)
-        assert output.shape == (WIDTH, num_audio_tokens(num_frames))
+        assert output.shape == (WIDTH, QWEN2_AUDIO.num_audio_tokens(num_frames))
         assert output[0, -1] == pytest.approx(float(output[0, 0] * output.shape[1]))
 
 
 def test_what_finds_no_room_is_at_hand_for_now_and_computed_again(make):
-    outputs, tower = make(max_bytes=2 * 4 * WIDTH * num_audio_tokens(40))
+    outputs, tower = make(max_bytes=2 * 4 * WIDTH * QWEN2_AUDIO.num_audio_tokens(40))
     a, b, c = Clip("a"), Clip("b"), Clip("c")
     outputs.prepare([a, b, c])
     assert [outputs(clip)[0] for clip in (a, b, c)] == ["a", "b", "c"]
@@ -153,10 +153,11 @@ def rows_with(model, clips_of_groups):
     """Groups of two responses; prompts of their clips between two words."""
     placeholder, rows = model.config.audio_token_id, []
     for index, clips in enumerate(clips_of_groups):
-        counts = [num_audio_tokens(len(clip.waveform) // 160) for clip in clips]
+        counts = [QWEN2_AUDIO.num_audio_tokens(len(clip.waveform) // 160) for clip in clips]
         prompt = (11 + index, *(placeholder for count in counts for _ in range(count)), 12)
         rows += [
-            Row(prompt, tuple(clips), response, (0.0,) * 3, 1.0, True) for response in ((13, 14, 15), (16, 17, 18))
+            Row(prompt, tuple(clips), response, (0.0,) * 3, 1.0, True, num_audio_tokens=tuple(counts))
+            for response in ((13, 14, 15), (16, 17, 18))
         ]
     return rows
 

@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssr1_rl.checks.dry_run import estimate_memory
+from ssr1_rl.audio_families import QWEN2_AUDIO
+from ssr1_rl.checks.memory import estimate_memory
 from ssr1_rl.checks.preflight import check_model
 from ssr1_rl.config.schema import CheckpointConfig, Config, ModelConfig
-from ssr1_rl.data.prompt import MelExtractor, expand_audio_placeholders, num_audio_tokens, num_mel_frames
+from ssr1_rl.data.mel import MelExtractor
+from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.store.checkpoints import CheckpointStore
 from ssr1_rl.store.export import export_checkpoint
 from ssr1_rl.trainer.batches.rows import Row, collate
@@ -48,11 +50,10 @@ def batch_for(folder, model):
         return collate([Row((1, 2, 3), (), r, (0.0,) * len(r), 1.0, True) for r in responses], -1, lambda clip: clip, 0)
     clip = (0.3 * np.random.default_rng(0).standard_normal(9_000)).astype(np.float32)
     extract, placeholder = MelExtractor(str(folder)), model.config.audio_token_id
-    prompt = tuple(
-        expand_audio_placeholders((1, placeholder, 2), placeholder, [num_audio_tokens(num_mel_frames(9_000))])
-    )
-    rows = [Row(prompt, (clip,), r, (0.0,) * len(r), 1.0, True) for r in responses]
-    mel_of = lambda c: (id(c), torch.from_numpy(extract(c)), num_mel_frames(len(c)))  # noqa: E731
+    lengths = (QWEN2_AUDIO.clip_tokens(9_000),)
+    prompt = tuple(expand_audio_placeholders((1, placeholder, 2), placeholder, lengths))
+    rows = [Row(prompt, (clip,), r, (0.0,) * len(r), 1.0, True, num_audio_tokens=lengths) for r in responses]
+    mel_of = lambda c: (id(c), torch.from_numpy(extract(c)), QWEN2_AUDIO.num_mel_frames(len(c)))  # noqa: E731
     return collate(rows, placeholder, mel_of, model.config.audio_config.num_mel_bins)
 
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
+from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.config.schema import DataConfig
-from ssr1_rl.data.prompt import MelExtractor, PromptBuilder, expand_audio_placeholders, num_audio_tokens, num_mel_frames
+from ssr1_rl.data.mel import MelExtractor
+from ssr1_rl.data.prompt import PromptBuilder, expand_audio_placeholders
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
@@ -36,7 +38,7 @@ def examples(audio):
         clips = [(0.3 * rng.standard_normal(n)).astype(np.float32) for n in lengths]
         question = Question("q", "How many beeps?", "one", ("one", "two"), tuple(AudioRef("a.wav") for _ in clips))
         response = tuple(int(t) for t in rng.integers(0, len(builder.tokenizer), num_tokens))
-        examples.append((builder.build(question, clips).token_ids, clips, response))
+        examples.append((builder.prepare(question, clips, lengths).token_ids, clips, response))
     # A response may sample the placeholder itself.
     examples[0] = (*examples[0][:2], (*examples[0][2][:2], builder.audio_placeholder_id, examples[0][2][3]))
     return examples
@@ -46,14 +48,15 @@ def our_batch(path, model, examples):
     extract = MelExtractor(path)
 
     def mel_of(clip):
-        return id(clip), torch.from_numpy(extract(clip)), num_mel_frames(len(clip))
+        return id(clip), torch.from_numpy(extract(clip)), QWEN2_AUDIO.num_mel_frames(len(clip))
 
     placeholder = model.config.audio_token_id
     rows = []
     for prompt, clips, response in examples:
-        lengths = [num_audio_tokens(num_mel_frames(len(clip))) for clip in clips]
+        lengths = tuple(QWEN2_AUDIO.clip_tokens(len(clip)) for clip in clips)
         expanded = tuple(expand_audio_placeholders(prompt, placeholder, lengths))
-        rows.append(Row(expanded, tuple(clips), response, (0.0,) * len(response), 1.0, True))
+        logprobs = (0.0,) * len(response)
+        rows.append(Row(expanded, tuple(clips), response, logprobs, 1.0, True, num_audio_tokens=lengths))
     return collate(rows, placeholder, mel_of, model.config.audio_config.num_mel_bins)
 
 
@@ -66,7 +69,7 @@ def reference_logits(path, model, example):
         clips, sampling_rate=16_000, return_attention_mask=True, padding="max_length", return_tensors="pt"
     )
     placeholder = model.config.audio_token_id
-    lengths = [num_audio_tokens(int(mask.sum())) for mask in features["attention_mask"]]
+    lengths = [QWEN2_AUDIO.num_audio_tokens(int(mask.sum())) for mask in features["attention_mask"]]
     expanded = expand_audio_placeholders(prompt, placeholder, lengths)
     # transformers puts features wherever the placeholder occurs, so what it sees of the response must not hold one.
     harmless = [0 if token == placeholder else token for token in response]

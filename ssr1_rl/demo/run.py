@@ -1,11 +1,10 @@
-"""The demo: a world of sounds, a tiny audio-language model, an SFT start, and GRPO, on two CPU cores."""
+"""Runs the demo: a world of sounds, a tiny audio-language model, SFT, then GRPO, on two CPU cores."""
 
 import json
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress as Bars
@@ -19,17 +18,20 @@ from ssr1_rl.data.read import read_questions
 from ssr1_rl.demo.soundworld import SPLITS, WorldPaths, WorldSettings, make_world
 from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio
 from ssr1_rl.distill.sft import Sft, SftExample, SftSettings
-from ssr1_rl.run import run_grpo
+from ssr1_rl.run import Summary, run_grpo
 from ssr1_rl.telemetry.progress import summary_table
 from ssr1_rl.types import Question
 
 SETTINGS = Path(__file__).parent / "demo.yaml"
 SFT_STEPS = 270
-"""Enough to hear what is asked and to answer as the teacher of the chains does, its mistakes included."""
+"""Enough for the student to answer as the teacher of the chains does, mistakes included."""
 
 
 def run_demo(output: Path, seed: int, fresh: bool, overrides: Sequence[str]) -> None:
-    """Runs every part and prints where everything lies; see the README for what to expect."""
+    """Makes the world and the SFT model (unless they exist), runs GRPO, and prints the results and where they are.
+
+    `fresh` deletes `output` first.
+    """
     started = time.monotonic()
     if fresh and output.exists():
         shutil.rmtree(output)
@@ -43,7 +45,7 @@ def run_demo(output: Path, seed: int, fresh: bool, overrides: Sequence[str]) -> 
 
 
 def demo_config(output: Path, seed: int, overrides: Sequence[str]) -> Config:
-    """demo.yaml (launch/local.yaml) with this demo's folders and seed."""
+    """Loads demo.yaml with the folders and the seed of this demo."""
     world = WorldPaths(output / "world")
     folders = [f"run.name=demo-{seed}", f"run.dir={output}", f"run.seed={seed}", f"model.path={output / 'sft'}"]
     for section, split in [("train", "train"), *((f"validation.{split}", split) for split in SPLITS[1:])]:
@@ -52,9 +54,9 @@ def demo_config(output: Path, seed: int, overrides: Sequence[str]) -> Config:
 
 
 def make_soundworld(output: Path, seed: int, settings: WorldSettings | None = None, sft_steps: int = SFT_STEPS) -> None:
-    """Makes `output`/world and `output`/sft: the tiny model after a short SFT on templated chains of thought.
+    """Makes `output`/world, and `output`/sft: a tiny model after a short SFT on templated chains of thought.
 
-    What is already whole is kept.
+    Each is kept if it is already there.
     """
     transformers_logging.disable_progress_bar()
     world = make_world(output / "world", settings or WorldSettings(seed=seed))
@@ -79,13 +81,16 @@ def make_soundworld(output: Path, seed: int, settings: WorldSettings | None = No
 
 
 def sft_example(question: Question, chain: str, builder: PromptBuilder, data: DataConfig) -> SftExample:
-    """A question's prompt, and its chain of thought as the response."""
+    """Makes an example of a question, with its chain of thought as the response."""
     waveforms = [load_waveform(ref, max_audio_s=data.max_audio_s) for ref in question.audio]
-    response = builder.tokenizer(chain, add_special_tokens=False)["input_ids"]
-    return SftExample(builder.build(question, waveforms), (*response, builder.tokenizer.eos_token_id))
+    response: list[int] = builder.tokenizer(chain, add_special_tokens=False)["input_ids"]
+    eos_token_id = builder.tokenizer.eos_token_id
+    assert isinstance(eos_token_id, int), "every chat model has one end-of-sequence token"
+    prepared = builder.prepare(question, waveforms, [len(waveform) for waveform in waveforms])
+    return SftExample(prepared, (*response, eos_token_id))
 
 
-def _report(output: Path, summary: dict[str, Any]) -> None:
+def _report(output: Path, summary: Summary) -> None:
     rows = [
         {
             "split": split,

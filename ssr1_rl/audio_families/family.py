@@ -1,0 +1,130 @@
+"""What the rest of the package may ask about a family of audio-language models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from torch import Tensor
+
+from ssr1_rl.types import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+class AudioTower(Protocol):
+    """The audio tower of one model and the projector behind it. Both belong to the model; this only runs them.
+
+    `project(encode(...))` gives the embeddings of clips. The two are separate because a frozen tower always gives
+    a clip the same output, while the projector is always trained.
+
+    Shapes: D `width`, H hidden size of the language model.
+
+    Attributes:
+        num_mel_bins: bins of the log-mel features that it reads.
+        width: size of its hidden states.
+        num_layers: how many transformer layers it has.
+    """
+
+    num_mel_bins: int
+    width: int
+    num_layers: int
+
+    @property
+    def module(self) -> PreTrainedModel:
+        """The model's tower."""
+        ...
+
+    def set_trainable(self, train_tower: bool) -> None:
+        """Sets `requires_grad` outside the language model: True for the projector, `train_tower` for the tower."""
+        ...
+
+    def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
+        """The tower's output [num_clips, most audio tokens, D].
+
+        Args:
+            mel: log-mel [num_clips, num_mel_bins, frames], zero-padded, with `margin_frames` behind each clip.
+            num_mel_frames: frames of each clip without the margin. A clip's output is in the first
+                `num_audio_tokens(num_mel_frames)` rows; the rows behind them are padding.
+        """
+        ...
+
+    def project(self, features: Tensor) -> Tensor:
+        """[..., D] -> [..., H]."""
+        ...
+
+
+def after_convolutions(num_mel_frames: int) -> int:
+    """Positions left by Whisper's two convolutions, of which the second has stride 2."""
+    return (num_mel_frames - 1) // 2 + 1
+
+
+def after_pooling(num_mel_frames: int) -> int:
+    """Positions left by Whisper's convolutions and a pooling of two positions into one."""
+    return (after_convolutions(num_mel_frames) - 2) // 2 + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioFamily:
+    """A family of audio-language models. Defaults are those of Whisper's encoder with pooling behind it.
+
+    Attributes:
+        model_type: `config.model_type` of the model that is trained.
+        model_class: its class in transformers.
+        backbone: path in the model of its language model without the head.
+        tower: drives the audio tower of a model of this family.
+        flash_tower: whether the tower's layers can use FlashAttention when `AudioTower.encode` calls them.
+        part_of_whole: the field of a larger model's configuration that holds this model's; empty if there is none.
+        published_prefixes: (prefix in memory, prefix in published checkpoints) of all parameter names;
+            empty if transformers names parameters as checkpoints do.
+        placeholder_field: the field of the configuration with the audio placeholder's token id.
+        num_audio_tokens: how many tokens the tower makes of a clip of so many mel frames.
+        positions_per_token: positions in the tower's layers for each of these tokens.
+        hop_length: samples from one mel frame to the next.
+        min_mel_frames: frames of the shortest clip, which makes one token.
+        margin_frames: frames behind a clip's end that the tower's convolutions read.
+        max_clip_s: longest clip; the feature extractor cuts off the rest.
+    """
+
+    model_type: str
+    model_class: str
+    backbone: str
+    tower: Callable[[PreTrainedModel], AudioTower]
+    flash_tower: bool = False
+    part_of_whole: str = ""
+    published_prefixes: tuple[tuple[str, str], ...] = ()
+    placeholder_field: str = "audio_token_id"
+    num_audio_tokens: Callable[[int], int] = after_pooling
+    positions_per_token: int = 2
+    hop_length: int = 160
+    min_mel_frames: int = 3
+    margin_frames: int = 2
+    max_clip_s: float = 30.0
+
+    @property
+    def max_mel_frames(self) -> int:
+        """Mel frames of the longest clip."""
+        return round(self.max_clip_s * SAMPLE_RATE / self.hop_length)
+
+    def num_mel_frames(self, num_samples: int) -> int:
+        """Mel frames of a clip, as many as the attention mask of transformers' processor (and so vLLM) has ones."""
+        return min(-(-num_samples // self.hop_length), self.max_mel_frames)
+
+    def clip_tokens(self, num_samples: int) -> int:
+        """How many tokens the tower makes of a clip of so many samples."""
+        return self.num_audio_tokens(self.num_mel_frames(num_samples))
+
+    def placeholder_id(self, config: PretrainedConfig) -> int:
+        """Token id of the placeholder that stands for a clip."""
+        return getattr(config, self.placeholder_field)
+
+    def published_name(self, name: str) -> str:
+        """The name in published checkpoints of the parameter that is called `name` in memory."""
+        if not self.published_prefixes:
+            return name
+        for prefix, published in self.published_prefixes:
+            if name.startswith(prefix):
+                return published + name.removeprefix(prefix)
+        raise AssertionError(f"{self.model_type} has no parameter {name}")

@@ -1,0 +1,105 @@
+"""Estimates what learners and engines need of memory, from the settings and the model's shapes alone."""
+
+from dataclasses import dataclass
+
+import torch
+
+from ssr1_rl.config.schema import Config, DataConfig, ModelConfig
+from ssr1_rl.trainer.model.logprobs import chunk_bytes
+from ssr1_rl.trainer.model.lora import add_adapters, find_targets
+from ssr1_rl.trainer.model.policy import Policy, empty_policy
+from ssr1_rl.types import SAMPLE_RATE
+from ssr1_rl.weights.parameters import named_weights, trainable_parameters
+
+BYTES = {"bfloat16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes per process. Activations are a rough figure for one micro-batch; see `estimate_memory`."""
+
+    num_parameters: int
+    num_trained: int
+    learner_weights: int
+    learner_gradients: int
+    learner_optimizer: int
+    learner_reference: int
+    learner_activations: int
+    engine_weights: int
+
+
+def estimate_memory(config: Config) -> MemoryEstimate:
+    """Static memory by ZeRO's own arithmetic (arXiv 1910.02054, section 3), and a rough figure for activations.
+
+    ZeRO-1 shares the optimizer's 12 bytes per trained parameter (float32 copy and two moments)
+    among ranks, ZeRO-2 the gradients too, ZeRO-3 the weights too. Gradients are summed in float32;
+    in bfloat16 ZeRO-1 holds both the sum and a micro-batch's own. Float32 training needs no
+    separate copy of the weights.
+    """
+    model, learner = config.model, config.learner
+    policy = _empty_policy(model, learner.prefix_packing)
+    num_parameters = sum(p.numel() for p in named_weights(policy.model).values())
+    num_trained = sum(p.numel() for p in trainable_parameters(policy.model).values())
+    width = BYTES[model.dtype]
+    ranks = learner.num_workers
+    share_optimizer = ranks if learner.zero_stage >= 1 else 1
+    share_gradients = ranks if learner.zero_stage >= 2 else 1
+    share_weights = ranks if learner.zero_stage >= 3 else 1
+    # With LoRA the reference is the policy with its adapters off.
+    has_reference = bool(config.grpo.kl_coefficient) and not model.lora.rank
+    return MemoryEstimate(
+        num_parameters=num_parameters,
+        num_trained=num_trained,
+        learner_weights=width * num_parameters // share_weights,
+        learner_gradients=(6 if width == 2 and learner.zero_stage <= 1 else 4) * num_trained // share_gradients,
+        learner_optimizer=(12 if model.dtype == "bfloat16" else 8) * num_trained // share_optimizer,
+        learner_reference=width * num_parameters // share_weights if has_reference else 0,
+        learner_activations=_activations(config, policy),
+        engine_weights=width * num_parameters // config.rollout.tensor_parallel_size,
+    )
+
+
+def _empty_policy(model: ModelConfig, prefix_packing: bool) -> Policy:
+    """The policy of a run, adapters included, as shapes alone."""
+    policy = empty_policy(model.path, model.train_audio_tower, prefix_packing)
+    if model.lora.rank:
+        with torch.device("meta"):
+            targets = find_targets(policy.model, model.lora.target_modules)
+            add_adapters(policy.model, model.lora.rank, model.lora.alpha, targets)
+    return policy
+
+
+def _activations(config: Config, policy: Policy) -> int:
+    """Bytes of one micro-batch in the language model, in a trained audio tower, and in the log-prob head.
+
+    The head holds buffers for one chunk of response tokens.
+    """
+    model, tokens = config.model, config.learner.max_tokens_per_micro_batch
+    group_responses = config.grpo.group_size * config.rollout.max_response_tokens
+    response_tokens = tokens * group_responses // (config.data.max_prompt_tokens + group_responses)
+    text = policy.model.config.get_text_config()
+    size = _of_layers(model, tokens, text.hidden_size, text.num_hidden_layers)
+    if model.train_audio_tower and (tower := policy.audio_tower):
+        positions = _tower_positions(config.data, policy, tokens - response_tokens)
+        size += _of_layers(model, positions, tower.width, tower.num_layers)
+    return size + 3 * min(4 * response_tokens * text.vocab_size, chunk_bytes(config.run.device))
+
+
+def _of_layers(model: ModelConfig, positions: int, hidden_size: int, num_layers: int) -> int:
+    """34 bytes x positions x hidden size x layers in bfloat16 (arXiv 2205.05198, eq. 1 without attention scores).
+
+    With recomputation: those of one layer, and each layer's input.
+    """
+    width = BYTES[model.dtype]
+    per_layer = 17 * width * positions * hidden_size
+    if model.gradient_checkpointing:
+        return per_layer + width * positions * hidden_size * num_layers
+    return per_layer * num_layers
+
+
+def _tower_positions(data: DataConfig, policy: Policy, prompt_tokens: int) -> int:
+    """Positions in the audio tower's layers if every prompt is the longest and has one clip, also the longest."""
+    family = policy.audio_family
+    assert family is not None, "only a model with an audio tower trains one"
+    per_prompt = min(data.max_prompt_tokens, family.clip_tokens(int(data.max_audio_s * SAMPLE_RATE)))
+    return family.positions_per_token * (prompt_tokens * per_prompt // data.max_prompt_tokens)
