@@ -15,9 +15,12 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from ssr1_rl.config.schema import CheckpointConfig
+
+if TYPE_CHECKING:
+    from ssr1_rl.rollout.feed import FeedState
 
 FOLDER = "checkpoints"
 PREFIX = "step_"
@@ -44,10 +47,10 @@ class Manifest(TypedDict):
 
 
 class ControllerState(TypedDict):
-    """Content of controller.json; `feed` is the state of `GroupFeed`."""
+    """Content of controller.json."""
 
     step: int
-    feed: dict[str, Any]
+    feed: "FeedState"
     kl_coefficient: float
 
 
