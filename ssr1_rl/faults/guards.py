@@ -2,25 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from ssr1_rl.config.schema import GuardConfig
+
+if TYPE_CHECKING:
+    from ssr1_rl.weights.audit import AuditReport
 
 
 class GuardTripped(RuntimeError):
     """A guard's check failed; the message names the figure, its limit and the usual causes."""
-
-
-class WeightReport(TypedDict):
-    """What one engine worker received in an audited weight sync.
-
-    Attributes:
-        digests: checksum of every tensor handed to the model's loader, by checkpoint name.
-        untouched: the model's own parameters that no tensor was loaded into.
-    """
-
-    digests: dict[str, str]
-    untouched: list[str]
 
 
 def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -> None:
@@ -58,12 +49,12 @@ def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -
             )
 
 
-def check_weights(learner: Mapping[str, str], reports: Sequence[WeightReport]) -> None:
+def check_weights(learner: Mapping[str, str], reports: "Sequence[AuditReport]") -> None:
     """Compares the learner's tensors with those that each engine worker received, by checksum.
 
     Args:
         learner: checksum of every tensor, by checkpoint name.
-        reports: one per engine worker.
+        reports: one per process of an engine.
 
     Raises:
         GuardTripped: a tensor is missing on one side or differs, or an engine parameter was never loaded.
