@@ -15,11 +15,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 AUDIO_FAMILIES: dict[str, AudioFamily] = {
-    family.model_type: family
-    for family in (
-        QWEN2_AUDIO,
-        QWEN2_5_OMNI,
-    )
+    QWEN2_AUDIO.model_type: QWEN2_AUDIO,
+    QWEN2_5_OMNI.model_type: QWEN2_5_OMNI,
 }
 """By `config.model_type`. A new family is a file beside this one and a line here."""
 
@@ -27,9 +24,8 @@ AUDIO_FAMILIES: dict[str, AudioFamily] = {
 def trained_config(config: PretrainedConfig) -> PretrainedConfig:
     """The configuration of the part that is trained: of a whole Qwen2.5-Omni its thinker, else of the model itself."""
     for family in AUDIO_FAMILIES.values():
-        part = getattr(config, family.part_of_whole, None) if family.part_of_whole else None
-        if part is not None and part.model_type == family.model_type:
-            return part
+        if family.part_of_whole and hasattr(config, family.part_of_whole):
+            return getattr(config, family.part_of_whole)
     return config
 
 

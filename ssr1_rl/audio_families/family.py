@@ -15,17 +15,10 @@ if TYPE_CHECKING:
 
 
 class AudioTower(Protocol):
-    """The audio tower of one model and the projector behind it. Both belong to the model; this only runs them.
+    """Runs a model's audio tower and the projector behind it. Shapes: D `width`, H hidden size of the language model.
 
     `project(encode(...))` gives the embeddings of clips. The two are separate because a frozen tower always gives
     a clip the same output, while the projector is always trained.
-
-    Shapes: D `width`, H hidden size of the language model.
-
-    Attributes:
-        num_mel_bins: bins of the log-mel features that it reads.
-        width: size of its hidden states.
-        num_layers: how many transformer layers it has.
     """
 
     num_mel_bins: int
@@ -77,8 +70,7 @@ class AudioFamily:
         tower: drives the audio tower of a model of this family.
         flash_tower: whether the tower's layers can use FlashAttention when `AudioTower.encode` calls them.
         part_of_whole: the field of a larger model's configuration that holds this model's; empty if there is none.
-        published_prefixes: (prefix in memory, prefix in published checkpoints) of all parameter names;
-            empty if transformers names parameters as checkpoints do.
+        published_prefixes: (prefix in memory, prefix in published checkpoints); one of them fits each parameter.
         placeholder_field: the field of the configuration with the audio placeholder's token id.
         num_audio_tokens: how many tokens the tower makes of a clip of so many mel frames.
         positions_per_token: positions in the tower's layers for each of these tokens.
@@ -94,7 +86,7 @@ class AudioFamily:
     tower: Callable[[PreTrainedModel], AudioTower]
     flash_tower: bool = False
     part_of_whole: str = ""
-    published_prefixes: tuple[tuple[str, str], ...] = ()
+    published_prefixes: tuple[tuple[str, str], ...] = (("", ""),)
     placeholder_field: str = "audio_token_id"
     num_audio_tokens: Callable[[int], int] = after_pooling
     positions_per_token: int = 2
@@ -122,8 +114,6 @@ class AudioFamily:
 
     def published_name(self, name: str) -> str:
         """The name in published checkpoints of the parameter that is called `name` in memory."""
-        if not self.published_prefixes:
-            return name
         for prefix, published in self.published_prefixes:
             if name.startswith(prefix):
                 return published + name.removeprefix(prefix)

@@ -64,21 +64,18 @@ def _read_array(path: str) -> list[object]:
     return rows
 
 
-def clip_stems(video_name: str) -> list[str]:
+def _clip_stems(video_name: str) -> list[str]:
     """File names, without suffix, under which a video's clip may lie.
 
     `-HG3Omg_89c_000030` is AVQA's own name; R1-AQA names the same clip `-HG3Omg_89c_30`.
     """
-    stems = [video_name]
-    if match := re.fullmatch(r"(.+)_(\d+)", video_name):
-        short = f"{match[1]}_{int(match[2])}"
-        if short != video_name:
-            stems.append(short)
-    return stems
+    match = re.fullmatch(r"(.+)_(\d+)", video_name)
+    short = f"{match[1]}_{int(match[2])}" if match else video_name
+    return list(dict.fromkeys((video_name, short)))
 
 
 def _find_clip(video_name: str, file_names: set[str], audio_dir: Path) -> str:
-    stems = clip_stems(video_name)
+    stems = _clip_stems(video_name)
     for suffix in CLIP_SUFFIXES:
         for stem in stems:
             if stem + suffix in file_names:

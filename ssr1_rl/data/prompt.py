@@ -18,12 +18,6 @@ from ssr1_rl.types import Clip, PreparedQuestion, Question
 if TYPE_CHECKING:
     from ssr1_rl.config.schema import DataConfig
 
-CHOICE_LINE = "\n({letter}) {choice}"
-"""How a choice is added to the question."""
-
-INSTRUCTION_LINE = "\n{instruction}"
-"""How data.instruction is added to the choices."""
-
 NO_PLACEHOLDER = -1
 """Token id of a text-only model's audio placeholder: no token has it."""
 
@@ -53,10 +47,7 @@ def expand_audio_placeholders(token_ids: Sequence[int], placeholder_id: int, len
 
 def choice_lines(question: Question) -> list[str]:
     """The lines that add the choices to the question, such as `(A) one`, each starting with a line break."""
-    return [
-        CHOICE_LINE.format(letter=chr(ord("A") + position), choice=choice)
-        for position, choice in enumerate(question.choices)
-    ]
+    return [f"\n({chr(ord('A') + position)}) {choice}" for position, choice in enumerate(question.choices)]
 
 
 class PromptBuilder:
@@ -110,19 +101,19 @@ class PromptBuilder:
             )
         return PreparedQuestion(question, tuple(token_ids), tuple(waveforms), lengths)
 
-    def user_text(self, question: Question) -> str:
+    def _user_text(self, question: Question) -> str:
         """The text of the user's message; special tokens spelled out in it have no effect."""
         text = question.text
         if self._data.replace_video_by_audio:
             text = text.replace("video", "audio").replace("Video", "Audio")
         text += "".join(choice_lines(question))
         if self._data.instruction:
-            text += INSTRUCTION_LINE.format(instruction=self._data.instruction)
+            text += f"\n{self._data.instruction}"
         return self._neutralise(text)
 
     def _encode(self, question: Question, num_clips: int) -> list[int]:
         """Token ids with one placeholder per clip."""
-        text = self.user_text(question)
+        text = self._user_text(question)
         messages: list[dict[str, Any]] = []
         if self._data.system_prompt:
             messages.append({"role": "system", "content": self._neutralise(self._data.system_prompt)})

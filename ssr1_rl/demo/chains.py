@@ -26,7 +26,7 @@ def chain_of_thought(kind: str, answer: str) -> str:
 
 
 def taught_answer(kind: str, answer: str, error_rate: float, rng: np.random.Generator) -> str:
-    """The teacher's answer to a question; those in `MISHEARD` it gets wrong with probability `error_rate`."""
+    """The teacher's answer to a question whose true answer is `answer`: wrong at `error_rate` if in `MISHEARD`."""
     truth, mistaken = MISHEARD.get(kind, (None, answer))
     return mistaken if answer == truth and rng.random() < error_rate else answer
 

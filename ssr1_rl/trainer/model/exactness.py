@@ -5,6 +5,8 @@ names that they have in memory. Each is right for most models of transformers an
 the model runs on torch's meta device, where it takes neither memory nor time, and its forward pass is watched.
 """
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
@@ -27,7 +29,7 @@ MODEL_CODE_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError)
 """What a model's code raises if it needs more inputs than it was given."""
 
 
-def check_exact(config: "PretrainedConfig", prefix_packing: bool) -> None:
+def check_exact(config: PretrainedConfig, prefix_packing: bool) -> None:
     """Refuses a model whose log-probs or published weights would differ from its own.
 
     Args:
@@ -50,15 +52,15 @@ def check_exact(config: "PretrainedConfig", prefix_packing: bool) -> None:
         _check_packing(backbone)
 
 
-def _refused(config: "PretrainedConfig", reason: str, fix: str) -> ValueError:
+def _refused(config: PretrainedConfig, reason: str, fix: str) -> ValueError:
     return ValueError(f"model.path names a {config.model_type} model {reason}; {fix}")
 
 
-def _unpackable(config: "PretrainedConfig", reason: str) -> ValueError:
+def _unpackable(config: PretrainedConfig, reason: str) -> ValueError:
     return _refused(config, f"{reason}, which prefix packing cannot serve exactly", PADDED_INSTEAD)
 
 
-def _check_names(model: "PreTrainedModel") -> None:
+def _check_names(model: PreTrainedModel) -> None:
     """Checks that names in memory are those of checkpoints: weights are sent and exported under them."""
     from transformers.conversion_mapping import get_model_conversion_mapping
 
@@ -66,7 +68,7 @@ def _check_names(model: "PreTrainedModel") -> None:
         raise _refused(model.config, "whose weights transformers converts while it loads them", ANOTHER_MODEL)
 
 
-def _check_head(model: "PreTrainedModel") -> None:
+def _check_head(model: PreTrainedModel) -> None:
     """Checks that logits are `lm_head` of the hidden states of `model`, and nothing more.
 
     Runs the model's own forward pass with small stand-ins for both, and compares the result.
@@ -102,13 +104,13 @@ class _GivenHidden(nn.Module):
         super().__init__()
         self._hidden = hidden
 
-    def forward(self, *args: object, **kwargs: object) -> "MoeModelOutputWithPast":
+    def forward(self, *args: object, **kwargs: object) -> MoeModelOutputWithPast:
         from transformers.modeling_outputs import MoeModelOutputWithPast
 
         return MoeModelOutputWithPast(last_hidden_state=self._hidden)  # pyright: ignore[reportArgumentType]
 
 
-def _check_positions(config: "PretrainedConfig") -> None:
+def _check_positions(config: PretrainedConfig) -> None:
     """Checks that rotary frequencies do not depend on the longest row, which would change the log-probs of others."""
     parameters = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
@@ -122,7 +124,7 @@ def _check_positions(config: "PretrainedConfig") -> None:
             )
 
 
-def _check_attention(backbone: "PreTrainedModel") -> None:
+def _check_attention(backbone: PreTrainedModel) -> None:
     """Checks that the model's attention needs no more than transformers' sdpa computes, in padded rows or packed."""
     try:
         backbone.set_attn_implementation("sdpa")
@@ -131,7 +133,7 @@ def _check_attention(backbone: "PreTrainedModel") -> None:
     _follow(backbone, lambda config, reason: _refused(config, f"{reason}, beyond sdpa", ANOTHER_MODEL))
 
 
-def _check_packing(backbone: "PreTrainedModel") -> None:
+def _check_packing(backbone: PreTrainedModel) -> None:
     config = backbone.config
     others = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention"})
     if others:
@@ -160,9 +162,7 @@ class _CountedAttention:
         return torch.empty_like(query).transpose(1, 2).contiguous()
 
 
-def _follow(
-    backbone: "PreTrainedModel", refuse: Callable[["PretrainedConfig", str], ValueError], **kwargs: object
-) -> None:
+def _follow(backbone: PreTrainedModel, refuse: Callable[[PretrainedConfig, str], ValueError], **kwargs: object) -> None:
     """Runs a pass over two tokens to see whether the model's code gets through; its values mean nothing."""
     use_packed_attention(backbone)
     tokens, positions = torch.zeros(1, 2, dtype=torch.long, device="meta"), torch.arange(2, device="meta")[None]

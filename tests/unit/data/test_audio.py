@@ -51,7 +51,7 @@ def test_compressed_formats(tmp_path, suffix):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(AudioError, match=r"gone\.wav: no such audio file; put it there"):
+    with pytest.raises(AudioError, match=r"gone\.wav: no such audio file; add it"):
         load(tmp_path / "gone.wav")
 
 
