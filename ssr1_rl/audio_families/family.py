@@ -31,7 +31,7 @@ class AudioTower(Protocol):
         ...
 
     def set_trainable(self, train_tower: bool) -> None:
-        """Sets `requires_grad` outside the language model: True for the projector, `train_tower` for the tower."""
+        """Leaves a gradient outside the language model to the projector, and to the tower if `train_tower`."""
         ...
 
     def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
@@ -77,7 +77,7 @@ class AudioFamily:
         hop_length: samples from one mel frame to the next.
         min_mel_frames: frames of the shortest clip, which makes one token.
         margin_frames: frames behind a clip's end that the tower's convolutions read.
-        max_clip_s: longest clip; the feature extractor cuts off the rest.
+        max_clip_s: longest clip; the rest of a longer one is ignored.
     """
 
     model_type: str
