@@ -29,7 +29,7 @@ FeaturesOf: TypeAlias = Callable[[Clip], tuple[ClipKey, Tensor, int]]
 class ClipBatch:
     """Clips for the audio tower."""
 
-    mel: Tensor  # float32 [C, M, F]: log-mel features, zero-padded; a margin of two frames follows each clip
+    mel: Tensor  # float32 [C, M, F]: log-mel features, zero-padded; a margin follows each clip
     num_mel_frames: tuple[int, ...]  # [C] frames of each clip, without the margin
 
     def to(self, device: torch.device) -> "ClipBatch":
