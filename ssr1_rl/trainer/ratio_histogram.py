@@ -34,7 +34,7 @@ def ratio_quantile(counts: Tensor, share: float) -> float:
 
 
 def _middle(index: int) -> float:
-    """The log ratio that represents a bin: the mean of its edges, 0 for the middle bin, the edge of an outer one."""
+    """The log ratio of a bin: the geometric mean of its edges, 0 for the middle bin, the edge of an outer one."""
     if index in (0, NUM_BINS - 1):
         return float(EDGES[0] if index == 0 else EDGES[-1])
     low, high = float(EDGES[index - 1]), float(EDGES[index])
