@@ -9,12 +9,15 @@ import difflib
 import math
 import typing
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ssr1_rl.config.schema import ConfigError
 from ssr1_rl.config.setting import HOLDS
 
-Section = TypeVar("Section")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Section = TypeVar("Section", bound="DataclassInstance")
 
 Key = tuple[str | int, ...]
 """Where a value stands: ("rewards", 0, "weight")."""

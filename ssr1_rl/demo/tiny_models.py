@@ -58,7 +58,6 @@ def build_tiny_qwen2_audio(
     hidden_size: int = 128,
     num_layers: int = 3,
     tower_size: int = 96,
-    num_tower_layers: int = 2,
 ) -> Path:
     """Writes a Qwen2-Audio model of random weights (0.9 M parameters) that transformers and vLLM load.
 
@@ -71,7 +70,7 @@ def build_tiny_qwen2_audio(
         "audio_config": {
             "num_mel_bins": 128,
             "d_model": tower_size,
-            "encoder_layers": num_tower_layers,
+            "encoder_layers": 2,
             "encoder_attention_heads": tower_size // 32,
             "encoder_ffn_dim": tower_size * 8 // 3,
             # vLLM needs the whole 30 s window, however short the clips are.
