@@ -10,10 +10,11 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from tiny_text import build_tiny_qwen2_text
+
 from ssr1_rl.config.schema import DataConfig, DatasetConfig
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions
-from ssr1_rl.demo.tiny_models import build_tiny_qwen2_text
 from ssr1_rl.types import Question
 
 NEVER_SAMPLED = "<|never_sampled|>"

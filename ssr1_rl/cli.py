@@ -132,9 +132,8 @@ def export(
 ) -> None:
     """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load, LoRA adapters merged in."""
     from ssr1_rl.checks.rules import load_config
-    from ssr1_rl.store.export import base_model_folder, check_dtype, choose_checkpoint, export_checkpoint
+    from ssr1_rl.store.export import base_model_folder, choose_checkpoint, export_checkpoint
 
-    check_dtype(dtype or "float32")
     settings = run / "config.yaml"
     if not settings.is_file():
         raise ValueError(f"{run} holds no run (no config.yaml); give the run.dir of a GRPO run")

@@ -94,7 +94,7 @@ def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None
     if lacking:
         fixes = {
             "GPU": "lower rollout.num_workers, rollout.tensor_parallel_size or learner.num_workers",
-            "CPU": "lower rollout.num_cpus, learner.num_cpus or rewards.*.num_cpus (reservations, not threads)",
+            "CPU": "lower rollout.num_cpus, learner.num_cpus or rewards[*].num_cpus (reservations, not threads)",
         }
         rows = "; ".join(f"{count} x {who}: {each}" for who, count, each in plan.rows())
         raise ClusterTooSmall(

@@ -16,23 +16,14 @@ from ssr1_rl.types import GroupId, Question, ScoredGroup
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over a split's questions, with one greedy response each.
+    """Means over a split's questions, with one greedy response each."""
 
-    Attributes:
-        score: mean of the `accuracy` reward if the run has one, else of the weighted sum of rewards.
-        rewards: mean of each reward function without its weight, by name.
-        score_by_kind: `score` of each kind of question, if the data set names kinds.
-        num_questions: number of questions answered and scored.
-        response_tokens_mean: mean length of the responses, in tokens.
-        truncated_share: share of responses that were cut at the token limit.
-    """
-
-    score: float
-    rewards: Mapping[str, float]
-    score_by_kind: Mapping[str, float]
-    num_questions: int
+    score: float  # the accuracy reward if the run has one, else the weighted sum of rewards
+    rewards: Mapping[str, float]  # each reward function without its weight, by name
+    score_by_kind: Mapping[str, float]  # for each kind of question, if the data set names kinds
+    num_questions: int  # that were answered and scored
     response_tokens_mean: float
-    truncated_share: float
+    truncated_share: float  # of responses that were cut at the token limit
 
     def metrics(self) -> dict[str, float]:
         """Every figure, by its name in `metrics.jsonl` after the prefix validation/<split>/."""

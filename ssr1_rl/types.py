@@ -1,8 +1,7 @@
 """The nouns of the system, in the order in which one question meets them.
 
 Question -> PreparedQuestion -> Completion -> RolloutGroup -> ScoredGroup -> TrainGroup.
-Nothing here imports torch, Ray or vLLM, so every stage (and a user's reward
-function) can use these types without loading them.
+Nothing here imports torch, Ray or vLLM, so a user's reward function can use these types without loading them.
 """
 
 from __future__ import annotations
@@ -32,19 +31,15 @@ class AudioRef:
 
 @dataclass(frozen=True)
 class Question:
-    """One row of a data set of any format.
-
-    `choices` is empty for an open question. `ground_truth` is the text of the answer,
-    never its letter or index. `source` is the file and the row, for error messages.
-    """
+    """One row of a data set of any format."""
 
     id: str
     text: str
-    ground_truth: str
-    choices: tuple[str, ...] = ()
+    ground_truth: str  # the text of the answer, never its letter or index
+    choices: tuple[str, ...] = ()  # empty for an open question
     audio: tuple[AudioRef, ...] = ()
     kind: str = ""
-    source: str = ""
+    source: str = ""  # the file and the row, for error messages
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -52,30 +47,22 @@ class Question:
 class PreparedQuestion:
     """A question as the model reads it.
 
-    Attributes:
-        token_ids: the prompt, with exactly one audio placeholder per clip. vLLM expands each
-            placeholder itself; the learner does it with `ssr1_rl.data.prompt.expand_audio_placeholders`.
-        waveforms: the question's clips.
-        num_audio_tokens: how many tokens the audio tower makes of each clip.
+    vLLM expands audio placeholders itself; the learner does it with `ssr1_rl.data.prompt.expand_audio_placeholders`.
     """
 
     question: Question
-    token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]  # the prompt, with exactly one audio placeholder per clip
     waveforms: tuple[Clip, ...] = ()
-    num_audio_tokens: tuple[int, ...] = ()
+    num_audio_tokens: tuple[int, ...] = ()  # tokens that the audio tower makes of each clip
 
 
 @dataclass(frozen=True)
 class GroupId:
-    """Identifies one group of responses in a run, also after a resume.
-
-    `attempt` rises each time that the question has to be generated again in the same
-    epoch (because its worker died or its rewards failed).
-    """
+    """Identifies one group of responses in a run, also after a resume."""
 
     epoch: int
     question_id: str
-    attempt: int = 0
+    attempt: int = 0  # rises when the question is generated again in its epoch: its worker died or its rewards failed
 
     def __str__(self) -> str:
         return f"epoch {self.epoch} question {self.question_id} attempt {self.attempt}"
@@ -92,22 +79,13 @@ class VersionSpan:
 
 @dataclass(frozen=True)
 class Completion:
-    """One sampled response.
+    """One sampled response."""
 
-    Attributes:
-        token_ids: the sampled tokens, the end-of-sequence token included when it was sampled.
-        logprobs: natural log-probability of each token under the distribution it
-            was sampled from (after temperature and truncation), same length.
-        text: the decoded response, special tokens left out.
-        finish_reason: "stop" (end of sequence) or "length" (cut at the token limit).
-        versions: which policy version sampled which tokens; covers all of them, or is empty if the engine does not say.
-    """
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    text: str
-    finish_reason: str
-    versions: tuple[VersionSpan, ...] = ()
+    token_ids: tuple[int, ...]  # the end-of-sequence token included when it was sampled
+    logprobs: tuple[float, ...]  # natural, of each token under the distribution that it was sampled from
+    text: str  # decoded, special tokens left out
+    finish_reason: str  # "stop" (end of sequence) or "length" (cut at the token limit)
+    versions: tuple[VersionSpan, ...] = ()  # cover all tokens, or are empty if the engine does not give versions
 
 
 @dataclass(frozen=True)
@@ -126,44 +104,27 @@ class RolloutGroup:
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """A group with its rewards.
-
-    Attributes:
-        rewards_G: the weighted sum over the reward functions, one per completion.
-        breakdown: for each reward function's name its unweighted rewards, one per completion.
-    """
+    """A group with its rewards, one per completion."""
 
     group: RolloutGroup
-    rewards_G: tuple[float, ...]
-    breakdown: Mapping[str, tuple[float, ...]]
+    rewards_G: tuple[float, ...]  # the weighted sum over the reward functions
+    breakdown: Mapping[str, tuple[float, ...]]  # unweighted, by the reward function's name
 
 
 @dataclass(frozen=True)
 class TrainGroup:
-    """What a learner needs of one group.
-
-    Attributes:
-        prompt_token_ids: with one audio placeholder per clip.
-        waveforms: the question's clips.
-        responses: sampled token ids of each response.
-        rollout_logprobs: their log-probabilities as the rollout engine reported them.
-        advantages_G: one advantage per response; the mean of `token_advantages`, if there are any.
-        submitted_version: as in `RolloutGroup`.
-        token_advantages: for each response one advantage per token; empty if all tokens of a response have the same.
-        loss_mask_G: whether each response is trained on; empty if all are.
-        num_audio_tokens: how many tokens the audio tower makes of each clip.
-    """
+    """What a learner needs of one group."""
 
     id: GroupId
-    prompt_token_ids: tuple[int, ...]
+    prompt_token_ids: tuple[int, ...]  # with one audio placeholder per clip
     waveforms: tuple[Clip, ...]
-    responses: tuple[tuple[int, ...], ...]
-    rollout_logprobs: tuple[tuple[float, ...], ...]
-    advantages_G: tuple[float, ...]
-    submitted_version: int
-    token_advantages: tuple[tuple[float, ...], ...] = ()
-    loss_mask_G: tuple[bool, ...] = ()
-    num_audio_tokens: tuple[int, ...] = ()
+    responses: tuple[tuple[int, ...], ...]  # sampled token ids
+    rollout_logprobs: tuple[tuple[float, ...], ...]  # of these tokens, as the rollout engine reported them
+    advantages_G: tuple[float, ...]  # one per response; the mean of its token_advantages, if there are any
+    submitted_version: int  # as in RolloutGroup
+    token_advantages: tuple[tuple[float, ...], ...] = ()  # empty if all tokens of a response have the same
+    loss_mask_G: tuple[bool, ...] = ()  # whether each response is trained on; empty if all are
+    num_audio_tokens: tuple[int, ...] = ()  # as in PreparedQuestion
 
     @property
     def num_prompt_tokens(self) -> int:

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import Qwen2_5OmniConfig, Qwen2_5OmniThinkerForConditionalGeneration, WhisperFeatureExtractor
 
+from benchmarks.tiny_text import build_qwen2_tokenizer
 from ssr1_rl.audio_families import QWEN2_5_OMNI
-from ssr1_rl.demo.tiny_models import build_qwen2_tokenizer
 
 SPECIAL_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|vision_bos|>", "<|vision_eos|>")
 

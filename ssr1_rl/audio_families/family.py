@@ -11,7 +11,7 @@ from torch import Tensor
 from ssr1_rl.types import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 
 class AudioTower(Protocol):
@@ -61,39 +61,21 @@ def after_pooling(num_mel_frames: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioFamily:
-    """A family of audio-language models. Defaults are those of Whisper's encoder with pooling behind it.
+    """A family of audio-language models. Defaults are those of Whisper's encoder with pooling behind it."""
 
-    Attributes:
-        model_type: `config.model_type` of the model that is trained.
-        model_class: its class in transformers.
-        backbone: path in the model of its language model without the head.
-        tower: drives the audio tower of a model of this family.
-        flash_tower: whether the tower's layers can use FlashAttention when `AudioTower.encode` calls them.
-        part_of_whole: the field of a larger model's configuration that holds this model's; empty if there is none.
-        published_prefixes: (prefix in memory, prefix in published checkpoints); one of them fits each parameter.
-        placeholder_field: the field of the configuration with the audio placeholder's token id.
-        num_audio_tokens: how many tokens the tower makes of a clip of so many mel frames.
-        positions_per_token: positions in the tower's layers for each of these tokens.
-        hop_length: samples from one mel frame to the next.
-        min_mel_frames: frames of the shortest clip, which makes one token.
-        margin_frames: frames behind a clip's end that the tower's convolutions read.
-        max_clip_s: longest clip; the rest of a longer one is ignored.
-    """
-
-    model_type: str
-    model_class: str
-    backbone: str
-    tower: Callable[[PreTrainedModel], AudioTower]
-    flash_tower: bool = False
-    part_of_whole: str = ""
-    published_prefixes: tuple[tuple[str, str], ...] = (("", ""),)
-    placeholder_field: str = "audio_token_id"
-    num_audio_tokens: Callable[[int], int] = after_pooling
-    positions_per_token: int = 2
-    hop_length: int = 160
-    min_mel_frames: int = 3
-    margin_frames: int = 2
-    max_clip_s: float = 30.0
+    model_type: str  # config.model_type of the model that is trained
+    model_class: str  # its class in transformers
+    backbone: str  # path in the model of its language model without the head
+    tower: Callable[[PreTrainedModel], AudioTower]  # drives the audio tower of a model of this family
+    flash_tower: bool = False  # whether the tower's layers can use FlashAttention when AudioTower.encode calls them
+    part_of_whole: str = ""  # the field of a larger model's configuration that holds this model's, if there is one
+    published_prefixes: tuple[tuple[str, str], ...]  # (in memory, in checkpoints); one of them fits each parameter
+    num_audio_tokens: Callable[[int], int] = after_pooling  # tokens that the tower makes of so many mel frames
+    positions_per_token: int = 2  # positions in the tower's layers for each of these tokens
+    hop_length: int = 160  # samples from one mel frame to the next
+    min_mel_frames: int = 3  # frames of the shortest clip, which makes one token
+    margin_frames: int = 2  # frames behind a clip's end that the tower's convolutions read
+    max_clip_s: float = 30.0  # longest clip; the rest of a longer one is ignored
 
     @property
     def max_mel_frames(self) -> int:
@@ -107,10 +89,6 @@ class AudioFamily:
     def clip_tokens(self, num_samples: int) -> int:
         """How many tokens the tower makes of a clip of so many samples."""
         return self.num_audio_tokens(self.num_mel_frames(num_samples))
-
-    def placeholder_id(self, config: PretrainedConfig) -> int:
-        """Token id of the placeholder that stands for a clip."""
-        return getattr(config, self.placeholder_field)
 
     def published_name(self, name: str) -> str:
         """The name in published checkpoints of the parameter that is called `name` in memory."""

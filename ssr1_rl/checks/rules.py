@@ -62,9 +62,9 @@ def _rewards_are_named_once(rewards: Sequence[RewardConfig]) -> None:
     names = [reward.name or reward.path for reward in rewards]
     for index, (reward, name) in enumerate(zip(rewards, names, strict=True)):
         if not reward.path:
-            check_built_in(reward.name, f"rewards.{index}")
+            check_built_in(reward.name, f"rewards[{index}]")
         if name in names[:index]:
-            raise ConfigError(f"rewards.{index}.name {name!r} is used twice; give one of them another name")
+            raise ConfigError(f"rewards[{index}].name {name!r} is used twice; give one of them another name")
 
 
 def _state_can_be_offloaded(learner: LearnerConfig) -> None:

@@ -12,7 +12,6 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ssr1_rl.config.bounds import check_bounds
 from ssr1_rl.config.presets import preset_values
 from ssr1_rl.config.schema import Config, ConfigError
 from ssr1_rl.config.values import Key, Origins, build_section, dotted, entries, lay_over, origin_of
@@ -39,7 +38,6 @@ def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Con
         merged = lay_over(merged, layer, Config)
     _refuse_missing(merged, path)
     config = build_section(Config, _resolved(dict(entries(merged)), origins), (), origins)
-    check_bounds(config, origins)
     config.grpo.denominator_tokens = config.grpo.denominator_tokens or config.rollout.max_response_tokens
     return config
 
@@ -128,7 +126,7 @@ def _parse_override(override: str) -> tuple[Key, object, str]:
 
 
 def _key_of(name: str) -> Key:
-    """A dotted name as a key; `rewards[0].weight` is `rewards.0.weight`."""
+    """A dotted name as a key; an index may be written as in `rewards[0].weight` or in `rewards.0.weight`."""
     parts = name.replace("[", ".").replace("]", "").split(".")
     return tuple(int(part) if part.isdigit() else part for part in parts)
 

@@ -1,7 +1,7 @@
 """Every setting of a run: its type, default, bounds and explanation.
 
 A launch file is a YAML file of these sections; `ssr1_rl.checks.rules.load_config` reads and checks it. A component
-receives its own section, not the whole. docs/settings.md lists the same, written by `ssr1_rl.config.reference`.
+receives its own section, not the whole. docs/settings_reference.py lists the same in docs/settings.md.
 """
 
 from dataclasses import dataclass, field

@@ -6,13 +6,18 @@ Every error says where a value came from (file and line, or override), which set
 import contextlib
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ssr1_rl.config.schema import ConfigError
+from ssr1_rl.config.setting import HOLDS
 
-Section = TypeVar("Section")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Section = TypeVar("Section", bound="DataclassInstance")
 
 Key = tuple[str | int, ...]
 """Where a value stands: ("rewards", 0, "weight")."""
@@ -58,7 +63,7 @@ def build_section(kind: type[Section], value: object, key: Key, origins: Origins
     """`value` as a section of the schema.
 
     Raises:
-        ConfigError: an unknown setting (with the nearest known one), or a value of another type.
+        ConfigError: an unknown setting (with the nearest known one), a value of another type, or one out of bounds.
     """
     kinds = typing.get_type_hints(kind)
     if not isinstance(value, dict):
@@ -69,7 +74,25 @@ def build_section(kind: type[Section], value: object, key: Key, origins: Origins
     for name in value:
         if name not in kinds:
             raise _unknown((*key, name), kinds, origins)
-    return kind(**{name: _build(kinds[name], inner, (*key, name), origins) for name, inner in value.items()})
+    section = kind(**{name: _build(kinds[name], inner, (*key, name), origins) for name, inner in value.items()})
+    for spec in dataclasses.fields(section):
+        _check_bounds(getattr(section, spec.name), spec, (*key, spec.name), origins)
+    return section
+
+
+def _check_bounds(value: object, spec: "dataclasses.Field[object]", key: Key, origins: Origins) -> None:
+    """Refuses a number, alone or in a tuple, that is not finite or is out of the bounds of its field."""
+    if isinstance(value, tuple):
+        for index, inner in enumerate(value):
+            _check_bounds(inner, spec, (*key, index), origins)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if math.isnan(value) or (math.isinf(value) and spec.default != value):
+        raise refused(key, origins, f"must be a finite number, got {value!r}", value)
+    for words, limit in spec.metadata.get("bounds", {}).items():
+        if not HOLDS[words](value, limit):
+            why = f" ({spec.metadata['why']})" if spec.metadata["why"] else ""
+            raise refused(key, origins, f"must be {words} {limit:g}, got {value!r}{why}", value)
 
 
 def _build(kind: object, value: object, key: Key, origins: Origins) -> object:
@@ -159,8 +182,8 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def dotted(key: Key) -> str:
-    """A key as users write it: `rewards.0.weight`."""
-    return ".".join(map(str, key))
+    """A key in an error's words: `rewards[0].weight`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
 
 
 def shown(value: object) -> str:

@@ -1,8 +1,6 @@
 """Synthesizes sounds, and knows the answers to questions about them.
 
-A scene is one short clip for one of eight kinds of question, with its possible answers and the
-right one. `SceneStyle` holds what may differ between splits (timbre, tempo, noise) and how difficult
-a clip is.
+A scene is one short clip for one of eight kinds of question, with its possible answers and the right one.
 """
 
 from __future__ import annotations
@@ -22,49 +20,30 @@ STEADY_TIMBRES = TIMBRES[:3]
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How the clips of a split sound. Levels are shares of full scale, times seconds.
-
-    Attributes:
-        clip_s: length of every clip.
-        noise_level: range of the background noise's standard deviation.
-        level: range of a sound's amplitude.
-        loud_level, quiet_level: amplitudes of the two sounds that are compared.
-        beep_s, beep_every_s: length of a counted beep, and time from the start of one to the start of the next.
-        start_s, second_at_s: when the first and the second of two sounds start.
-        click_every_s: time between the clicks of a rattle.
-        buzz_duty: share of the period for which a buzzer's wave is high (0.5: a square wave).
-        hiss_smoothing: 0 gives white noise; closer to 1, higher frequencies are weaker.
-        vibrato: relative variation of a whistle's pitch, six times per second.
-    """
+    """How the clips of a split sound, and how difficult they are. Levels are shares of full scale, times seconds."""
 
     clip_s: float = 2.0
-    noise_level: tuple[float, float] = (0.002, 0.02)
-    level: tuple[float, float] = (0.25, 0.5)
-    loud_level: float = 0.5
+    noise_level: tuple[float, float] = (0.002, 0.02)  # range of the background noise's standard deviation
+    level: tuple[float, float] = (0.25, 0.5)  # range of a sound's amplitude
+    loud_level: float = 0.5  # amplitudes of the two sounds that are compared
     quiet_level: float = 0.05
-    beep_s: float = 0.2
-    beep_every_s: float = 0.45
-    start_s: float = 0.2
+    beep_s: float = 0.2  # length of a counted beep
+    beep_every_s: float = 0.45  # from the start of one to the start of the next
+    start_s: float = 0.2  # when the first and the second of two sounds start
     second_at_s: float = 1.1
-    click_every_s: float = 0.1
-    buzz_duty: float = 0.5
-    hiss_smoothing: float = 0.0
-    vibrato: float = 0.0
+    click_every_s: float = 0.1  # between the clicks of a rattle
+    buzz_duty: float = 0.5  # share of the period for which a buzzer's wave is high (0.5: a square wave)
+    hiss_smoothing: float = 0.0  # 0 gives white noise; closer to 1, higher frequencies are weaker
+    vibrato: float = 0.0  # relative variation of a whistle's pitch, six times per second
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One clip, and the answer to its question.
+    """One clip, and the answer to its question."""
 
-    Attributes:
-        samples: float64 [num_samples] at 16 kHz, within -1 and 1.
-        options: all possible answers to this kind of question, the right one included.
-        answer: the right one.
-    """
-
-    samples: np.ndarray
-    options: tuple[str, ...]
-    answer: str
+    samples: np.ndarray  # float64 [num_samples] at 16 kHz, within -1 and 1
+    options: tuple[str, ...]  # all possible answers to this kind of question
+    answer: str  # the right one
 
 
 class _Canvas:
@@ -179,16 +158,6 @@ def _two_sounds(canvas: _Canvas) -> tuple[str, str]:
     return first, second
 
 
-def _first(canvas: _Canvas) -> Scene:
-    first, _ = _two_sounds(canvas)
-    return canvas.scene(TIMBRES, first)
-
-
-def _last(canvas: _Canvas) -> Scene:
-    _, second = _two_sounds(canvas)
-    return canvas.scene(TIMBRES, second)
-
-
 def _pitch(canvas: _Canvas) -> Scene:
     answer = canvas.pick(("high", "low"))
     pitch_hz = canvas.rng.uniform(1500, 2500) if answer == "high" else canvas.rng.uniform(250, 500)
@@ -207,8 +176,8 @@ _MAKERS: dict[str, Callable[[_Canvas], Scene]] = {
     "direction": _direction,
     "timbre": _timbre,
     "louder": _louder,
-    "first": _first,
-    "last": _last,
+    "first": lambda canvas: canvas.scene(TIMBRES, _two_sounds(canvas)[0]),
+    "last": lambda canvas: canvas.scene(TIMBRES, _two_sounds(canvas)[1]),
     "pitch": _pitch,
     "length": _length,
 }

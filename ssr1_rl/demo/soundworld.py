@@ -1,8 +1,7 @@
 """Writes a small data set of sounds and questions from a seed, for the demo, benchmarks and tests.
 
-It is AVQA's own JSON with WAV files, which the AVQA reader reads like real data.
-Besides `train` and `test` there is a split with unseen scenes (other timbres, tempo
-and noise) and one with unseen questions (other wording and sets of choices).
+It is AVQA's own JSON with WAV files. Besides `train` and `test` there is a split with unseen scenes (other timbres,
+tempo and noise) and one with unseen questions (other wording and sets of choices).
 """
 
 from __future__ import annotations
@@ -12,9 +11,7 @@ import fcntl
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,40 +54,33 @@ STAMP = "world.json"
 """A world's settings. Written last, so that a folder with this file is complete."""
 
 
-def _unseen_style() -> SceneStyle:
-    return SceneStyle(
-        noise_level=(0.02, 0.03),
-        beep_s=0.16,
-        beep_every_s=0.4,
-        start_s=0.3,
-        second_at_s=1.2,
-        click_every_s=0.07,
-        buzz_duty=0.3,
-        hiss_smoothing=0.5,
-        vibrato=0.03,
-    )
+USUAL_STYLE = SceneStyle()
+UNSEEN_STYLE = SceneStyle(
+    noise_level=(0.02, 0.03),
+    beep_s=0.16,
+    beep_every_s=0.4,
+    start_s=0.3,
+    second_at_s=1.2,
+    click_every_s=0.07,
+    buzz_duty=0.3,
+    hiss_smoothing=0.5,
+    vibrato=0.03,
+)
+"""Of the split unseen_scenes."""
 
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Settings of a world. The same settings give the same bytes.
+    """Settings of a world. The same settings give the same bytes."""
 
-    Attributes:
-        seed: seed of scenes, questions and the order of choices.
-        num_train, num_test, num_unseen_scenes, num_unseen_questions: questions (and clips) per split.
-        teacher_error_rate: how often the chains of thought mishear what is in `MISHEARD`.
-        style: how clips sound, and how difficult they are, in all splits but unseen_scenes.
-        unseen_style: the same for unseen_scenes.
-    """
-
-    seed: int = 0
-    num_train: int = 1600
+    seed: int = 0  # of scenes, questions and the order of choices
+    num_train: int = 1600  # questions (and clips) of each split
     num_test: int = 240
     num_unseen_scenes: int = 80
     num_unseen_questions: int = 80
-    teacher_error_rate: float = 0.7
-    style: SceneStyle = field(default_factory=SceneStyle)
-    unseen_style: SceneStyle = field(default_factory=_unseen_style)
+    teacher_error_rate: float = 0.7  # how often the chains of thought mishear what is in `MISHEARD`
+    style: SceneStyle = USUAL_STYLE
+    unseen_style: SceneStyle = UNSEEN_STYLE
 
     def num_questions(self, split: str) -> int:
         """How many questions one split has."""
@@ -122,33 +112,23 @@ class WorldPaths:
         return DatasetConfig(format="avqa", path=str(self.questions(split)), audio_dir=str(self.audio_dir))
 
 
-def make_world(folder: str | Path, settings: WorldSettings | None = None) -> WorldPaths:
-    """Writes a world, unless it is already there.
+def make_world(folder: Path, settings: WorldSettings) -> WorldPaths:
+    """Writes a world, unless it is already there. Another process that makes the same one is waited for.
 
     The folder is renamed into place when it is complete, so an interrupted world is made again.
 
     Raises:
         ValueError: the folder holds something else, or a world with other settings.
     """
-    settings = settings or WorldSettings()
-    paths = WorldPaths(Path(folder))
-    paths.folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(paths.folder.parent / f".{paths.folder.name}.lock"):
-        if _is_made(paths.folder, settings):
-            return paths
-        partial = WorldPaths(paths.folder.parent / f".{paths.folder.name}.partial")
-        shutil.rmtree(partial.folder, ignore_errors=True)
-        _write_world(partial, settings)
-        partial.folder.replace(paths.folder)
-    return paths
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that only one process can have; the system releases it when the process ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_made(folder, settings):
+            partial = WorldPaths(folder.parent / f".{folder.name}.partial")
+            shutil.rmtree(partial.folder, ignore_errors=True)
+            _write_world(partial, settings)
+            partial.folder.replace(folder)
+    return WorldPaths(folder)
 
 
 def _is_made(folder: Path, settings: WorldSettings) -> bool:

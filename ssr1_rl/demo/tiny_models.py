@@ -1,30 +1,27 @@
-"""Small models of the real architectures, with random weights and a vocabulary made for given texts.
+"""A small Qwen2-Audio model, with random weights and a vocabulary made for given texts.
 
-With them the whole system (vLLM, DeepSpeed, weight sync) runs on a laptop, in the demo, the benchmarks
-and the tests. Folders are laid out like published ones, so that no other code depends on a model being tiny.
+With it the whole system (vLLM, DeepSpeed, weight sync) runs on a laptop. Its folder is laid out like a published one,
+so that no other code depends on the model being tiny.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
     Qwen2Config,
-    Qwen2ForCausalLM,
     Qwen2Tokenizer,
     WhisperFeatureExtractor,
 )
-from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 from transformers.models.whisper.modeling_whisper import sinusoids
 
 from ssr1_rl.audio_families import QWEN2_AUDIO
@@ -32,43 +29,25 @@ from ssr1_rl.audio_families import QWEN2_AUDIO
 TEXT_SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 AUDIO_SPECIAL_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 
-_TURN = "<|im_start|>{{ message['role'] }}\n"
-_DEFAULT_SYSTEM = (
+CHAT_TEMPLATE = (
+    "{% set audio_count = namespace(value=0) %}{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-)
-_GENERATION_PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-
-TEXT_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    + _DEFAULT_SYSTEM
-    + _TURN
-    + "{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    + _GENERATION_PROMPT
-)
-"""The template of Qwen2's chat models."""
-
-AUDIO_CHAT_TEMPLATE = (
-    "{% set audio_count = namespace(value=0) %}{% for message in messages %}"
-    + _DEFAULT_SYSTEM
-    + _TURN
-    + "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
     "{% else %}{% for content in message['content'] %}"
     "{% if 'audio' in content or 'audio_url' in content or message['type'] == 'audio' or content['type'] == 'audio' %}"
     "{% set audio_count.value = audio_count.value + 1 %}"
     "Audio {{ audio_count.value }}: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
     "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
-    + _GENERATION_PROMPT
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """The template of Qwen2-Audio-7B-Instruct."""
 
-_TEMPLATE_TEXT = "system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"
+TEMPLATE_TEXT = "system\nYou are a helpful assistant.\nuser\nAudio 1: \nassistant\n"
 
 _PIECES = r"\n\([A-Z]\)| ?</?[a-z]+>| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]|\s"
 """Matches what becomes one token: a choice's letter with its line break, a tag, a word, a digit, a punctuation mark."""
-
-_MAX_TEXT_VOCABULARY = 2000
-"""Largest vocabulary of the text-only model."""
 
 
 def build_tiny_qwen2_audio(
@@ -79,18 +58,11 @@ def build_tiny_qwen2_audio(
     hidden_size: int = 128,
     num_layers: int = 3,
     tower_size: int = 96,
-    num_tower_layers: int = 2,
 ) -> Path:
     """Writes a Qwen2-Audio model of random weights (0.9 M parameters) that transformers and vLLM load.
 
-    Args:
-        folder: where the model is written; it is created if it does not exist.
-        texts: what the model will read and write; each word in them becomes one token.
-        hidden_size: of the language model; a multiple of 32, the size of its heads (the smallest for vLLM on a CPU).
-        tower_size: of the audio tower, a multiple of 32.
-
-    Returns:
-        The folder.
+    Each word in `texts`, what the model will read and write, becomes one token. `hidden_size` and `tower_size` are
+    multiples of 32, the size of a head (the smallest for vLLM on a CPU). Returns the folder.
     """
     folder = Path(folder)
     tokenizer = _build_word_tokenizer(texts)
@@ -98,13 +70,13 @@ def build_tiny_qwen2_audio(
         "audio_config": {
             "num_mel_bins": 128,
             "d_model": tower_size,
-            "encoder_layers": num_tower_layers,
+            "encoder_layers": 2,
             "encoder_attention_heads": tower_size // 32,
             "encoder_ffn_dim": tower_size * 8 // 3,
             # vLLM needs the whole 30 s window, however short the clips are.
             "max_source_positions": 1500,
         },
-        "text_config": {"model_type": "qwen2"} | _language_model(tokenizer, hidden_size, 2 * hidden_size, num_layers),
+        "text_config": {"model_type": "qwen2"} | qwen2_settings(tokenizer, hidden_size, 2 * hidden_size, num_layers),
         "audio_token_index": tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
         "tie_word_embeddings": False,
     }
@@ -116,36 +88,16 @@ def build_tiny_qwen2_audio(
     positions = model.model.audio_tower.embed_positions.weight
     positions.data.copy_(sinusoids(*positions.shape))
     state = {QWEN2_AUDIO.published_name(name): value.contiguous() for name, value in model.state_dict().items()}
-    _write_model(folder, config, QWEN2_AUDIO.model_class, state)
+    write_model(folder, config, QWEN2_AUDIO.model_class, state)
     extractor = WhisperFeatureExtractor(feature_size=128)
-    processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=AUDIO_CHAT_TEMPLATE)
+    processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE)
     processor.save_pretrained(folder)
     # As in published folders: AutoFeatureExtractor reads a file of its own.
     extractor.save_pretrained(folder)
     return folder
 
 
-def build_tiny_qwen2_text(
-    folder: str | Path,
-    texts: Iterable[str],
-    seed: int = 0,
-    *,
-    hidden_size: int = 256,
-    intermediate_size: int = 1024,
-    num_layers: int = 6,
-) -> Path:
-    """Writes a text-only Qwen2 model of random weights (6 M parameters); arguments as for the audio model."""
-    folder = Path(folder)
-    tokenizer = build_qwen2_tokenizer(texts)
-    config = Qwen2Config(**_language_model(tokenizer, hidden_size, intermediate_size, num_layers))
-    torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(config)
-    _write_model(folder, config, "Qwen2ForCausalLM", dict(model.state_dict()))
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def _language_model(
+def qwen2_settings(
     tokenizer: PreTrainedTokenizerFast | Qwen2Tokenizer, hidden_size: int, intermediate_size: int, num_layers: int
 ) -> dict[str, Any]:
     """Settings of the Qwen2 language model."""
@@ -165,7 +117,8 @@ def _language_model(
     }
 
 
-def _write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architecture: str, state: dict) -> None:
+def write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architecture: str, state: dict) -> None:
+    """Writes configuration and weights (by published name) as a float32 model folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config.architectures = [architecture]
     config.dtype = "float32"
@@ -182,7 +135,7 @@ def _build_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    pieces = {piece for text in (_TEMPLATE_TEXT, *texts) for piece, _ in pre_tokenizer.pre_tokenize_str(text)}
+    pieces = {piece for text in (TEMPLATE_TEXT, *texts) for piece, _ in pre_tokenizer.pre_tokenize_str(text)}
     special = (*TEXT_SPECIAL_TOKENS, *AUDIO_SPECIAL_TOKENS)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = sorted(piece for piece in pieces if len(piece) > 1)
@@ -195,32 +148,4 @@ def _build_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=["<|im_start|>", *AUDIO_SPECIAL_TOKENS],
-    )
-
-
-def build_qwen2_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
-    """Makes a tokenizer of Qwen2's own kind, with merges learned from `texts`.
-
-    transformers makes a `Qwen2Tokenizer` for every model of type qwen2, whatever its tokenizer.json
-    says, so a text-only folder cannot have the word tokenizer.
-    """
-    tokenizer = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    trainer = trainers.BpeTrainer(
-        vocab_size=_MAX_TEXT_VOCABULARY,
-        special_tokens=list(TEXT_SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((_TEMPLATE_TEXT, *texts), trainer)
-    learned = json.loads(tokenizer.to_str())["model"]
-    merges: Any = [tuple(merge) for merge in learned["merges"]]
-    return Qwen2Tokenizer(
-        vocab=learned["vocab"],
-        merges=merges,
-        eos_token="<|im_end|>",
-        additional_special_tokens=["<|im_start|>"],
-        chat_template=TEXT_CHAT_TEMPLATE,
     )

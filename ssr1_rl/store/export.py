@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssr1_rl.config.model_path import check_model_folder
 from ssr1_rl.store.checkpoints import Checkpoint, best_of, list_checkpoints
-from ssr1_rl.trainer.learner_state import AdapterShape, learner_settings, saved_weights
+from ssr1_rl.trainer.learner_state import AdapterShape, ShardWriter, learner_settings, saved_weights
 from ssr1_rl.trainer.model.lora import add_adapters
 from ssr1_rl.weights.adapters import adapted_modules, merged_weights
 from ssr1_rl.weights.parameters import named_adapters
@@ -23,17 +23,15 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".index.json", ".gguf", "
 def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dtype: str, adapter: bool = False) -> None:
     """Writes the policy of a checkpoint as a model folder; adapters are merged into the base model's weights.
 
-    Args:
-        base_model: the folder (or hub name) that the run started from; its configuration,
-            tokenizer and processor are copied.
-        dtype: dtype of the written weights, "bfloat16" or "float32".
-        adapter: write only the LoRA adapter, as a folder that peft loads onto the base model.
+    Configuration, tokenizer and processor are copied from `base_model`, the folder (or hub name) that the run started
+    from. With `adapter` only the LoRA adapter is written, as a folder that peft loads onto the base model.
 
     Raises:
         DamagedCheckpoint: the checkpoint differs from what was written.
         ValueError: `output` exists and is not empty, the dtype is another, or the checkpoint has no adapter.
     """
-    check_dtype(dtype)
+    if dtype not in ("bfloat16", "float32"):
+        raise ValueError(f"--dtype must be bfloat16 or float32, got {dtype!r}")
     checkpoint.verify()
     lora, weights = learner_settings(checkpoint.learner)["lora"], saved_weights(checkpoint.learner)
     torch_dtype = getattr(torch, dtype)
@@ -41,7 +39,7 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
         if lora is None:
             raise ValueError(f"{checkpoint.path} holds no adapter (model.lora.rank=0); export it without --adapter")
         _make_empty(output)
-        write_adapter_folder(base_model, lora, dict(weights), output, torch_dtype)
+        _write_adapter_folder(base_model, lora, dict(weights), output, torch_dtype)
     elif lora is not None:
         merged = _merged(base_model, lora["rank"], lora["alpha"], dict(weights), torch_dtype)
         write_model_folder(base_model, merged, output, torch_dtype)
@@ -49,22 +47,11 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
         write_model_folder(base_model, weights, output, torch_dtype)
 
 
-def check_dtype(dtype: str) -> None:
-    """Raises `ValueError` unless weights can be exported in this dtype."""
-    if dtype not in ("bfloat16", "float32"):
-        raise ValueError(f"--dtype must be bfloat16 or float32, got {dtype!r}")
-
-
 def base_model_folder(run_dir: Path, model_path: str, configured_dir: str) -> str:
-    """The base model of the run in `run_dir`, found from any working directory.
+    """The base model (`model.path`) of the run that is now in `run_dir`, found from any working directory.
 
-    A relative path starts where the run was started. That directory is known from `configured_dir`, as long as the
-    run's folder was not moved.
-
-    Args:
-        run_dir: where the run's folder is now.
-        model_path: the run's setting `model.path`.
-        configured_dir: the run's setting `run.dir`.
+    A relative path starts where the run was started. That directory is known from `configured_dir` (`run.dir`), as long
+    as the run's folder was not moved.
 
     Raises:
         ValueError: `model_path` is neither an existing folder nor a hub name.
@@ -103,18 +90,10 @@ def _merged(
     yield from merged_weights(model)
 
 
-def write_adapter_folder(
+def _write_adapter_folder(
     base_model: str, lora: AdapterShape, tensors: Mapping[str, Tensor], output: Path, dtype: torch.dtype
 ) -> None:
-    """Writes adapter parameters as a folder that `peft.PeftModel.from_pretrained` adds to the base model.
-
-    Args:
-        base_model: the model that the adapter was trained on; peft's configuration names it.
-        lora: the adapter's rank and alpha.
-        tensors: by name, as `named_adapters` gives them.
-        output: an existing folder.
-        dtype: of the written tensors.
-    """
+    """Writes adapter parameters (by name, as in `named_adapters`) as a folder that peft adds to the base model."""
     from peft import LoraConfig
 
     shape = {"r": lora["rank"], "lora_alpha": lora["alpha"], "target_modules": adapted_modules(tensors)}
@@ -171,31 +150,19 @@ def _set_dtype(config_path: Path, dtype: str) -> None:
 
 def _write_shards(folder: Path, weights: Iterable[tuple[str, Tensor]], dtype: torch.dtype) -> None:
     """Writes shards of at most `SHARD_BYTES` and their index, under the names that transformers expects."""
-    shards: list[list[str]] = []
-    pending: dict[str, Tensor] = {}
-    size = total = 0
-
-    def flush() -> None:
-        nonlocal pending, size
-        save_file(pending, folder / f"shard-{len(shards)}", metadata={"format": "pt"})
-        shards.append(list(pending))
-        pending, size = {}, 0
-
+    writer = ShardWriter(folder, SHARD_BYTES)
+    total = 0
     for name, tensor in weights:
-        tensor = tensor.detach().to("cpu", dtype).contiguous()
-        if pending and size + tensor.nbytes > SHARD_BYTES:
-            flush()
-        pending[name] = tensor
-        size += tensor.nbytes
-        total += tensor.nbytes
-    flush()
-    if len(shards) == 1:
-        (folder / "shard-0").rename(folder / "model.safetensors")
+        writer.add("model", name, tensor.to(dtype))
+        total += tensor.numel() * dtype.itemsize
+    writer.flush()
+    if len(writer.shards) == 1:
+        writer.shards[0][0].rename(folder / "model.safetensors")
         return
     index = {}
-    for number, names in enumerate(shards):
-        file_name = f"model-{number + 1:05d}-of-{len(shards):05d}.safetensors"
-        (folder / f"shard-{number}").rename(folder / file_name)
+    for number, (path, names) in enumerate(writer.shards, start=1):
+        file_name = f"model-{number:05d}-of-{len(writer.shards):05d}.safetensors"
+        path.rename(folder / file_name)
         index |= dict.fromkeys(names, file_name)
     content = {"metadata": {"total_size": total}, "weight_map": index}
     (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n")

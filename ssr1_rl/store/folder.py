@@ -18,6 +18,7 @@ import yaml
 
 from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.schema import Config, ConfigError, LoraConfig, RunConfig
+from ssr1_rl.config.values import Key, dotted, entries
 from ssr1_rl.store.checkpoints import Checkpoint, DamagedCheckpoint, list_checkpoints, open_checkpoint
 
 
@@ -131,9 +132,8 @@ def write_config(config: Config) -> list[str]:
     return changes
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
+def _flat(value: object, key: Key = ()) -> dict[str, object]:
     """Every setting by its dotted name."""
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {k: v for name, inner in items for k, v in _flat(inner, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): value}
+    if not isinstance(value, dict | list):
+        return {dotted(key): value}
+    return {k: v for name, inner in entries(value) for k, v in _flat(inner, (*key, name)).items()}

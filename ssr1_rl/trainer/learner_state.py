@@ -60,7 +60,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
             f"learner rank 0 runs on {socket.gethostname()}, where the checkpoint folder {folder} does not exist; "
             "set run.dir to a file system that every node shares"
         )
-    writer = _ShardWriter(folder) if learner.rank == 0 else None
+    writer = ShardWriter(folder, SHARD_BYTES) if learner.rank == 0 else None
     trained = trainable_parameters(learner.model)
     for name, tensor in trained.items() if learner.lora.rank else ZeroWeightSource(learner.model):
         master = _master(learner, trained[name]) if name in trained else tensor
@@ -195,11 +195,16 @@ def _link_moments(learner: "Learner") -> None:
         optimizer._lazy_init_hp_params_optimizer_state()
 
 
-class _ShardWriter:
-    """Writes tensors in safetensors files of at most `SHARD_BYTES`, or of one larger tensor."""
+class ShardWriter:
+    """Writes tensors in safetensors files of at most `max_bytes`, or of one larger tensor.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    Attributes:
+        shards: each file written, with the names of its tensors.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.shards: list[tuple[Path, list[str]]] = []
+        self._folder, self._max_bytes = folder, max_bytes
         self._kind, self._index, self._bytes = "", 0, 0
         self._tensors: dict[str, Tensor] = {}
 
@@ -207,16 +212,16 @@ class _ShardWriter:
         if kind != self._kind:
             self.flush()
             self._kind, self._index = kind, 0
-        elif self._bytes + tensor.nbytes > SHARD_BYTES and self._tensors:
+        elif self._bytes + tensor.nbytes > self._max_bytes and self._tensors:
             self.flush()
         self._tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
         self._bytes += tensor.nbytes
 
     def flush(self) -> None:
         if self._tensors:
-            save_file(
-                self._tensors, self._folder / f"{self._kind}-{self._index:05d}.safetensors", metadata={"format": "pt"}
-            )
+            path = self._folder / f"{self._kind}-{self._index:05d}.safetensors"
+            save_file(self._tensors, path, metadata={"format": "pt"})
+            self.shards.append((path, list(self._tensors)))
         self._tensors, self._bytes, self._index = {}, 0, self._index + 1
 
 

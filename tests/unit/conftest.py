@@ -25,7 +25,7 @@ def random_omni_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def random_text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2 of random weights and 2 layers."""
-    from ssr1_rl.demo.tiny_models import build_tiny_qwen2_text
+    from benchmarks.tiny_text import build_tiny_qwen2_text
 
     folder = tmp_path_factory.mktemp("models") / "text"
     return build_tiny_qwen2_text(folder, TEXTS, hidden_size=64, intermediate_size=128, num_layers=2)

@@ -7,7 +7,8 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2AudioForConditionalGeneration
 
-from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio, build_tiny_qwen2_text
+from benchmarks.tiny_text import build_tiny_qwen2_text
+from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio
 
 TEXTS = ["How many beeps are there?\n(A) one", "<think> I hear a beep </think> <answer> one </answer>"]
 

@@ -153,7 +153,7 @@ def test_changed_settings_are_listed(config, tmp_path):
     config.rollout.engine_args = {"max_num_batched_tokens": 4096}
     assert write_config(config) == [
         "grpo.group_size: 8 before, 16 now",
-        "rewards.0.weight: 1.0 before, 2.0 now",
+        "rewards[0].weight: 1.0 before, 2.0 now",
         "rollout.engine_args.max_num_batched_tokens: None before, 4096 now",
     ]
     assert write_config(config) == []

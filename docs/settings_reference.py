@@ -1,12 +1,8 @@
-"""The list of all settings in docs/settings.md, made from the schema.
-
-Run `python -m ssr1_rl.config.reference docs/settings.md` after changing a setting.
-"""
+"""Writes the list of all settings in docs/settings.md from the schema. Run it after changing a setting."""
 
 import ast
 import dataclasses
 import inspect
-import sys
 import typing
 from pathlib import Path
 
@@ -16,7 +12,8 @@ from omegaconf import MISSING
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.values import IN_WORDS
 
-COMMAND = "python -m ssr1_rl.config.reference docs/settings.md"
+PAGE = Path(__file__).parent / "settings.md"
+COMMAND = "python docs/settings_reference.py"
 START, END = f"<!-- Written by {COMMAND} -->\n", "<!-- End of what is written -->\n"
 
 
@@ -93,5 +90,4 @@ def _default(spec: "dataclasses.Field[object]") -> str:
 
 
 if __name__ == "__main__":
-    path = Path(sys.argv[1])
-    path.write_text(with_reference(path.read_text()))
+    PAGE.write_text(with_reference(PAGE.read_text()))

@@ -3,14 +3,11 @@
 import dataclasses
 import re
 import typing
-from pathlib import Path
 
 import pytest
 
-from ssr1_rl.config.reference import COMMAND, END, START, explanations, section_in, sections, with_reference
+from docs.settings_reference import COMMAND, END, PAGE, START, explanations, section_in, sections, with_reference
 from ssr1_rl.config.schema import Config
-
-PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def test_the_page_is_up_to_date():
