@@ -17,20 +17,13 @@ class RewardFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class FailedGroup:
-    """A group that is not trained on because every try of a reward function failed on it.
-
-    Attributes:
-        reward_name: the reward function that failed.
-        source: file and row of the question.
-        error: message of the last try's error.
-        attempts: number of tries.
-    """
+    """A group that is not trained on because every try of a reward function failed on it."""
 
     group_id: GroupId
     reward_name: str
     question_id: str
-    source: str
-    error: str
+    source: str  # file and row of the question
+    error: str  # of the last try
     attempts: int
 
 
@@ -53,7 +46,7 @@ class FailureBudget:
         return sum(self._newest) / (self._newest.maxlen or 1)
 
     def record(self, result: ScoredGroup | FailedGroup) -> None:
-        """Count one finished group.
+        """Counts one finished group.
 
         Raises:
             RewardFailure: the newest groups failed more often than `max_failed_share` allows.
