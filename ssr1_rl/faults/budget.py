@@ -30,10 +30,9 @@ class FailedGroup:
 class FailureBudget:
     """Stops the run when too many of its newest groups have failed.
 
-    The window is the newest `questions_per_step` groups, at least `MIN_WINDOW`. The run
-    stops when more than `max_failed_share` of the window's size have failed. The size
-    counts from the first group on, full window or not: a single failure at the start does
-    not stop the run, and a broken reward function stops it before the window is full.
+    The window is the newest `questions_per_step` groups, at least `MIN_WINDOW`. The run stops when more than
+    `max_failed_share` of the window's size have failed, even before the window is full: a single failure at the start
+    does not stop the run, and a broken reward function stops it early.
     """
 
     def __init__(self, max_failed_share: float, questions_per_step: int) -> None:

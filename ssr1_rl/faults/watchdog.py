@@ -11,8 +11,8 @@ from contextlib import suppress
 class Watchdog:
     """An asyncio task that warns when `beat` has not been called for `stall_warning_s`.
 
-    The time between two warnings doubles until the next beat. The task shares the event
-    loop of what it watches, so it cannot warn while that loop itself is blocked.
+    The time between two warnings doubles until the next beat. The task shares the event loop of what it watches, so it
+    cannot warn while that loop itself is blocked.
 
     Args:
         describe_waiting: returns one sentence for each thing that is awaited now.
