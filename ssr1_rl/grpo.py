@@ -1,11 +1,17 @@
-"""The GRPO loop.
+"""The GRPO loop: who waits for whom, and what unblocks it.
 
-    stream -> feed (prompt, rollouts, rewards) -> advantages -> learners -> weight sync -> next step
+    who          waits for                             unblocked by
+    the loop     feed.take: a step's groups            the oldest groups admitted, when the last of them is scored
+      then       learners.reference_kl                 every rank; only if the KL penalty is part of the reward
+      then       learners.update                       every rank; they also wait for each other in each pass
+      then       system.sync_weights                   ranks, which send, and engines, which receive, side by side
+    a group      a place in the feed                   feed.trained, or a group that failed or was replaced
+      then       pool: the worker with the least work  its responses' last tokens; a sync only pauses it
+      then       every reward function, side by side   an actor that is free, then its rewards
 
-Where the KL penalty is part of the reward, the learners run the reference model before the advantages.
-
-Generation may run `grpo.max_staleness` policy versions ahead of training; the feed
-alone decides how much is in flight, so one loop serves both ways.
+The feed has (max_staleness + 1) x questions_per_step places, and a group keeps its place until `feed.trained`. So with
+max_staleness 0 generation and training alternate; with k, generation runs up to k policy versions ahead. One loop
+serves both. Waits for actors are named in `Waits`; the first error of an engine or a rank ends the run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +41,9 @@ from ssr1_rl.types import Question, ScoredGroup, TrainGroup
 class Grpo:
     """One run's controller.
 
+    Args:
+        on_progress: called when a group's rewards are back, a validation question is answered, or a step is done.
+
     Attributes:
         step: steps done so far; equals the policy version.
         scores: newest validation result of each split.
@@ -48,17 +57,18 @@ class Grpo:
         validation: Mapping[str, Sequence[Question]],
         progress: Progress,
         resume_from: Checkpoint | None,
+        on_progress: Callable[[], None],
     ) -> None:
         self._config, self._system, self._progress = config, system, progress
-        self._validation = validation
+        self._validation, self._resume_from, self._on_progress = validation, resume_from, on_progress
         run_dir = Path(config.run.dir)
-        self._resume_from = resume_from
         self.step = resume_from.step if resume_from else 0
         self._preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
         self._skips = SkipList(run_dir / "skipped.jsonl", config.data.max_skipped_share, len(train))
         sampling = Sampling(config.grpo.group_size, config.rollout.temperature, config.rollout.max_response_tokens)
         stream = QuestionStream(train, config.run.seed)
         self._feed = GroupFeed(stream, self._preparer, system.pool, system.rewards, sampling, config.grpo, self._skips)
+        self._feed.on_group = on_progress
         self._kl = KlCoefficient(config.grpo)
         self._kl_in_reward = config.grpo.kl_coefficient > 0 and config.grpo.kl_placement != "loss"
         self._metrics = MetricsWriter(run_dir, config.telemetry.tensorboard, self.step)
@@ -68,10 +78,9 @@ class Grpo:
         self._store.drop_after(self.step)
         self._weights_checked = not config.guard.check_weights
         self.scores: dict[str, Evaluation] = {}
-        self._beat: Callable[[], None] = lambda: None
 
     async def run(self) -> None:
-        """Trains until `grpo.num_steps`; see the module."""
+        """Trains until `grpo.num_steps`, from the checkpoint if there is one."""
         grpo = self._config.grpo
         if self._resume_from:
             await self._resume(self._resume_from)
@@ -137,7 +146,7 @@ class Grpo:
         if self._config.telemetry.samples:
             self._samples.write(self.step, self.step - 1, scored, [g.advantages_G for g in batch])
         self._progress.step(self.step, metrics)
-        self._beat()
+        self._on_progress()
 
     async def _validate(self) -> float | None:
         """Scores every validation split; returns the first one's score, None without splits."""
@@ -161,12 +170,7 @@ class Grpo:
 
     def _answered(self, split: str, num_questions: int, num_done: int) -> None:
         self._progress.phase(f"validating {split} {num_done}/{num_questions}")
-        self._beat()
-
-    def on_progress(self, beat: Callable[[], None]) -> None:
-        """Has `beat` called whenever a group comes back, a question is answered, or a step is done."""
-        self._beat = beat
-        self._feed.on_group = beat
+        self._on_progress()
 
     def _is_best(self, score: float | None) -> bool:
         if score is None or not self._config.checkpoint.keep_best:

@@ -123,13 +123,12 @@ async def _run(config: Config, data: Data, progress: Progress) -> Summary:
     async with running_system(config, data.max_clips, progress.phase) as system:
         progress.describe_waiting = system.waits.describe
         progress.note(f"attention of the learners: {system.learners.attention}")
-        grpo = Grpo(config, system, data.train, data.validation, progress, resume_from)
-        try:
-            async with Watchdog(config.telemetry.stall_warning_s, system.waits.describe, progress.note) as watchdog:
-                grpo.on_progress(watchdog.beat)
+        async with Watchdog(config.telemetry.stall_warning_s, system.waits.describe, progress.note) as watchdog:
+            grpo = Grpo(config, system, data.train, data.validation, progress, resume_from, watchdog.beat)
+            try:
                 await grpo.run()
-        finally:
-            grpo.close()
+            finally:
+                grpo.close()
     summary = summarise(Path(config.run.dir), list(data.validation), time.time() - started)
     (Path(config.run.dir) / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary

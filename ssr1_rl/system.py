@@ -27,11 +27,7 @@ R = TypeVar("R")
 
 @dataclass
 class System:
-    """Rollout workers, reward actors and learner ranks, connected for weight sync.
-
-    Attributes:
-        waits: what is waited for now, of all of them.
-    """
+    """Rollout workers, reward actors and learner ranks, which share one `Waits`, and the weight sync between them."""
 
     config: RolloutConfig
     workers: list[Actor[RolloutWorker]]
@@ -65,10 +61,8 @@ class System:
     async def sync_weights(self, policy_version: int, audit: bool = False) -> None:
         """Brings every engine to the learners' weights as `policy_version`.
 
-        Learners send and engines receive at the same time; the first error of any of them is raised at once.
-
-        Args:
-            audit: compare checksums of every tensor on both sides.
+        Learners send and engines receive at the same time; the first error of any of them is raised at once. With
+        `audit`, checksums of every tensor are compared on both sides.
 
         Raises:
             GuardTripped: the audit found a difference.
@@ -96,10 +90,7 @@ class System:
 async def running_system(config: Config, max_clips: int, on_phase: Callable[[str], None]) -> AsyncIterator[System]:
     """Starts every actor, and ends every one of them on the way out, whatever happened.
 
-    Args:
-        config: the whole run's settings.
-        max_clips: most audio clips in one prompt.
-        on_phase: told what is being started.
+    `max_clips` is the most audio clips of one prompt; `on_phase` is told what is being started.
     """
     on_phase("reserving resources")
     waits = Waits()
@@ -117,8 +108,6 @@ async def running_system(config: Config, max_clips: int, on_phase: Callable[[str
         ranks = [Actor.create(LearnerRank, options) for options in actor_options(placement.learner)]
         learners = LearnerGroup(ranks, config.learner, config.grpo, waits)
         ending.callback(learners.kill)
-        pool = RolloutPool(workers, config.rollout.generate_timeout_s, waits)
-        system = System(config.rollout, workers, pool, rewards, learners, waits)
         # All start side by side; the first failure is raised at once.
         await asyncio.gather(
             learners.start(config.model, config.run.device, config.rollout.temperature, config.run.seed),
@@ -126,6 +115,8 @@ async def running_system(config: Config, max_clips: int, on_phase: Callable[[str
             _start_engines(workers, _engine_spec(config, max_clips), config.rollout, waits),
         )
         on_phase("connecting engines and learners")
+        pool = RolloutPool(workers, config.rollout.generate_timeout_s, waits)
+        system = System(config.rollout, workers, pool, rewards, learners, waits)
         await system.connect(config.run.device)
         yield system
 
@@ -146,9 +137,7 @@ async def _start_engines(
 ) -> None:
     calls = [worker.call(RolloutWorker.start, spec, config) for worker in workers]
     who = f"rollout ({len(workers)} engines)"
-    await waits.result(
-        who, "starting", asyncio.gather(*calls), config.start_timeout_s, "rollout.start_timeout_s"
-    )
+    await waits.result(who, "starting", asyncio.gather(*calls), config.start_timeout_s, "rollout.start_timeout_s")
 
 
 def _end_workers(workers: Sequence[Actor[RolloutWorker]]) -> None:

@@ -37,18 +37,13 @@ class Waits:
         finally:
             del self._open[id(wait)]
 
-    async def result(
-        self, who: str, what: str, call: Awaitable[R], timeout_s: float, setting: str, fix: str = ""
-    ) -> R:
-        """Waits for `call`.
+    async def result(self, who: str, what: str, call: Awaitable[R], timeout_s: float, setting: str, fix: str = "") -> R:
+        """Waits for `call`, or for several in `asyncio.gather`: then the first failure is raised at once.
 
         Args:
-            who: the actor or actors, such as "rollout worker 0".
-            what: what they do, such as "loading the policy".
-            call: the call, or several in `asyncio.gather`: then the first failure is raised at once.
-            timeout_s: the limit.
-            setting: the setting that holds the limit.
-            fix: what to do when it is too short; unless given, to read the actor's log.
+            who, what: such as "rollout worker 0" and "loading the policy".
+            setting: name of the setting that holds `timeout_s`.
+            fix: what to do when the limit is too short; unless given, to read the actor's log.
 
         Raises:
             WaitedTooLong: no result within `timeout_s`. A TimeoutError of the call itself is raised as it is.

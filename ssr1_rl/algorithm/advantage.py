@@ -47,10 +47,6 @@ def step_advantages(
         num_tokens: [groups][G] tokens of each response in the loss. Batch statistics are weighted by them
             (REINFORCE++), so they are over tokens, not over responses.
         kl: [groups][G][T] the KL penalty of every token; empty if KL is not part of the reward.
-        kl_coefficient: factor of the KL penalty.
-
-    Raises:
-        ValueError: a group of fewer than two rewards.
     """
     to_go = bool(kl) and grpo.kl_placement == "reward_to_go"
     if kl and not to_go:
@@ -62,7 +58,7 @@ def step_advantages(
     if not to_go:
         return _of_responses(groups, num_tokens, grpo)
     returns = [
-        [reward - kl_coefficient * _sum_to_end(kl_T) for reward, kl_T in zip(group, kl_G, strict=True)]
+        [reward - kl_coefficient * np.cumsum(kl_T[::-1])[::-1] for reward, kl_T in zip(group, kl_G, strict=True)]
         for group, kl_G in zip(groups, kl, strict=True)
     ]
     return _of_tokens(returns, num_tokens, grpo)
@@ -139,7 +135,3 @@ def _normalised(values_N: np.ndarray, weights_N: np.ndarray, grpo: GrpoConfig) -
     std = np.sqrt(np.average((values_N - mean) ** 2, weights=weights_N))
     centred_N = values_N - mean if grpo.baseline == "batch_mean" else values_N
     return centred_N / (std + grpo.advantage_epsilon) if grpo.advantage_scale == "batch_std" else centred_N
-
-
-def _sum_to_end(kl_T: Sequence[float]) -> np.ndarray:
-    return np.cumsum(np.asarray(kl_T, dtype=float)[::-1])[::-1]

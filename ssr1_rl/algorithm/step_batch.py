@@ -16,7 +16,6 @@ GroupKl = Sequence[Sequence[float]]
 def train_group(scored: ScoredGroup, prepared: PreparedQuestion, grpo: GrpoConfig) -> TrainGroup:
     """Converts a scored group into what the learners need; its advantages are 0 until `with_advantages`."""
     completions = scored.group.completions
-    loss_mask_G = tuple(carries_loss(completion, grpo) for completion in completions)
     return TrainGroup(
         id=scored.group.id,
         prompt_token_ids=prepared.token_ids,
@@ -25,7 +24,7 @@ def train_group(scored: ScoredGroup, prepared: PreparedQuestion, grpo: GrpoConfi
         rollout_logprobs=tuple(c.logprobs for c in completions),
         advantages_G=(0.0,) * len(completions),
         submitted_version=scored.group.submitted_version,
-        loss_mask_G=loss_mask_G,
+        loss_mask_G=tuple(carries_loss(completion, grpo) for completion in completions),
         num_audio_tokens=prepared.num_audio_tokens,
     )
 
@@ -38,10 +37,7 @@ def with_advantages(
     kl: Sequence[GroupKl] = (),
     kl_coefficient: float = 0.0,
 ) -> list[TrainGroup]:
-    """Computes the advantages of a step's groups.
-
-    `kl` has one entry per group if KL is part of the reward; else it is empty.
-    """
+    """Computes the advantages of a step's groups. `kl` is empty if KL is not part of the reward."""
     rewards = [
         [
             shaped_reward(reward, completion, max_response_tokens, grpo)

@@ -17,30 +17,22 @@ class RewardFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class FailedGroup:
-    """A group that is not trained on because every try of a reward function failed on it.
-
-    Attributes:
-        reward_name: the reward function that failed.
-        source: file and row of the question.
-        error: message of the last try's error.
-        attempts: number of tries.
-    """
+    """A group that is not trained on because every try of a reward function failed on it."""
 
     group_id: GroupId
     reward_name: str
     question_id: str
-    source: str
-    error: str
+    source: str  # file and row of the question
+    error: str  # of the last try
     attempts: int
 
 
 class FailureBudget:
     """Stops the run when too many of its newest groups have failed.
 
-    The window is the newest `questions_per_step` groups, at least `MIN_WINDOW`. The run
-    stops when more than `max_failed_share` of the window's size have failed. The size
-    counts from the first group on, full window or not: a single failure at the start does
-    not stop the run, and a broken reward function stops it before the window is full.
+    The window is the newest `questions_per_step` groups, at least `MIN_WINDOW`. The run stops when more than
+    `max_failed_share` of the window's size have failed, even before the window is full: a single failure at the start
+    does not stop the run, and a broken reward function stops it early.
     """
 
     def __init__(self, max_failed_share: float, questions_per_step: int) -> None:
@@ -53,7 +45,7 @@ class FailureBudget:
         return sum(self._newest) / (self._newest.maxlen or 1)
 
     def record(self, result: ScoredGroup | FailedGroup) -> None:
-        """Count one finished group.
+        """Counts one finished group.
 
         Raises:
             RewardFailure: the newest groups failed more often than `max_failed_share` allows.

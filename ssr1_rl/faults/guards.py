@@ -50,29 +50,22 @@ def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -
 
 
 def check_weights(learner: Mapping[str, str], reports: "Sequence[AuditReport]") -> None:
-    """Compares the learner's tensors with those that each engine worker received, by checksum.
-
-    Args:
-        learner: checksum of every tensor, by checkpoint name.
-        reports: one per process of an engine.
+    """Compares the learner's checksums, by checkpoint name, with those of each process of an engine.
 
     Raises:
         GuardTripped: a tensor is missing on one side or differs, or an engine parameter was never loaded.
     """
     for index, report in enumerate(reports):
         received = report["digests"]
-        missing = sorted(learner.keys() - received.keys())
-        unknown = sorted(received.keys() - learner.keys())
-        differing = sorted(name for name in learner.keys() & received.keys() if learner[name] != received[name])
         for what, names in (
-            ("never reached it", missing),
-            ("are unknown to the learner", unknown),
-            ("arrived changed", differing),
+            ("never reached it", learner.keys() - received.keys()),
+            ("are unknown to the learner", received.keys() - learner.keys()),
+            ("arrived changed", {n for n in learner.keys() & received.keys() if learner[n] != received[n]}),
             ("are its own parameters that no tensor was loaded into", report["untouched"]),
         ):
             if names:
                 raise GuardTripped(
                     f"the weight sync to engine worker {index} failed its check: of {len(learner)} tensors "
-                    f"{len(names)} {what}, for example {names[0]}. "
+                    f"{len(names)} {what}, for example {min(names)}. "
                     "The usual cause is a model whose parameters have other names in vLLM"
                 )

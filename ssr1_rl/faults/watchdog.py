@@ -11,15 +11,13 @@ from contextlib import suppress
 class Watchdog:
     """An asyncio task that warns when `beat` has not been called for `stall_warning_s`.
 
-    The time between two warnings doubles until the next beat. The task shares the event
-    loop of what it watches, so it cannot warn while that loop itself is blocked.
+    The time between two warnings doubles until the next beat. The task shares the event loop of what it watches, so it
+    cannot warn while that loop itself is blocked.
 
     Args:
-        stall_warning_s: seconds without a beat before the first warning.
         describe_waiting: returns one sentence for each thing that is awaited now.
         warn: receives the warning, one or more lines of text.
-        clock: returns monotonic seconds.
-        sleep: waits for a number of seconds of `clock`.
+        clock, sleep: replaced in tests; both count seconds.
     """
 
     def __init__(
@@ -37,32 +35,20 @@ class Watchdog:
         self._clock = clock
         self._sleep = sleep
         self._last_beat_s = clock()
-        self._task: asyncio.Task[None] | None = None
 
     def beat(self) -> None:
         """Marks progress: a group was finished, a validation question answered, or a step done."""
         self._last_beat_s = self._clock()
 
-    def start(self) -> None:
-        """Starts watching, on the running event loop."""
-        assert self._task is None, "the watchdog is already running"
+    async def __aenter__(self) -> Watchdog:
         self.beat()
         self._task = asyncio.create_task(self._watch(), name="watchdog")
-
-    async def stop(self) -> None:
-        """Stops watching."""
-        if self._task is not None:
-            task, self._task = self._task, None
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def __aenter__(self) -> Watchdog:
-        self.start()
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        await self.stop()
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
 
     async def _watch(self) -> None:
         beat_s, interval_s, due_s = self._last_beat_s, self._stall_warning_s, self._last_beat_s + self._stall_warning_s

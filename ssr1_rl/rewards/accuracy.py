@@ -1,10 +1,9 @@
 """The accuracy reward: is the answer inside <answer> </answer> the right one?
 
-There are two rules. "choice" is strict: the answer has to be one option (its letter,
-number or text) or, for an open question, the ground truth's text or number. "mmau"
-is the token rule of MMAU's official evaluation, for scores that can be compared with
-published ones. Every response scores 1 or 0; only a question that cannot be scored (its
-ground truth is none of its choices) is an error.
+There are two rules. "choice" is strict: the answer has to be one option (its letter, number or text) or, for an open
+question, the ground truth's text or number. "mmau" is the token rule of MMAU's official evaluation, for scores that can
+be compared with published ones. Every response scores 1 or 0; only a question that cannot be scored (its ground truth
+is none of its choices) is an error.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ _MEANINGFUL_PUNCTUATION = frozenset("#%&@")
 def extract_answer(text: str, require_tags: bool = True) -> str:
     """The content of the last <answer> block.
 
-    Without a block: empty if `require_tags`, otherwise the text after the last </think>
-    (the whole text if there is none).
+    Without a block: empty if `require_tags`, else the text after the last </think> (the whole text if there is none).
     """
     blocks = _ANSWER_BLOCK.findall(text)
     if blocks:
@@ -59,22 +57,18 @@ def mmau_match(prediction: str, ground_truth: str, choices: Sequence[str]) -> bo
 def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool:
     """Whether `answer` is exactly the right option, or the right answer of an open question (no choices).
 
-    Case, white space and punctuation are ignored, and numbers have one form ("Three" == "3.0").
-    An option may also be named by its letter ("B", "(b)", "option B"), by letter and text
-    ("B) dog", if both name the same option) or by its number, counted from 1. The text of a
-    choice takes precedence: with the choices "D", "A" the answer "A" is the second. A letter alone
-    names no option if any choice is a single letter, nor does a number alone if any choice contains
-    one. An answer that names several options is wrong.
+    Case, white space and punctuation are ignored, and numbers have one form ("Three" == "3.0"). An option may also be
+    named by its letter ("B", "(b)", "option B"), by letter and text ("B) dog", if both name the same option) or by its
+    number, counted from 1. The text of a choice takes precedence: with the choices "D", "A" the answer "A" is the
+    second. A letter alone names no option if any choice is a single letter, nor does a number alone if any choice
+    contains one. An answer that names several options is wrong.
 
     Raises:
         ValueError: the ground truth is empty, or none of the choices.
     """
-    if not choices:
-        if not ground_truth.strip():
-            raise ValueError("ground_truth is empty: no answer could be right; fix or remove the row")
-        candidates: Sequence[str] = (ground_truth,)
-    else:
-        candidates = choices
+    if not choices and not ground_truth.strip():
+        raise ValueError("ground_truth is empty: no answer could be right; fix or remove the row")
+    candidates = choices or (ground_truth,)
     right = _find_by_text(ground_truth, candidates)
     if right is None:
         raise ValueError(
@@ -96,8 +90,7 @@ class Accuracy:
 
     Args:
         match: "choice" (letter, number or text of one option) or "mmau" (the official token rule).
-        require_tags: whether a response without an <answer> block is wrong; otherwise the text
-            after </think> is its answer.
+        require_tags: whether a response without an <answer> block is wrong; else the text after </think> is its answer.
     """
 
     def __init__(self, match: str = "choice", require_tags: bool = True) -> None:
@@ -110,7 +103,6 @@ class Accuracy:
         self._require_tags = require_tags
 
     def __call__(self, question: Question, completions: Sequence[Completion]) -> list[float]:
-        """1.0 or 0.0 for each completion."""
         answers = [extract_answer(completion.text, self._require_tags) for completion in completions]
         return [float(self._is_match(answer, question.ground_truth, question.choices)) for answer in answers]
 

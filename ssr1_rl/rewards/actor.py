@@ -27,8 +27,6 @@ class RewardActor:
 
     def __init__(self, source: RewardSource) -> None:
         self._source = source
-        self._reward_fn: RewardFn | None = None
-        self._is_async = False
 
     async def load(self) -> bool | TryFailed:
         """Loads the user's code; returns whether its function is async."""
@@ -54,7 +52,6 @@ class RewardActor:
         return call.result()
 
     async def _call(self, group: RolloutGroup) -> tuple[float, ...] | TryFailed:
-        assert self._reward_fn is not None, "score was called before load"
         try:
             if self._is_async:
                 values = self._reward_fn(group.question, group.completions)
@@ -82,9 +79,9 @@ def timed_out(config: RewardConfig) -> TryFailed:
 
 def _describe(error: BaseException, source: RewardSource) -> str:
     """The error and the line that raised it: the last one in the user's file, if there is any."""
-    words = "".join(traceback.format_exception_only(error)).strip()[:MAX_ERROR_CHARS]
     if isinstance(error, InvalidRewards):
         return str(error)
+    words = "".join(traceback.format_exception_only(error)).strip()[:MAX_ERROR_CHARS]
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == source.config.path.rpartition(":")[0]]
     place = (own or frames)[-1]

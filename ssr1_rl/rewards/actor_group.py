@@ -55,8 +55,7 @@ class ActorGroup:
     def __init__(self, source: RewardSource, waits: Waits) -> None:
         self.name = reward_name(source.config)
         self._who, self._waits = f"reward function {self.name!r}", waits
-        self._source = source
-        self._config = source.config
+        self._source, self._config = source, source.config
         self._workers = [_RewardWorker(source) for _ in range(self._config.num_actors)]
         self._slots_per_actor = 1  # until an actor has loaded the function and says that it is async
         self._free_slots = asyncio.Semaphore(self._config.num_actors)

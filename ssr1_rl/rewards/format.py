@@ -14,9 +14,9 @@ _RESPONSE = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.
 class Format:
     """1.0 for a well-formed response: <think>…</think><answer>…</answer>.
 
-    Well-formed means each tag exactly once and in this order, neither part empty, and
-    only white space around and between the two. Anything else scores 0.0, or with
-    `partial_credit` 0.25 for each tag that appears exactly once, at most 0.75.
+    Well-formed means each tag exactly once and in this order, neither part empty, and only white space around and
+    between the two. Anything else scores 0.0, or with `partial_credit` 0.25 for each tag that appears exactly once, at
+    most 0.75.
     """
 
     def __init__(self, partial_credit: bool = False) -> None:
@@ -25,17 +25,11 @@ class Format:
         self._partial_credit = partial_credit
 
     def __call__(self, question: Question, completions: Sequence[Completion]) -> list[float]:
-        """Between 0.0 and 1.0 for each completion."""
         return [self._score(completion.text) for completion in completions]
 
     def _score(self, text: str) -> float:
         num_single_tags = sum(text.count(tag) == 1 for tag in _TAGS)
-        if num_single_tags == len(_TAGS) and _is_ordered(text):
+        response = _RESPONSE.fullmatch(text)
+        if num_single_tags == len(_TAGS) and response and all(part.strip() for part in response.groups()):
             return 1.0
         return min(0.75, 0.25 * num_single_tags) if self._partial_credit else 0.0
-
-
-def _is_ordered(text: str) -> bool:
-    """Whether a text that contains each tag once has them in order, with text inside both parts."""
-    response = _RESPONSE.fullmatch(text)
-    return response is not None and all(part.strip() for part in response.groups())

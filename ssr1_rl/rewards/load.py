@@ -1,10 +1,8 @@
 """Finds a reward function by name or path, and loads it in the actor that runs it.
 
-The user's file is read where the run is started. Its source text is sent to the reward
-actors, and each actor runs it. So the file need not exist on other nodes, nothing in it has
-to be picklable (a client or a lock at module level is fine), and the controller need not
-import packages that only the actors' runtime_env has. Pickling the loaded function would
-not allow the last two.
+The user's file is read where the run is started. Its source text is sent to the reward actors, and each actor runs it.
+So the file need not exist on other nodes, nothing in it has to be picklable (a client or a lock at module level is
+fine), and the controller need not import packages that only the actors' runtime_env has.
 """
 
 from __future__ import annotations
@@ -31,17 +29,11 @@ BUILT_IN: dict[str, type[RewardFn]] = {"accuracy": Accuracy, "format": Format}
 
 @dataclass(frozen=True)
 class RewardSource:
-    """What an actor needs to load one reward function, on whichever node it runs.
+    """What an actor needs to load one reward function, on whichever node it runs."""
 
-    Attributes:
-        field: where its section is in the settings, such as "rewards[0]".
-        config: its section.
-        code: content of the user's file; empty for a built-in function or an importable module.
-    """
-
-    field: str
+    field: str  # where its section is in the settings, such as "rewards[0]"
     config: RewardConfig
-    code: bytes = b""
+    code: bytes = b""  # content of the user's file; empty for a built-in function or an importable module
 
 
 def reward_name(config: RewardConfig) -> str:
@@ -78,8 +70,8 @@ def read_source(config: RewardConfig, field: str = "rewards[0]") -> RewardSource
 def check_reward(config: RewardConfig, field: str = "rewards[0]") -> RewardSource:
     """Reads the source, and finds every mistake that can be found before an actor starts.
 
-    Runs the user's file or imports the module, unless a runtime_env is set: its packages may be
-    missing here. Does not build a class of the user's, because that may load a model.
+    Runs the user's file or imports the module, unless a runtime_env is set: its packages may be missing here. Does not
+    build a class of the user's, because that may load a model.
 
     Raises:
         ConfigError: a name, path or option is wrong, or the user's code fails to load.
@@ -95,8 +87,7 @@ def check_reward(config: RewardConfig, field: str = "rewards[0]") -> RewardSourc
 def build_reward_fn(source: RewardSource) -> RewardFn:
     """Loads the reward function, with its options bound.
 
-    Options are keyword arguments: of each call if the settings name a function or another
-    callable object, of the constructor if they name a class.
+    Options are keyword arguments: of each call, or of the constructor if the settings name a class.
 
     Raises:
         ConfigError: a name, path or option is wrong, or the user's code fails to load.

@@ -4,9 +4,9 @@
       └ one ActorGroup per reward function: retries, limits, which actor is free
           └ num_actors × RewardActor (Ray): the user's code runs here
 
-All functions score a group at once. A try fails when the function raises, hangs, loses its actor
-or returns anything but one finite number per completion. After max_retries further tries the group
-is set aside; it never gets a made-up reward.
+All functions score a group at once. A try fails when the function raises, hangs, loses its actor or returns anything
+but one finite number per completion. After max_retries further tries the group is set aside; it never gets a made-up
+reward.
 """
 
 from __future__ import annotations
@@ -37,11 +37,9 @@ class RewardPool:
         sources = [check_reward(config, f"rewards[{i}]") for i, config in enumerate(configs)]
         self._weights: dict[str, float] = {}
         for source in sources:
-            name = reward_name(source.config)
+            name, field = reward_name(source.config), source.field
             if name in self._weights:
-                raise ConfigError(
-                    f"{source.field}.name {name!r} is taken by another reward function; set {source.field}.name"
-                )
+                raise ConfigError(f"{field}.name {name!r} is taken by another reward function; set {field}.name")
             self._weights[name] = source.config.weight
         self._actor_groups = [ActorGroup(source, waits) for source in sources]
 
@@ -51,11 +49,7 @@ class RewardPool:
         return tuple(self._weights)
 
     async def ready(self) -> None:
-        """Waits until every actor has loaded its function.
-
-        Raises:
-            RewardFailure: an actor could not load its function; the message says which one and why.
-        """
+        """Waits until every actor has loaded its function; raises `RewardFailure` if one cannot."""
         await asyncio.gather(*(actor_group.ready() for actor_group in self._actor_groups))
 
     async def score(self, group: RolloutGroup) -> ScoredGroup | FailedGroup:

@@ -1,8 +1,8 @@
 """One vLLM engine: generates groups of responses and loads new weights between two tokens. No Ray.
 
-Every sampling field is set here, because vLLM otherwise takes defaults from the model's
-`generation_config.json` (Qwen2-Audio's has a repetition penalty). Log-probs are those of the
-distribution that was sampled from (`logprobs_mode="processed_logprobs"`).
+Every sampling field is set here, because vLLM otherwise takes defaults from the model's `generation_config.json`
+(Qwen2-Audio's has a repetition penalty). Log-probs are those of the distribution that was sampled from
+(`logprobs_mode="processed_logprobs"`).
 """
 
 import os
@@ -35,16 +35,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """Settings that all engines of a run share.
-
-    `max_clips` is the largest number of audio clips in one prompt; 0 for a text-only model.
-    """
+    """Settings that all engines of a run share."""
 
     model_path: str
     dtype: str
     device: str
     max_model_len: int
-    max_clips: int
+    max_clips: int  # most audio clips of one prompt; 0 for a text-only model
     seed: int
 
 
@@ -76,24 +73,21 @@ class RolloutEngine:
             request_id: unique among the requests in flight.
             token_ids: the prompt, with one audio placeholder per clip.
             waveforms: float32 [num_samples] at `SAMPLE_RATE`, one per clip.
-            sampling: how many responses, and how.
         """
         submitted_version = self._policy_version
         prompt: TokensPrompt = {"prompt_token_ids": list(token_ids), "cache_salt": f"policy-{submitted_version}"}
         if waveforms:
             prompt["multi_modal_data"] = {"audio": [(waveform, SAMPLE_RATE) for waveform in waveforms]}
-            prompt["multi_modal_uuids"] = {"audio": self._clip_ids(request_id, len(waveforms))}
+            # vLLM caches a clip's projected features by its content, and would use those of the old weights after a
+            # sync (the projector is always trained). An id per policy version makes it compute them again, without
+            # a cache reset, which would desynchronise requests in flight.
+            clip_ids = [f"policy-{submitted_version}-{request_id}-{clip}" for clip in range(len(waveforms))]
+            prompt["multi_modal_uuids"] = {"audio": clip_ids}
         final = None
         async for output in self._llm.generate(prompt, sampling_params(sampling), request_id=request_id):
             final = output
         assert final is not None and final.finished, "vLLM ends every request with its final output"
         return tuple(self._completion(output) for output in final.outputs), submitted_version
-
-    def _clip_ids(self, request_id: str, num_clips: int) -> list[str]:
-        # vLLM caches a clip's projected features by its content, and would use those of the old weights
-        # after a sync (the projector is always trained). An id per policy version makes it compute them
-        # anew, without a cache reset, which would desynchronise requests in flight.
-        return [f"policy-{self._policy_version}-{request_id}-{clip}" for clip in range(num_clips)]
 
     def _completion(self, output: Any) -> Completion:
         token_ids = tuple(output.token_ids)
@@ -108,12 +102,7 @@ class RolloutEngine:
         )
 
     async def init_weight_transfer(self, meeting: Mapping[str, object], update_info: Mapping[str, object]) -> None:
-        """Joins the transfer group.
-
-        Args:
-            meeting: where to join and as which rank; see `Meeting.of_engine`.
-            update_info: names, dtypes and shapes of the tensors of every sync, in order.
-        """
+        """Joins the transfer group as `Meeting.of_engine` says; every sync will carry the tensors of `update_info`."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         self._update_info = dict(update_info)
@@ -184,8 +173,8 @@ def _set_environment(device: str, config: RolloutConfig) -> None:
         num_threads = config.num_threads or max(1, round(config.num_cpus))
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        # "0" keeps the model in the engine's process. "1" gives it a process of its own, which made rollouts
-        # of a small model take 1.7 times as long.
+        # "0" keeps the model in the engine's process. A process of its own ("1") makes rollouts of a small model
+        # take 1.7 times as long.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if config.tensor_parallel_size == 1 else "1"
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
 

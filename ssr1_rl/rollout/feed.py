@@ -1,13 +1,12 @@
 """Admits questions and hands out scored groups in the order of admission.
 
-A group is issued -> generated -> scored. At most (max_staleness + 1) x questions_per_step
-groups are admitted and not yet trained on. Groups are taken in the order in which they were
-admitted: so no group is more than `max_staleness` policy versions old when it is trained on,
-and a slow group delays its step but is never dropped from it.
+A group is admitted -> prepared -> generated -> scored -> taken. At most (max_staleness + 1) x questions_per_step
+groups are admitted and not yet trained on. They are taken in the order of admission: so no group is more than
+`max_staleness` policy versions old when it is trained on, and a slow group delays its step but is never dropped.
 
-With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) a group whose rewards are all equal is
-replaced by the next one in that order, up to a limit per step. The feed decides this when the group's
-turn comes, so the groups of a step do not depend on which one was scored first.
+With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) a group whose rewards are all equal is replaced by the next
+one in that order, up to a limit per step. This is decided when the group's turn comes, so the groups of a step do not
+depend on which one was scored first.
 """
 
 import asyncio
@@ -44,7 +43,7 @@ class GroupFeed:
     Attributes:
         num_failed: groups set aside so far because a reward function failed.
         num_replaced: groups without reward variance that the last `take` replaced.
-        on_group: called whenever a group comes back.
+        on_group: called when a group's rewards, or a failure instead, are back.
     """
 
     def __init__(
@@ -86,7 +85,10 @@ class GroupFeed:
             result = await self._head()
             self._admitted.popleft()
             if result is not None:
-                self._take_or_replace(result)
+                if self.num_replaced < self._most_replaced and has_no_variance(result[0].rewards_G):
+                    self.num_replaced += 1
+                else:
+                    self._taken.append(result)
             self._admit()
         return self._taken
 
@@ -95,26 +97,17 @@ class GroupFeed:
         """Whether dynamic sampling replaced as many groups in this step as the limit allows."""
         return bool(self._most_replaced) and self.num_replaced == self._most_replaced
 
-    def _take_or_replace(self, result: Result) -> None:
-        if self.num_replaced < self._most_replaced and has_no_variance(result[0].rewards_G):
-            self.num_replaced += 1
-        else:
-            self._taken.append(result)
-
     async def _head(self) -> Result | None:
         """Waits for the oldest group's result; an error in any other group is raised as soon as it happens."""
         while True:
-            done = [task for _, task in self._admitted if task.done()]
-            for task in done:
-                task.result()
-            head = self._admitted[0][1]
-            if head.done():
-                return head.result()
-            waiting = [task for _, task in self._admitted if not task.done()]
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            tasks = [task for _, task in self._admitted]
+            results = {task: task.result() for task in tasks if task.done()}
+            if tasks[0] in results:
+                return results[tasks[0]]
+            await asyncio.wait(set(tasks) - results.keys(), return_when=asyncio.FIRST_COMPLETED)
 
     def trained(self) -> None:
-        """Call it when the groups taken have been trained on and the engines have the new weights."""
+        """Releases the groups taken: they have been trained on, and the engines have the new weights."""
         self._taken = []
 
     def _admit(self) -> None:

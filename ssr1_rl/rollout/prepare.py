@@ -26,8 +26,7 @@ class Preparer:
     """Keeps up to `data.audio_cache_mib` of decoded clips and drops the least recently used ones first."""
 
     def __init__(self, builder: PromptBuilder, config: DataConfig) -> None:
-        self._builder = builder
-        self._config = config
+        self._builder, self._config = builder, config
         self._clips: OrderedDict[AudioRef, asyncio.Task[_StoredClip]] = OrderedDict()
         self._num_bytes = 0
 

@@ -21,14 +21,10 @@ class EngineStartError(RuntimeError):
 
 
 class RolloutWorker:
-    """Generates groups for the pool and receives weights. Async: groups overlap in the engine."""
+    """One engine behind remote calls. Async: groups overlap in the engine, and a sync overlaps with them."""
 
     async def start(self, spec: EngineSpec, config: RolloutConfig) -> None:
-        """Starts the engine, which loads the model.
-
-        Raises:
-            EngineStartError: vLLM failed; the message holds its log's end.
-        """
+        """Starts the engine, which loads the model; raises `EngineStartError` if vLLM fails."""
         try:
             self._engine = await RolloutEngine.start(spec, config)
         except Exception as error:

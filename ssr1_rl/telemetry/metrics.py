@@ -1,8 +1,8 @@
 """Writes a run's metrics to `metrics.jsonl` (one JSON object per line) and TensorBoard event files, and reads them.
 
-Names are grouped by slashes: "train/loss", "rollout/tokens_per_s", "validation/test/accuracy".
-JSON has neither NaN nor infinity, and strict readers refuse Python's spelling of them. They are
-written as the strings "NaN", "Infinity" and "-Infinity"; `read_metrics` returns floats.
+Names are grouped by slashes: "train/loss", "rollout/tokens_per_s", "validation/test/accuracy". JSON has neither NaN nor
+infinity, and strict readers refuse Python's spelling of them. They are written as the strings "NaN", "Infinity" and
+"-Infinity"; `read_metrics` returns floats.
 """
 
 from __future__ import annotations
@@ -25,19 +25,14 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 TENSORBOARD_FLUSH_S = 10
 """Seconds between two flushes of the event files; a killed run loses at most the scalars of this time."""
-
 OWN_FIELDS = ("step", "time_s")
 
 
 class MetricsWriter:
     """Appends rows of metrics; a row is on disk when `write` returns.
 
-    Args:
-        run_dir: folder of the run.
-        tensorboard: also write TensorBoard event files.
-        resume_step: step of the checkpoint that the run is resumed from. Rows of later steps
-            are removed, because these steps are repeated. With 0 the run starts from nothing
-            and all rows are removed, also those of step 0 (the validation before training).
+    Rows of steps after `resume_step`, the checkpoint's, are removed, because these steps are repeated. With 0 the run
+    starts from nothing, and all rows are removed, also those of step 0 (the validation before training).
     """
 
     def __init__(self, run_dir: Path, tensorboard: bool, resume_step: int = 0) -> None:
@@ -49,12 +44,7 @@ class MetricsWriter:
         self._events = _open_events(run_dir, resume_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends one row.
-
-        Args:
-            step: the training step that the metrics belong to; a step may have several rows.
-            metrics: values that `float` accepts; units are in the names (`_s`, `_bytes`, `_per_s`).
-        """
+        """Appends one row; a step may have several. Units are in the names (`_s`, `_bytes`, `_per_s`)."""
         values = {name: float(value) for name, value in metrics.items()}
         assert not values.keys() & set(OWN_FIELDS), f"no metric may have a name of {OWN_FIELDS}"
         now = time.time()
@@ -82,10 +72,10 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
         FileNotFoundError: the run has no metrics yet.
         ValueError: a line other than the last one is not JSON.
     """
-    rows = []
-    for _, row in _read_lines(run_dir / METRICS_FILE)[0]:
-        rows.append({name: int(value) if name == "step" else float(value) for name, value in row.items()})
-    return rows
+    return [
+        {name: int(value) if name == "step" else float(value) for name, value in row.items()}
+        for _, row in _read_lines(run_dir / METRICS_FILE)[0]
+    ]
 
 
 def _to_json(value: float) -> float | str:

@@ -1,7 +1,7 @@
 """Shows a run's progress: a live display in a terminal, plain lines elsewhere.
 
-Text shown here may come from a model or a data file. It is never read as rich markup, and
-control characters are escaped, so that no text can move the cursor or change colours.
+Text shown here may come from a model or a data file. It is never read as rich markup, and control characters are
+escaped, so that no text can move the cursor or change colours.
 """
 
 from __future__ import annotations
@@ -41,35 +41,24 @@ WIDTH_WITHOUT_TERMINAL = 160
 class Progress:
     """Shows how far a run is, its newest figures, and what it waits for. Use it as a context manager.
 
-    In a terminal a thread redraws a bar over the steps with figures below it. Elsewhere one line
-    is printed per step, and one per phase outside the steps.
-
-    Args:
-        num_steps: steps of the whole run.
-        console: where to print; stdout by default.
-        clock: returns monotonic seconds.
+    In a terminal a thread redraws a bar over the steps with figures below it. Elsewhere one line is printed per step,
+    and one per phase outside the steps.
 
     Attributes:
-        describe_waiting: returns one sentence for each thing awaited now; the caller sets it. It is
-            called on the event loop that `phase` is called from, never in the drawing thread, because
-            that loop changes the data that the sentences are made from.
+        describe_waiting: returns one sentence for each thing awaited now; the caller sets it. It is called on the event
+            loop that `phase` is called from, never in the drawing thread, because that loop changes the data that the
+            sentences are made from.
     """
 
     def __init__(
-        self,
-        num_steps: int,
-        *,
-        console: Console | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        self, num_steps: int, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._num_steps = num_steps
         self.describe_waiting: Callable[[], list[str]] = list
         self._console = console or _default_console()
         self._clock = clock
         self._step = 0
-        self._figures = ""
-        self._validation = ""
-        self._phase = ""
+        self._figures = self._validation = self._phase = ""
         self._started_s = self._phase_started_s = clock()
         self._step_ends_s: deque[float] = deque(maxlen=MAX_STEPS_OF_ETA)
         self._waiting: list[str] = []
@@ -138,15 +127,14 @@ class Progress:
         lines = []
         if self._phase:
             lines.append(self._line(f"{self._phase} for {_duration(self._clock() - self._phase_started_s)}", "cyan"))
-        waiting = self._waiting
-        lines += [self._line(f"  {sentence}", "dim") for sentence in waiting[:MAX_WAITING_LINES]]
-        if len(waiting) > MAX_WAITING_LINES:
-            lines.append(self._line(f"  and {len(waiting) - MAX_WAITING_LINES} more", "dim"))
+        lines += [self._line(f"  {sentence}", "dim") for sentence in self._waiting[:MAX_WAITING_LINES]]
+        if len(self._waiting) > MAX_WAITING_LINES:
+            lines.append(self._line(f"  and {len(self._waiting) - MAX_WAITING_LINES} more", "dim"))
         # Figures may wrap in a narrow terminal; all other lines are cut.
         figures = "  ".join(part for part in (self._figures, self._validation) if part)
         return Group(self._bar(), *([Text(_printable(figures, self._console))] if figures else []), *lines)
 
-    def _line(self, text: str, style: str = "") -> Text:
+    def _line(self, text: str, style: str) -> Text:
         """A line of the live area, cut at the terminal's width."""
         one_line = " ".join(text.splitlines())
         return Text(_printable(one_line, self._console), style=style, no_wrap=True, overflow="ellipsis")
@@ -177,14 +165,7 @@ class Progress:
 
 
 def summary_table(title: str, rows: Sequence[Mapping[str, object]], console: Console | None = None) -> None:
-    """Prints a table, in a terminal or a log.
-
-    Args:
-        title: heading of the table.
-        rows: each row's cells by column; columns keep the order of their first appearance. Floats
-            are shown with 4 significant digits; columns of numbers are aligned to the right.
-        console: where to print; stdout by default.
-    """
+    """Prints a table of `rows`, each a row's cells by column. Floats are shown with 4 significant digits."""
     console = console or _default_console()
     table = Table(title=Text(_printable(title, console)), title_justify="left")
     columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -1,7 +1,6 @@
-"""Writes every completion that a run trained on, one Parquet file per step, and reads them.
+"""Writes every completion that a run trained on: one Parquet file per step, one row per completion.
 
-`run_dir/samples/step_000012.parquet` has one row per completion. A file is written under
-another name and then renamed, so it is never incomplete.
+`run_dir/samples/step_000012.parquet` is written under another name and then renamed, so it is never incomplete.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ SCHEMA = pa.schema(
 
 
 class SampleWriter:
-    """Writes the samples of each step of the run in `run_dir`."""
+    """Writes the samples of the run in `run_dir`."""
 
     def __init__(self, run_dir: Path) -> None:
         self._folder = run_dir / SAMPLES_FOLDER
@@ -55,20 +54,14 @@ class SampleWriter:
     def write(
         self, step: int, policy_version: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]]
     ) -> None:
-        """Writes one step's file, replacing a file of the same step.
-
-        Args:
-            step: step that trained on these groups.
-            policy_version: version that the step started from.
-            advantages: one per completion, for each group.
-        """
+        """Writes the file of the step that trained on these groups; `policy_version` is what it started from."""
         names = sorted({name for scored in groups for name in scored.breakdown})
         rows = [
             {"step": step, "policy_version": policy_version, **row}
             for scored, advantages_G in zip(groups, advantages, strict=True)
             for row in _group_rows(scored, advantages_G)
         ]
-        path = _path(self._folder, step)
+        path = self._folder / f"step_{step:06d}.parquet"
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as file:
             pq.write_table(pa.Table.from_pylist(rows, _schema(names)), file, compression="zstd")
@@ -82,19 +75,6 @@ class SampleWriter:
             match = re.fullmatch(r"step_(\d+)\.(parquet|tmp)", path.name)
             if match and (int(match[1]) > step or match[2] == "tmp"):
                 path.unlink()
-
-
-def read_samples(run_dir: Path, step: int) -> pa.Table:
-    """The samples of one step, one row per completion.
-
-    Raises:
-        FileNotFoundError: the step has no samples.
-    """
-    return pq.ParquetFile(_path(run_dir / SAMPLES_FOLDER, step)).read()
-
-
-def _path(folder: Path, step: int) -> Path:
-    return folder / f"step_{step:06d}.parquet"
 
 
 def _schema(reward_names: Sequence[str]) -> pa.Schema:

@@ -38,19 +38,12 @@ class StepClock:
 
 @dataclass(frozen=True)
 class NotTrained:
-    """Counts of what was generated or read but is not in the step's batch.
+    """Counts of what was generated or read but is not in the step's batch."""
 
-    Attributes:
-        num_replaced: groups without reward variance that were replaced for this step.
-        replacement_limit_reached: whether the step replaced as many groups as it may.
-        num_failed_groups: groups that a reward function failed on, since the run began.
-        num_skipped_questions: questions that cannot be used, since the run was started or resumed.
-    """
-
-    num_replaced: int = 0
-    replacement_limit_reached: bool = False
-    num_failed_groups: int = 0
-    num_skipped_questions: int = 0
+    num_replaced: int = 0  # groups without reward variance that were replaced for this step
+    replacement_limit_reached: bool = False  # whether the step replaced as many groups as it may
+    num_failed_groups: int = 0  # groups that a reward function failed on, since the run began
+    num_skipped_questions: int = 0  # questions that cannot be used, since the run was started or resumed
 
 
 def step_metrics(
@@ -64,8 +57,7 @@ def step_metrics(
     """Every metric of a step, by its name in `metrics.jsonl`.
 
     Args:
-        scored: the groups trained on, with their rewards.
-        batch: the same groups, with their advantages.
+        batch: the groups of `scored`, with their advantages.
         learner: the learners' metrics. `row_tokens` counts a group's prompt once for each response, as a learner
             without prefix packing computes it; `computed_tokens` counts the tokens that were really computed.
         clock: its laps have ended.

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -53,19 +54,16 @@ def join_peers(spec: RankSpec, config: LearnerConfig) -> None:
     deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
 
 
-def _torch_dtype(model: ModelConfig) -> torch.dtype:
-    return getattr(torch, model.dtype)
-
-
 def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, attention: str) -> "PreTrainedModel":
     """Loads the model; under ZeRO-3 every rank holds only its shard, also while loading."""
+    dtype = getattr(torch, model.dtype)
     if learner.zero_stage < 3:
-        return load_model(model.path, _torch_dtype(model), attention)
+        return load_model(model.path, dtype, attention)
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers shards what it loads while this object exists.
     sharding = HfDeepSpeedConfig(deepspeed_settings(model, learner) | {"train_batch_size": world_size})
-    loaded = load_model(model.path, _torch_dtype(model), attention)
+    loaded = load_model(model.path, dtype, attention)
     del sharding
     return loaded
 
@@ -88,14 +86,11 @@ def start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) 
 
 
 def parameter_groups(model: "PreTrainedModel", weight_decay: float) -> list[dict[str, object]]:
-    """AdamW's groups: weight decay applies to matrices, convolutions, embeddings and adapters, not to vectors.
-
-    So norms and biases do not decay.
-    """
+    """AdamW's groups: matrices, convolutions, embeddings and adapters decay, but vectors (norms, biases) do not."""
     parameters = trainable_parameters(model).values()
     decaying = [p for p in parameters if len(whole_shape(p)) > 1]
     others = [p for p in parameters if len(whole_shape(p)) <= 1]
-    groups = [(decaying, weight_decay), (others, 0.0)]
+    groups = ((decaying, weight_decay), (others, 0.0))
     return [{"params": params, "weight_decay": decay} for params, decay in groups if params]
 
 
@@ -107,7 +102,7 @@ def load_reference(
     Under ZeRO-3 a second model is sharded like the policy.
     """
     if model.lora.rank:
-        return BasePolicy(engine)
+        return partial(_run_base, engine)
     loaded = load_for_zero(model, learner, dist.get_world_size(), attention)
     reference = Policy(loaded, temperature, False, attention, learner.prefix_packing)
     reference.requires_grad_(False)
@@ -122,15 +117,9 @@ def load_reference(
     return cast(Engine, reference_engine)
 
 
-class BasePolicy:
-    """The frozen base of a policy with LoRA: runs the same model with its adapters switched off."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def __call__(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        with adapters_off(self._engine.module.model):
-            return self._engine(batch)
+def _run_base(engine: Engine, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    with adapters_off(engine.module.model):
+        return engine(batch)
 
 
 def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, object]:

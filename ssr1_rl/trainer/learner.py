@@ -77,14 +77,7 @@ class Learner:
         self._reference: LogprobsOf | None = None
         if grpo.kl_coefficient:
             self._reference = load_reference(self.engine, model, learner, temperature, self.attention.backend)
-        self._passes = Passes(
-            self.policy,
-            model,
-            learner,
-            self._device,
-            encode=lambda clips: self.engine(clips),
-            fetch_waveform=fetch_waveform,
-        )
+        self._passes = Passes(self.policy, model, learner, self._device, self.engine, fetch_waveform)
         self.kl_coefficient = grpo.kl_coefficient
         self.num_updates = 0
         self.policy_version = 0
@@ -102,13 +95,12 @@ class Learner:
     def update(self, minibatches: Sequence[Sequence[TrainGroup]]) -> dict[str, float]:
         """Trains on this rank's share of each mini-batch, and increments the policy version; a collective.
 
-        Returns:
-            The metrics of `summarise`, over all ranks and equal on each.
+        The metrics are those of `summarise` over all ranks.
         """
         totals = Totals()
-        batches = [self._prepared(minibatch) for minibatch in minibatches]
+        batches = [self.prepared(minibatch) for minibatch in minibatches]
         if self._grpo.importance_correction != "none" and self._grpo.num_epochs * len(batches) > 1:
-            batches = [self._with_logprobs("old_logprobs", self._own_logprobs, rows) for rows in batches]
+            batches = [self._with_logprobs("old_logprobs", self.engine, rows) for rows in batches]
         for epoch in range(self._grpo.num_epochs):
             for index, rows in enumerate(batches):
                 # After the first update the policy differs from the one that the engines sampled from.
@@ -118,27 +110,22 @@ class Learner:
         totals.add_sums(**self._passes.take_clip_counts())
         return summarise(totals.over_ranks(self._device))
 
-    def compute_gradient(self, groups: Sequence[TrainGroup]) -> Totals:
-        """Runs forward and backward passes over all micro-batches, and leaves the reduced gradient; a collective."""
-        return self._compute_gradient(self._prepared(groups))
-
     def reference_kl(self, groups: Sequence[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
         """KL estimates of the policy that sampled the tokens to the reference; a collective.
 
-        The engine's log-probs are used, since its policy is the one that sampled.
-
-        Returns:
-            For each group and response one estimate per token.
+        The engine's log-probs are used, since its policy is the one that sampled. There is one estimate for each
+        group, response and token.
         """
         rows = self._passes.rows(groups, self.policy_version)
-        ref_logprobs = self._passes.logprobs(self._reference_logprobs, rows, rows)
+        ref_logprobs = self._passes.logprobs(self._frozen(), rows, rows)
         estimates = iter(
             tuple(kl_estimate(torch.tensor(row.rollout_logprobs), torch.tensor(ref), self._grpo.kl_estimator).tolist())
             for row, ref in zip(rows, ref_logprobs, strict=True)
         )
         return [tuple(next(estimates) for _ in group.responses) for group in groups]
 
-    def _compute_gradient(self, rows: Sequence[Row]) -> Totals:
+    def compute_gradient(self, rows: Sequence[Row]) -> Totals:
+        """Runs forward and backward passes over all micro-batches, and leaves the reduced gradient; a collective."""
         totals = Totals()
         lengths = [len(row.response) for row in rows if row.in_loss and row.response]
         num_tokens, num_responses = (int(sum_over_ranks(n, self._device)) for n in (sum(lengths), len(lengths)))
@@ -150,11 +137,11 @@ class Learner:
         return totals
 
     def _update_once(self, rows: Sequence[Row], totals: Totals) -> None:
-        totals.add(self._compute_gradient(rows))
-        self._set_learning_rate()
+        totals.add(self.compute_gradient(rows))
+        learning_rate = self._set_learning_rate()
         grad_norm = self._step()
         self.num_updates += 1
-        totals.add_sums(updates=1.0, grad_norm=grad_norm, learning_rate=self._learning_rate())
+        totals.add_sums(updates=1.0, grad_norm=grad_norm, learning_rate=learning_rate)
 
     def _accumulate(self, batch: MicroBatch, denominator: int, totals: Totals) -> None:
         logprobs_T, entropy_T = self.engine(batch)
@@ -181,25 +168,22 @@ class Learner:
         # A step of one update has not precomputed them, since its old policy is the current one.
         return batch.old_logprobs_T if len(batch.old_logprobs_T) else logprobs_T.detach()
 
-    def _prepared(self, groups: Sequence[TrainGroup]) -> list[Row]:
+    def prepared(self, groups: Sequence[TrainGroup]) -> list[Row]:
         """The groups' rows; with a KL term in the loss they have the reference's log-probs, which no update changes."""
         rows = self._passes.rows(groups, self.policy_version)
         if kl_in_loss(self._grpo):
-            rows = self._with_logprobs("ref_logprobs", self._reference_logprobs, rows)
+            rows = self._with_logprobs("ref_logprobs", self._frozen(), rows)
         return rows
 
-    def _with_logprobs(self, field: str, forward: Callable[[MicroBatch], Tensor], rows: list[Row]) -> list[Row]:
+    def _with_logprobs(self, field: str, policy: LogprobsOf, rows: list[Row]) -> list[Row]:
         """The rows, with log-probs in `field` for those that are trained on."""
         kept = rows_to_train(rows, keeps_all(self._grpo))
-        found = dict(zip(map(id, kept), self._passes.logprobs(forward, kept, spare=rows), strict=True))
+        found = dict(zip(map(id, kept), self._passes.logprobs(policy, kept, spare=rows), strict=True))
         return [replace(row, **{field: found.get(id(row), ())}) for row in rows]
 
-    def _own_logprobs(self, batch: MicroBatch) -> Tensor:
-        return self.engine(batch)[0]
-
-    def _reference_logprobs(self, batch: MicroBatch) -> Tensor:
+    def _frozen(self) -> LogprobsOf:
         assert self._reference is not None, "the reference is loaded if kl_coefficient is not 0"
-        return self._reference(batch)[0]
+        return self._reference
 
     def _step(self) -> float:
         """Makes one optimizer step; returns the global norm of the gradient before clipping."""
@@ -214,13 +198,9 @@ class Learner:
         assert grad_norm is not None, "DeepSpeed computes the gradient's norm in a step"
         return float(grad_norm)
 
-    def _set_learning_rate(self) -> None:
-        grpo = self._grpo
-        share = learning_rate_share(
-            self._config, self.num_updates, grpo.num_steps * grpo.num_epochs * grpo.num_minibatches
-        )
+    def _set_learning_rate(self) -> float:
+        num_updates = self._grpo.num_steps * self._grpo.num_epochs * self._grpo.num_minibatches
+        rate = self._config.learning_rate * learning_rate_share(self._config, self.num_updates, num_updates)
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = self._config.learning_rate * share
-
-    def _learning_rate(self) -> float:
-        return self.engine.optimizer.param_groups[0]["lr"]
+            group["lr"] = rate
+        return rate

@@ -44,29 +44,14 @@ class LearnerGroup:
         self.attention = ""
 
     async def start(self, model: ModelConfig, device: str, temperature: float, seed: int) -> None:
-        """Loads the policy in every rank, which join each other.
-
-        Args:
-            model: the policy.
-            device: "cpu" or "cuda".
-            temperature: of the rollouts; log-probs are computed at the same.
-            seed: of torch.
-        """
+        """Loads the policy in every rank; the ranks join each other. `temperature` is that of the rollouts."""
         address, port = await self.find_port(self._config.port, "learner.port")
+        specs = [RankSpec(index, len(self._ranks), address, port, device) for index in range(len(self._ranks))]
         calls = [
-            rank.call(
-                LearnerRank.start,
-                RankSpec(index, len(self._ranks), address, port, device),
-                model,
-                self._grpo,
-                self._config,
-                temperature,
-                seed,
-            )
-            for index, rank in enumerate(self._ranks)
+            rank.call(LearnerRank.start, spec, model, self._grpo, self._config, temperature, seed)
+            for rank, spec in zip(self._ranks, specs, strict=True)
         ]
-        loaded = await self._start(calls, "loading the policy")
-        self.attention, self._pass_cost = loaded[0]
+        self.attention, self._pass_cost = (await self._start(calls, "loading the policy"))[0]
 
     async def find_port(self, port: int, setting: str) -> tuple[str, int]:
         """The address of rank 0's node and a free port there; see `LearnerRank.find_port`."""
@@ -79,8 +64,7 @@ class LearnerGroup:
     async def update(self, groups: Sequence[TrainGroup], kl_coefficient: float) -> dict[str, float]:
         """Trains on one step's groups; returns the metrics over all ranks.
 
-        Mini-batches are cut in the order of admission, then each is shared among the ranks, so
-        that what an update trains on does not depend on the number of ranks.
+        Mini-batches are cut in the order of admission; see `share_minibatches`.
         """
         lengths = partial(trained_lengths, keep_all=keeps_all(self._grpo))
         shares = share_minibatches(groups, self._grpo.num_minibatches, len(self._ranks), self._cost_of(lengths))
@@ -95,8 +79,9 @@ class LearnerGroup:
         shares = share_groups(groups, len(self._ranks), self._cost_of(response_lengths))
         calls = [rank.call(LearnerRank.reference_kl, share) for rank, share in zip(self._ranks, shares, strict=True)]
         results = await self._work(calls, "running the reference model")
-        pairs = [pair for share, found in zip(shares, results, strict=True) for pair in zip(share, found, strict=True)]
-        kl = {group.id: kl_GT for group, kl_GT in pairs}
+        kl = {}
+        for share, found in zip(shares, results, strict=True):
+            kl |= zip((group.id for group in share), found, strict=True)
         return [kl[group.id] for group in groups]
 
     def _cost_of(self, lengths: Callable[[TrainGroup], tuple[int, ...]]) -> GroupCost:

@@ -27,6 +27,7 @@ from ssr1_rl.weights.parameters import gathered, named_weights, trainable_parame
 if TYPE_CHECKING:
     from ssr1_rl.trainer.learner import Learner
 
+WEIGHTS = "weights"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 SHARD_BYTES = 2 * 2**30
 
@@ -48,11 +49,7 @@ class LearnerSettings(TypedDict):
 
 
 def save_learner(learner: "Learner", folder: Path) -> None:
-    """Writes weights, optimizer and counters; a collective: every rank gathers, rank 0 writes.
-
-    Raises:
-        FileNotFoundError: the controller's folder does not exist on rank 0's node.
-    """
+    """Writes weights, optimizer and counters; a collective: every rank gathers, rank 0 writes."""
     from ssr1_rl.weights.source import ZeroWeightSource
 
     if learner.rank == 0 and not folder.is_dir():
@@ -60,20 +57,16 @@ def save_learner(learner: "Learner", folder: Path) -> None:
             f"learner rank 0 runs on {socket.gethostname()}, where the checkpoint folder {folder} does not exist; "
             "set run.dir to a file system that every node shares"
         )
-    writer = ShardWriter(folder, SHARD_BYTES) if learner.rank == 0 else None
+    writer = ShardWriter(folder, SHARD_BYTES, writes=learner.rank == 0)
     trained = trainable_parameters(learner.model)
     for name, tensor in trained.items() if learner.lora.rank else ZeroWeightSource(learner.model):
-        master = _master(learner, trained[name]) if name in trained else tensor
-        if writer:
-            writer.add("weights", name, master)
+        writer.add(WEIGHTS, name, _in_optimizer(learner, trained[name], WEIGHTS) if name in trained else tensor)
     _link_moments(learner)
     for moment in MOMENTS if learner.num_updates else ():
         for name, parameter in trained.items():
-            value = _moment(learner, parameter, moment)
-            if writer:
-                writer.add(moment, name, value)
-    if writer:
-        writer.flush()
+            writer.add(moment, name, _in_optimizer(learner, parameter, moment))
+    writer.flush()
+    if learner.rank == 0:
         state: LearnerSettings = {
             "num_updates": learner.num_updates,
             "policy_version": learner.policy_version,
@@ -98,7 +91,7 @@ def load_learner(learner: "Learner", folder: Path) -> None:
         )
     trained = trainable_parameters(learner.model)
     weights = trained if learner.lora.rank else named_weights(learner.model)
-    stored = dict(_tensors_of(folder, "weights"))
+    stored = dict(_tensors_of(folder, WEIGHTS))
     _check_same_parameters(folder, {n: whole_shape(p) for n, p in weights.items()}, stored)
     learner.num_updates, learner.policy_version = state["num_updates"], state["policy_version"]
     torch.set_rng_state(torch.tensor(state["torch_rng"], dtype=torch.uint8))
@@ -107,13 +100,14 @@ def load_learner(learner: "Learner", folder: Path) -> None:
         with gathered([parameter], write=True), torch.no_grad():
             parameter.copy_(value)
         if name in trained:
-            _set_master(learner, parameter, value)
+            _set_in_optimizer(learner, parameter, WEIGHTS, value)
     if learner.num_updates:
         _create_moments(learner)
         for moment in MOMENTS:
             files = dict(_tensors_of(folder, moment))
             for name, parameter in trained.items():
-                _set_moment(learner, parameter, moment, _read(files[name], name).to(learner.engine.device))
+                value = _read(files[name], name).to(learner.engine.device)
+                _set_in_optimizer(learner, parameter, moment, value)
     dist.barrier()
 
 
@@ -126,41 +120,27 @@ def _adapter_shape(learner: "Learner") -> AdapterShape | None:
     return {"rank": learner.lora.rank, "alpha": learner.lora.alpha} if learner.lora.rank else None
 
 
-def _master(learner: "Learner", parameter: torch.nn.Parameter) -> Tensor:
-    """The parameter's whole float32 value in the optimizer."""
-    from deepspeed.utils import safe_get_full_fp32_param
+def _in_optimizer(learner: "Learner", parameter: torch.nn.Parameter, kind: str) -> Tensor:
+    """A trained parameter's whole float32 value (`WEIGHTS`), or one of its `MOMENTS`; a collective."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     if not _has_zero_optimizer(learner):
-        return parameter.detach().float()
-    value = safe_get_full_fp32_param(parameter)
-    assert value is not None, "ZeRO holds a float32 copy of every trained parameter"
+        return parameter.detach().float() if kind == WEIGHTS else learner.engine.optimizer.state[parameter][kind]
+    value = safe_get_full_fp32_param(parameter) if kind == WEIGHTS else safe_get_full_optimizer_state(parameter, kind)
+    assert value is not None, "ZeRO holds a float32 copy of every trained parameter, and its moments after an update"
     return value
 
 
-def _set_master(learner: "Learner", parameter: torch.nn.Parameter, value: Tensor) -> None:
-    from deepspeed.utils import safe_set_full_fp32_param
+def _set_in_optimizer(learner: "Learner", parameter: torch.nn.Parameter, kind: str, value: Tensor) -> None:
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
-    if _has_zero_optimizer(learner):
+    if not _has_zero_optimizer(learner):
+        if kind in MOMENTS:  # the weights are the parameters themselves
+            learner.engine.optimizer.state[parameter][kind].copy_(value)
+    elif kind == WEIGHTS:
         safe_set_full_fp32_param(parameter, value.float())
-
-
-def _moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str) -> Tensor:
-    from deepspeed.utils import safe_get_full_optimizer_state
-
-    if not _has_zero_optimizer(learner):
-        return learner.engine.optimizer.state[parameter][moment]
-    value = safe_get_full_optimizer_state(parameter, moment)
-    assert value is not None, "ZeRO holds the moments of every trained parameter after an update"
-    return value
-
-
-def _set_moment(learner: "Learner", parameter: torch.nn.Parameter, moment: str, value: Tensor) -> None:
-    from deepspeed.utils import safe_set_full_optimizer_state
-
-    if _has_zero_optimizer(learner):
-        safe_set_full_optimizer_state(parameter, value, moment)
     else:
-        learner.engine.optimizer.state[parameter][moment].copy_(value)
+        safe_set_full_optimizer_state(parameter, value, kind)
 
 
 def _has_zero_optimizer(learner: "Learner") -> bool:
@@ -196,19 +176,21 @@ def _link_moments(learner: "Learner") -> None:
 
 
 class ShardWriter:
-    """Writes tensors in safetensors files of at most `max_bytes`, or of one larger tensor.
+    """Writes tensors in safetensors files of at most `max_bytes`, or of one larger tensor; only if it `writes`.
 
     Attributes:
         shards: each file written, with the names of its tensors.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, writes: bool = True) -> None:
         self.shards: list[tuple[Path, list[str]]] = []
-        self._folder, self._max_bytes = folder, max_bytes
+        self._folder, self._max_bytes, self._writes = folder, max_bytes, writes
         self._kind, self._index, self._bytes = "", 0, 0
         self._tensors: dict[str, Tensor] = {}
 
     def add(self, kind: str, name: str, tensor: Tensor) -> None:
+        if not self._writes:
+            return
         if kind != self._kind:
             self.flush()
             self._kind, self._index = kind, 0
@@ -238,7 +220,7 @@ def _read(path: Path, name: str) -> Tensor:
 
 def saved_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """The weights of a saved learner state: all by checkpoint name, or with LoRA the adapters' alone."""
-    for name, path in _tensors_of(folder, "weights"):
+    for name, path in _tensors_of(folder, WEIGHTS):
         yield name, _read(path, name)
 
 

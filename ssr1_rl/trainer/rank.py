@@ -11,6 +11,7 @@ import ray
 from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import Learner, RankSpec
+from ssr1_rl.trainer.learner_state import load_learner, save_learner
 from ssr1_rl.types import Clip, TrainGroup
 from ssr1_rl.weights.audit import digest
 from ssr1_rl.weights.transport import Meeting, join_as_learner
@@ -80,14 +81,10 @@ class LearnerRank:
 
     def save(self, folder: Path) -> None:
         """Writes the learner's state into `folder`; rank 0 writes."""
-        from ssr1_rl.trainer.learner_state import save_learner
-
         save_learner(self._learner, folder)
 
     def load(self, folder: Path) -> int:
         """Loads the learner's state from `folder` and returns the policy version."""
-        from ssr1_rl.trainer.learner_state import load_learner
-
         load_learner(self._learner, folder)
         return self._learner.policy_version
 

@@ -5,7 +5,7 @@ and B [out, rank]. The merged weight is W + alpha / rank · B A (section 4.1), s
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,7 @@ class AdaptedLayer(Protocol):
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, AdaptedLayer]]:
     """Every layer that has an adapter, with its module name."""
-    return ((name, module) for name, module in model.named_modules() if _is_adapted(module))
-
-
-def _is_adapted(module: nn.Module) -> TypeGuard[AdaptedLayer]:
-    return hasattr(module, "lora_A")
+    return ((name, cast(AdaptedLayer, module)) for name, module in model.named_modules() if hasattr(module, "lora_A"))
 
 
 def adapters_by_weight(model: "PreTrainedModel") -> dict[str, AdaptedLayer]:

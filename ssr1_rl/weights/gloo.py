@@ -1,11 +1,10 @@
 """A `gloo` backend of vLLM's weight-transfer protocol, so that CPUs run the same path as `nccl` on GPUs.
 
-Tensors travel in buckets: consecutive parameters of one dtype, flattened into one
-broadcast. Both sides cut the buckets from the same metadata, so a sync needs no
-message besides the one that starts it.
+Tensors travel in buckets: consecutive parameters of one dtype, flattened into one broadcast. Both sides cut the
+buckets from the same metadata, so a sync needs no message besides the one that starts it.
 
-vLLM's engines run in processes of their own, which find this module through the
-entry point `ssr1_rl` of the group `vllm.general_plugins`.
+vLLM's engines run in processes of their own, which find this module through the entry point `ssr1_rl` of the group
+`vllm.general_plugins`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +24,9 @@ from vllm.distributed.weight_transfer.base import (
     WeightSource,
     WeightTransferEngine,
     WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
 
 BUCKET_BYTES = 64 * 2**20
 """Bytes of one broadcast. A single larger tensor travels alone."""
@@ -53,15 +52,6 @@ class GlooInitInfo(WeightTransferInitInfo):
 
 
 @dataclass
-class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """Names, dtypes and shapes of the tensors of one sync, in order."""
-
-    names: list[str]
-    dtype_names: list[str]
-    shapes: list[list[int]]
-
-
-@dataclass
 class GlooTrainerInitInfo(TrainerInitInfo):
     """How the learners join the transfer group; only rank 0 does."""
 
@@ -70,7 +60,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     master_address: str
     master_port: int
     world_size: int
-    timeout_s: float = 300.0
+    timeout_s: float
 
 
 def cut_buckets(metadata: Sequence[ParamMeta], bucket_bytes: int = BUCKET_BYTES) -> Iterator[list[ParamMeta]]:
@@ -98,37 +88,34 @@ def _broadcast(group: ProcessGroup | None, tensor: torch.Tensor) -> None:
     work.wait()
 
 
-def _join(address: str, port: int, rank: int, world_size: int, timeout_s: float) -> ProcessGroup:
+def _join(info: GlooInitInfo | GlooTrainerInitInfo, rank: int) -> ProcessGroup:
+    timeout = timedelta(seconds=info.timeout_s)
     group = stateless_init_torch_distributed_process_group(
-        address, port, rank, world_size, "gloo", timeout=timedelta(seconds=timeout_s)
+        info.master_address, info.master_port, rank, info.world_size, "gloo", timeout=timeout
     )
     assert isinstance(group, ProcessGroup)
     return group
 
 
-class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """The engine's side: receives buckets and loads them by vLLM's layerwise reload."""
+class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, NCCLWeightTransferUpdateInfo]):
+    """The engine's side: receives buckets and loads them by vLLM's layerwise reload, as the nccl backend does."""
 
     init_info_cls = GlooInitInfo
-    update_info_cls = GlooUpdateInfo
+    update_info_cls = NCCLWeightTransferUpdateInfo
     _group: ProcessGroup | None = None
 
     def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
         """Joins the transfer group; blocks until learner rank 0 has joined."""
         parallel = self.parallel_config
         rank = init_info.rank_offset + parallel.data_parallel_index * parallel.world_size + parallel.rank
-        self._group = _join(
-            init_info.master_address, init_info.master_port, rank, init_info.world_size, init_info.timeout_s
-        )
+        self._group = _join(init_info, rank)
 
     def start_weight_update(self) -> None:
-        """Prepares the layerwise reload."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         initialize_layerwise_reload(self.model)
 
     def finish_weight_update(self) -> None:
-        """Ends the layerwise reload."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
@@ -137,7 +124,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Receives the weights, without vLLM's accelerator synchronisation, which fails on a CPU."""
         self.receive_weights(self.parse_update_info(update_info))
 
-    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+    def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
         """Receives every bucket in order and hands its tensors to the model."""
         metadata = [
             ParamMeta(name, getattr(torch, dtype), tuple(shape))
@@ -152,7 +139,6 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             self.model.load_weights(tensors)  # type: ignore[operator]
 
     def shutdown(self) -> None:
-        """Leaves the transfer group, so that another can be formed."""
         self._group = None
 
 
@@ -172,8 +158,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         """Forms the transfer group; rank 0 blocks until every engine has joined."""
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         if init_info.is_sender:
-            at = (init_info.master_address, init_info.master_port)
-            engine._group = _join(*at, 0, init_info.world_size, init_info.timeout_s)
+            engine._group = _join(init_info, rank=0)
         return engine
 
     def send_weights(self) -> None:
@@ -181,9 +166,9 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         assert self.source is not None, "the gloo backend sends the whole source each round"
         if self.is_sender:
             self._send(self.source.metadata(), self.source)
-            return
-        for _ in self.source:
-            pass
+        else:
+            for _ in self.source:
+                pass
 
     def _send(self, metadata: Sequence[ParamMeta], source: Iterable[tuple[str, torch.Tensor]]) -> None:
         tensors = iter(source)
@@ -197,7 +182,3 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             _broadcast(self._group, torch.cat(parts))
         # Run the source to its end: gathering the last tensors is a collective too.
         assert next(tensors, None) is None, "weight source yields more than its metadata says"
-
-    def shutdown(self) -> None:
-        """Leaves the transfer group, so that another can be formed."""
-        self._group = None

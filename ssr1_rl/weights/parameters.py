@@ -35,9 +35,7 @@ def named_weights(model: "PreTrainedModel") -> dict[str, nn.Parameter]:
 
 def named_adapters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Every adapter parameter by the name that peft's own files give it; empty without LoRA."""
-    return {
-        name.replace(f".{ADAPTER}.", "."): parameter for name, parameter in model.named_parameters() if ".lora_" in name
-    }
+    return {name.replace(f".{ADAPTER}.", "."): p for name, p in model.named_parameters() if ".lora_" in name}
 
 
 def trainable_parameters(model: "PreTrainedModel") -> dict[str, nn.Parameter]:

@@ -1,7 +1,7 @@
-"""Where learners and engines meet for the weight sync, and how each side joins. One file per transport lies beside it.
+"""Where learners and engines meet for the weight sync, and how each side joins; nccl is vLLM's, gloo is beside it.
 
-Rank 0 of the transfer group is learner rank 0, which sends; the engines' processes follow. The
-controller tells both sides when to start, so that no learner holds an engine's handle.
+Rank 0 of the transfer group is learner rank 0, which sends; the engines' processes follow. The controller tells both
+sides when to start, so that no learner holds an engine's handle.
 """
 
 from __future__ import annotations

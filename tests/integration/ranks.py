@@ -159,7 +159,7 @@ def whole_gradient(learner: Any, share: list[TrainGroup]) -> dict[str, np.ndarra
 
     from ssr1_rl.weights.parameters import trainable_parameters
 
-    totals = learner.compute_gradient(share).over_ranks(learner.engine.device)
+    totals = learner.compute_gradient(learner.prepared(share)).over_ranks(learner.engine.device)
     grads = {name: safe_get_full_grad(p) for name, p in trainable_parameters(learner.model).items()}
     return {name: grad.detach().float().numpy().copy() for name, grad in grads.items()} | {
         "loss": np.array(totals.sums["loss"])

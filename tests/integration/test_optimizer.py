@@ -23,10 +23,11 @@ def case_learner(rank: int, world_size: int, port: int, model: str, case: Case) 
 
 def masters(learner: Any) -> dict[str, np.ndarray]:
     """The whole float32 parameters that the optimizer holds."""
-    from ssr1_rl.trainer.learner_state import _master
+    from ssr1_rl.trainer.learner_state import WEIGHTS, _in_optimizer
     from ssr1_rl.weights.parameters import trainable_parameters
 
-    return {n: _master(learner, p).float().numpy().copy() for n, p in trainable_parameters(learner.model).items()}
+    trained = trainable_parameters(learner.model)
+    return {n: _in_optimizer(learner, p, WEIGHTS).float().numpy().copy() for n, p in trained.items()}
 
 
 def in_use(learner: Any) -> dict[str, np.ndarray]:

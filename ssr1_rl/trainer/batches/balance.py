@@ -20,12 +20,9 @@ GroupCost = Callable[[TrainGroup], float]
 def share_minibatches(
     groups: Sequence[TrainGroup], num_minibatches: int, num_ranks: int, cost: GroupCost
 ) -> list[list[list[TrainGroup]]]:
-    """Cuts groups into mini-batches in their order, then shares each among the ranks.
+    """Cuts groups into mini-batches in their order, then shares each among the ranks: [rank][mini-batch] -> groups.
 
     So what an update trains on does not depend on the number of ranks.
-
-    Returns:
-        For each rank its share of each mini-batch.
     """
     size = len(groups) // num_minibatches
     parts = [groups[start : start + size] for start in range(0, len(groups), size)]
@@ -76,18 +73,25 @@ def trained_lengths(group: TrainGroup, keep_all: bool) -> tuple[int, ...]:
 
 def cut_parts(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
     """Groups rows by prompt, and splits groups beyond `max_tokens` into parts, each with the whole prompt."""
-    return [part for of_prompt in by_prompt(rows) for part in _split(of_prompt, max_tokens)]
+    return [part for of_prompt in by_prompt(rows) for part in _cut(of_prompt, packed_tokens, max_tokens)]
 
 
-def _split(rows: Sequence[Row], max_tokens: int) -> Iterator[list[Row]]:
-    """Splits rows of one prompt into parts of at most `max_tokens`, but at least one row."""
-    part: list[Row] = []
-    for row in rows:
-        if part and packed_tokens([*part, row]) > max_tokens:
+def cut_padded(items: Iterable[Item], length: Callable[[Item], int], max_tokens: int) -> Iterator[list[Item]]:
+    """Batches items of similar length: as many as fit into `max_tokens` with padding, but at least one."""
+    longest_first = sorted(items, key=length, reverse=True)
+    return _cut(longest_first, lambda batch: len(batch) * length(batch[0]), max_tokens)
+
+
+def _cut(items: Iterable[Item], size: Callable[[list[Item]], int], most: int) -> Iterator[list[Item]]:
+    """Cuts items in their order into parts of at most `most`, but at least one item."""
+    part: list[Item] = []
+    for item in items:
+        if part and size([*part, item]) > most:
             yield part
             part = []
-        part.append(row)
-    yield part
+        part.append(item)
+    if part:
+        yield part
 
 
 def pack_tightly(parts: Sequence[list[Row]], max_tokens: int) -> list[list[Row]]:
@@ -110,11 +114,7 @@ def pack_evenly(
 ) -> list[list[Row]]:
     """Packs parts into at most `num_passes` passes of similar cost and at most `max_tokens` (or one part).
 
-    Falls back to `pack_tightly` if a part fits into none.
-
-    Args:
-        num_passes: at least as many as `pack_tightly` needs.
-        cost: cost of a part.
+    Falls back to `pack_tightly`, which needs no more passes, if a part fits into none.
     """
     passes: list[list[Row]] = [[] for _ in range(num_passes)]
     costs, rooms = [0.0] * num_passes, [max_tokens] * num_passes
@@ -128,15 +128,3 @@ def pack_evenly(
         costs[index] += cost(part)
         rooms[index] -= size
     return [rows for rows in passes if rows]
-
-
-def cut_padded(items: Iterable[Item], length: Callable[[Item], int], max_tokens: int) -> Iterator[list[Item]]:
-    """Batches items of similar length: as many as fit into `max_tokens` with padding, but at least one."""
-    batch: list[Item] = []
-    for item in sorted(items, key=length, reverse=True):
-        if batch and (len(batch) + 1) * length(batch[0]) > max_tokens:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch

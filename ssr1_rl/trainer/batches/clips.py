@@ -20,6 +20,8 @@ MEL_CACHE_BYTES = 512 * 2**20
 
 
 ClipKey: TypeAlias = str | int
+Entry: TypeAlias = tuple[Tensor, int]
+"""A clip's features, and its number of mel frames."""
 
 FeaturesOf: TypeAlias = Callable[[Clip], tuple[ClipKey, Tensor, int]]
 """Gives a clip's key (the same for the same clip), its features, and its number of mel frames."""
@@ -36,17 +38,13 @@ class ClipBatch:
         return ClipBatch(self.mel.to(device), self.num_mel_frames)
 
 
-def stack_clips(clips: Sequence[tuple[Tensor, int]], num_mel_bins: int) -> ClipBatch:
-    """Pads clips to one length; each is its log-mel [M, frames + margin] and its number of frames."""
+def stack_clips(clips: Sequence[Entry], num_mel_bins: int) -> ClipBatch:
+    """Pads the clips' log-mel features [M, frames + margin] to one length."""
     longest = max((mel.shape[-1] for mel, _ in clips), default=0)
     stacked = torch.zeros(len(clips), num_mel_bins, longest)
     for row, (mel, _) in zip(stacked, clips, strict=True):
         row[:, : mel.shape[-1]] = mel
     return ClipBatch(stacked, tuple(num_frames for _, num_frames in clips))
-
-
-Entry: TypeAlias = tuple[Tensor, int]
-"""A clip's features, and its number of mel frames."""
 
 
 class ByteCache:
@@ -75,12 +73,7 @@ class ByteCache:
 class ClipFeatures:
     """Computes log-mel features and caches them within `max_bytes`.
 
-    Attributes:
-        family: the model's audio family.
-
-    Args:
-        fetch_waveform: resolves a clip's handle.
-        keeps_arrays: whether the caller keeps all clips that are arrays, so that their features can be cached.
+    `keeps_arrays`: the caller keeps all clips that are arrays, so that their features can be cached.
     """
 
     def __init__(

@@ -51,16 +51,16 @@ class Passes:
         self._placeholder_id = policy.placeholder_id
         self.cost = PassCost.of_policy(policy, model.train_audio_tower)
         self._clips: ClipFeatures | TowerOutputs | None = None
-        num_bytes = config.audio_cache_mib * 2**20
+        cache_bytes = config.audio_cache_mib * 2**20
         if self._tower and model.train_audio_tower:
-            self._clips = ClipFeatures(model.path, fetch_waveform, num_bytes)
+            self._clips = ClipFeatures(model.path, fetch_waveform, cache_bytes)
         elif self._tower:
             self._clips = TowerOutputs(
                 ClipFeatures(model.path, fetch_waveform, max_bytes=0),
                 lambda clips: encode(clips.to(device)),
                 partial(max_over_ranks, device=device),
                 self._tower.num_mel_bins,
-                num_bytes,
+                cache_bytes,
                 config.max_tokens_per_micro_batch,
             )
 
@@ -72,28 +72,19 @@ class Passes:
         prompt = group.prompt_token_ids
         if self._tower:
             prompt = tuple(expand_audio_placeholders(prompt, self._placeholder_id, group.num_audio_tokens))
-        num_responses = len(group.responses)
         return [
             Row(
                 prompt,
                 group.waveforms,
                 response,
-                logprobs,
-                advantage,
-                comparable,
-                token_advantages,
-                in_loss,
+                group.rollout_logprobs[index],
+                group.advantages_G[index],
+                comparable=group.submitted_version == policy_version,
+                token_advantages=group.token_advantages[index] if group.token_advantages else (),
+                in_loss=group.loss_mask_G[index] if group.loss_mask_G else True,
                 num_audio_tokens=group.num_audio_tokens,
             )
-            for response, logprobs, advantage, comparable, token_advantages, in_loss in zip(
-                group.responses,
-                group.rollout_logprobs,
-                group.advantages_G,
-                [group.submitted_version == policy_version] * num_responses,
-                group.token_advantages or ((),) * num_responses,
-                group.loss_mask_G or (True,) * num_responses,
-                strict=True,
-            )
+            for index, response in enumerate(group.responses)
         ]
 
     def micro_batches(self, rows: Sequence[Row], spare: Sequence[Row]) -> list[MicroBatch]:
@@ -106,13 +97,13 @@ class Passes:
         return batches[:num_own] + [batch.as_filler() for batch in batches[num_own:]]
 
     def logprobs(
-        self, forward: Callable[[MicroBatch], Tensor], rows: Sequence[Row], spare: Sequence[Row]
+        self, policy: Callable[[MicroBatch], tuple[Tensor, Tensor]], rows: Sequence[Row], spare: Sequence[Row]
     ) -> list[tuple[float, ...]]:
         """For each row the log-probs of its response tokens, computed without gradient; a collective."""
         found: dict[int, tuple[float, ...]] = {}
         with torch.no_grad():
             for part in self._cut([row for row in rows if row.response], spare)[0]:
-                logprobs_T = forward(self._collate(part).to(self._device)).cpu()
+                logprobs_T = policy(self._collate(part).to(self._device))[0].cpu()
                 of_rows = logprobs_T.split([len(row.response) for row in part])
                 found.update((id(row), tuple(row_T.tolist())) for row, row_T in zip(part, of_rows, strict=True))
         return [found.get(id(row), ()) for row in rows]

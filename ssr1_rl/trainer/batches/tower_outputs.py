@@ -31,10 +31,8 @@ class TowerOutputs:
     """The tower's outputs by clip, in host memory; a micro-batch's share is moved to the device with it.
 
     Args:
-        clips: log-mel features of clips.
         encode: runs the tower; a collective.
         max_over_ranks: the largest of the ranks' values; a collective.
-        num_mel_bins: of the log-mel features.
         max_bytes: size of the cache that outlasts a call of `prepare`.
         max_tokens: most audio tokens of one pass of the tower, padding included.
 

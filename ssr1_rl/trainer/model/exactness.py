@@ -32,10 +32,6 @@ MODEL_CODE_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError)
 def check_exact(config: PretrainedConfig, prefix_packing: bool) -> None:
     """Refuses a model whose log-probs or published weights would differ from its own.
 
-    Args:
-        config: the model's configuration.
-        prefix_packing: False for padded rows.
-
     Raises:
         ValueError: the model is refused; the message gives the reason and what to set instead.
     """
@@ -73,11 +69,9 @@ def _check_head(model: PreTrainedModel) -> None:
 
     Runs the model's own forward pass with small stand-ins for both, and compares the result.
     """
-    if (
-        not isinstance(getattr(model, "model", None), nn.Module)
-        or type(getattr(model, "lm_head", None)) is not nn.Linear
-    ):
-        raise _refused(model.config, "without a linear lm_head over a backbone called model", ANOTHER_MODEL)
+    backbone, config = getattr(model, "model", None), model.config
+    if not isinstance(backbone, nn.Module) or type(getattr(model, "lm_head", None)) is not nn.Linear:
+        raise _refused(config, "without a linear lm_head over a backbone called model", ANOTHER_MODEL)
     with torch.device("cpu"), torch.random.fork_rng(devices=()), torch.no_grad():
         torch.manual_seed(0)
         hidden, head = torch.randn(1, 3, 8), nn.Linear(8, 5)
@@ -86,15 +80,10 @@ def _check_head(model: PreTrainedModel) -> None:
         try:
             logits = probe(input_ids=torch.zeros(1, 3, dtype=torch.long)).logits
         except MODEL_CODE_ERRORS as error:
-            raise _refused(
-                model.config, f"whose logits take more than hidden states ({error})", ANOTHER_MODEL
-            ) from error
+            raise _refused(config, f"whose logits take more than hidden states ({error})", ANOTHER_MODEL) from error
         if not torch.equal(logits, head(hidden)):
-            raise _refused(
-                model.config,
-                "whose logits are more than lm_head of its hidden states (scaled or soft-capped)",
-                ANOTHER_MODEL,
-            )
+            reason = "whose logits are more than lm_head of its hidden states (scaled or soft-capped)"
+            raise _refused(config, reason, ANOTHER_MODEL)
 
 
 class _GivenHidden(nn.Module):
@@ -144,11 +133,9 @@ def _check_packing(backbone: PreTrainedModel) -> None:
         raise _unpackable(config, "without rotary positions")
     counter = _CountedAttention(PackedLayout(()), torch.device("meta"))
     _follow(backbone, _unpackable, packing=counter)
-    if counter.num_calls != config.num_hidden_layers:
-        raise _unpackable(
-            config,
-            f"of whose {config.num_hidden_layers} layers {counter.num_calls} attend through transformers' interface",
-        )
+    if counter.num_calls != (num_layers := config.num_hidden_layers):
+        reason = f"of whose {num_layers} layers {counter.num_calls} attend through transformers' interface"
+        raise _unpackable(config, reason)
 
 
 class _CountedAttention:

@@ -25,7 +25,7 @@ def read_config(path: str) -> "PretrainedConfig":
     Raises:
         ValueError: not a model folder, a quantized model, or a model type that the learner cannot train.
     """
-    from transformers import AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     check_model_folder(path)
     whole = AutoConfig.from_pretrained(path)
@@ -35,7 +35,8 @@ def read_config(path: str) -> "PretrainedConfig":
             "was made from"
         )
     config = trained_config(whole)
-    if audio_family_of(config) is None and not _is_text_model(config):
+    is_text_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.get_text_config() is config
+    if audio_family_of(config) is None and not is_text_model:
         raise ValueError(
             f"model.path {path} is a {config.model_type} model; the learner trains {', '.join(AUDIO_FAMILIES)} and "
             "text-only causal language models of transformers"
@@ -43,21 +44,10 @@ def read_config(path: str) -> "PretrainedConfig":
     return config
 
 
-def _is_text_model(config: "PretrainedConfig") -> bool:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.get_text_config() is config
-
-
 def load_model(path: str, dtype: "torch.dtype", attention: str) -> "PreTrainedModel":
-    """Loads the model in `path`.
+    """Loads the model in `path`; raises like `read_config`.
 
-    Args:
-        attention: what the learner attends by, see `AttentionChoice`; the audio tower uses FlashAttention with
-            "flash" if its family can.
-
-    Raises:
-        ValueError: see `read_config`.
+    If `attention`, the learner's backend, is "flash", the audio tower uses FlashAttention too if its family can.
     """
     import transformers
 

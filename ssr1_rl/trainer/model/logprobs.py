@@ -108,8 +108,10 @@ class _TokenLogprobs(torch.autograd.Function):
             grad = grad.to(weight.dtype)
             if grad_hidden is not None:
                 torch.mm(grad, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                _add_product(grad_weight, grad.T, hidden[part])
+            if grad_weight is not None and grad_weight.dtype == grad.dtype:
+                grad_weight.addmm_(grad.T, hidden[part])
+            elif grad_weight is not None:
+                grad_weight += grad.T @ hidden[part]
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
         if grad_bias is not None:
@@ -137,13 +139,6 @@ def _grad_of_logits(
 def _tempered_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:
     """Logits / temperature [C, V], float32 or wider, in memory of their own."""
     return linear(hidden_CH, weight_VH, bias_V).to(_wide(hidden_CH.dtype)).div_(temperature)
-
-
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total += left @ right
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -15,7 +15,7 @@ from ssr1_rl.trainer.batches.clips import ClipBatch
 from ssr1_rl.trainer.batches.layout import PaddedLayout
 from ssr1_rl.trainer.batches.rows import MicroBatch
 from ssr1_rl.trainer.model.exactness import check_exact
-from ssr1_rl.trainer.model.families import backbone_path
+from ssr1_rl.trainer.model.families import backbone_path, make_model, read_config
 from ssr1_rl.trainer.model.logprobs import LogprobHead
 
 if TYPE_CHECKING:
@@ -83,11 +83,6 @@ class Policy(nn.Module):
         return self.head(hidden_T, batch.targets_T, self.temperature)
 
     @property
-    def has_audio(self) -> bool:
-        """Whether the model has an audio tower."""
-        return self.audio_tower is not None
-
-    @property
     def backbone(self) -> "PreTrainedModel":
         """The language model without its head."""
         return cast("PreTrainedModel", self.model.get_submodule(self._backbone_path))
@@ -129,8 +124,6 @@ def empty_policy(path: str, train_audio_tower: bool, prefix_packing: bool = Fals
     Raises:
         ValueError: the learner cannot train the model; see `read_config` and `Policy`.
     """
-    from ssr1_rl.trainer.model.families import make_model, read_config
-
     config = read_config(path)
     with torch.device("meta"):
         return Policy(make_model(config), 1.0, train_audio_tower, prefix_packing=prefix_packing)

@@ -5,7 +5,7 @@ import os
 import pyarrow.parquet as pq
 import pytest
 
-from ssr1_rl.telemetry.samples import SampleWriter, read_samples
+from ssr1_rl.telemetry.samples import SampleWriter
 from ssr1_rl.types import AudioRef, Completion, GroupId, Question, RolloutGroup, ScoredGroup, VersionSpan
 
 
@@ -15,6 +15,10 @@ def scored_group(question_id="q1", text="What barks?", completion="[red]dog[/nop
     empty = Completion((), (), "", "stop")
     group = RolloutGroup(GroupId(2, question_id, 1), question, (first, empty), submitted_version=3)
     return ScoredGroup(group, (1.5, 0.0), {"format": (1.0, 0.0), "accuracy": (1.0, float("nan"))})
+
+
+def read_samples(run_dir, step):
+    return pq.ParquetFile(run_dir / "samples" / f"step_{step:06d}.parquet").read()
 
 
 def test_round_trip(tmp_path):

@@ -57,7 +57,9 @@ def test_what_is_sent_is_what_is_loaded(monkeypatch):
     receiver.model = SimpleNamespace(load_weights=loaded.update)
     dtypes = [str(m.dtype).removeprefix("torch.") for m in metadata]
     receiver.receive_weights(
-        gloo_transfer.GlooUpdateInfo([m.name for m in metadata], dtypes, [list(m.shape) for m in metadata])
+        gloo_transfer.NCCLWeightTransferUpdateInfo(
+            [m.name for m in metadata], dtypes, [list(m.shape) for m in metadata]
+        )
     )
     assert list(loaded) == list(weights)
     assert all(torch.equal(loaded[n], weights[n]) and loaded[n].dtype == weights[n].dtype for n in weights)
