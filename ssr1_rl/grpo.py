@@ -24,7 +24,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
-from ssr1_rl.evaluate import Evaluation, evaluate
+from ssr1_rl.evaluate import evaluate
 from ssr1_rl.faults.guards import check_update
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
@@ -46,7 +46,6 @@ class Grpo:
 
     Attributes:
         step: steps done so far; equals the policy version.
-        scores: newest validation result of each split.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Grpo:
         self._store = CheckpointStore(run_dir, config.checkpoint)
         self._store.drop_after(self.step)
         self._weights_checked = not config.guard.check_weights
-        self.scores: dict[str, Evaluation] = {}
 
     async def run(self) -> None:
         """Trains until `grpo.num_steps`, from the checkpoint if there is one."""
@@ -150,6 +148,7 @@ class Grpo:
 
     async def _validate(self) -> float | None:
         """Scores every validation split; returns the first one's score, None without splits."""
+        scores: list[float] = []
         for name, questions in self._validation.items():
             self._progress.phase(f"validating {name}")
             result = await evaluate(
@@ -161,12 +160,12 @@ class Grpo:
                 self._skips,
                 on_progress=partial(self._answered, name, len(questions)),
             )
-            self.scores[name] = result
+            scores.append(result.score)
             self._metrics.write(
                 self.step, {f"validation/{name}/{figure}": value for figure, value in result.metrics().items()}
             )
             self._progress.validation(name, result.score, result.num_questions)
-        return next(iter(self.scores.values())).score if self.scores else None
+        return scores[0] if scores else None
 
     def _answered(self, split: str, num_questions: int, num_done: int) -> None:
         self._progress.phase(f"validating {split} {num_done}/{num_questions}")

@@ -1,4 +1,4 @@
-"""What the run waits for: every wait has a name, a start and a limit."""
+"""What the run waits for now: every wait for an actor has a name and a start, and one for a result has a limit."""
 
 import asyncio
 import contextlib

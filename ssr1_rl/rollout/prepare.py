@@ -1,4 +1,4 @@
-"""Question -> prompt and clips ready for the engines. Each clip is decoded once and stored in the object store once."""
+"""Question -> prompt and clips ready for the engines. A clip is decoded and put in the object store once while kept."""
 
 import asyncio
 from collections import OrderedDict
