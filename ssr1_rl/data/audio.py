@@ -35,16 +35,10 @@ class AudioError(ValueError):
 
 
 def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop") -> np.ndarray:
-    """Decodes one clip.
+    """Decodes one clip to float32 [num_samples] at 16 kHz, channels averaged.
 
-    Args:
-        ref: the clip's file: any format of libsndfile (WAV, FLAC, OGG, MP3 …) at any
-            rate and number of channels, or a video container if PyAV is installed.
-        max_audio_s: longest clip to keep, in seconds.
-        long_audio: "crop" keeps the first `max_audio_s` of a longer clip, "skip" refuses it.
-
-    Returns:
-        float32 [num_samples] at 16 kHz, channels averaged.
+    The file has any format of libsndfile (WAV, FLAC, OGG, MP3 …), or is a video container if PyAV is installed. Of a
+    clip longer than `max_audio_s`, `long_audio="crop"` keeps the beginning, and "skip" refuses the clip.
 
     Raises:
         AudioError: the clip is missing, empty, truncated, corrupt, too short or (with "skip") too long,
