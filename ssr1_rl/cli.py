@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +61,17 @@ def _cause(error: Exception) -> Exception:
     return _cause(cause) if isinstance(cause, Exception) else error
 
 
+@contextmanager
+def _exit_when_interrupted() -> Iterator[None]:
+    from ssr1_rl.run import Interrupted
+
+    try:
+        yield
+    except Interrupted as stop:
+        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
+        sys.exit(EXIT_INTERRUPTED)
+
+
 @app.command()
 def grpo(
     file: Annotated[Path, typer.Argument(help="launch file (YAML), such as launch/local.yaml")],
@@ -80,15 +93,13 @@ def grpo(
 
         print_dry_run(config)
         return
-    from ssr1_rl.run import Interrupted, run_grpo, summary_rows
+    from ssr1_rl.run import run_grpo
     from ssr1_rl.telemetry.progress import summary_table
 
-    try:
+    with _exit_when_interrupted():
         summary = run_grpo(config)
-    except Interrupted as stop:
-        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
-        sys.exit(EXIT_INTERRUPTED)
-    summary_table(f"{config.run.name}: done", summary_rows(summary))
+    rows = [{"figure": name, "value": value} for name, value in summary.items()]
+    summary_table(f"{config.run.name}: done", rows)
     print(f"the results are in {config.run.dir}; `ssr1-rl export {config.run.dir}` writes a Hugging Face folder")
 
 
@@ -101,13 +112,9 @@ def demo(
 ) -> None:
     """A whole run on two CPU cores: makes sounds and a tiny audio-language model, and trains it by SFT and GRPO."""
     from ssr1_rl.demo.run import run_demo
-    from ssr1_rl.run import Interrupted
 
-    try:
+    with _exit_when_interrupted():
         run_demo(output, seed, fresh, overrides or [])
-    except Interrupted as stop:
-        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
-        sys.exit(EXIT_INTERRUPTED)
 
 
 @app.command()

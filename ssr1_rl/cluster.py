@@ -18,12 +18,8 @@ class ClusterTooSmall(RuntimeError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What the run reserves: one bundle per rollout worker and learner rank, and the reward actors' CPUs.
+    """What the run reserves: one bundle per rollout worker and learner rank, and the reward actors' CPUs."""
 
-    `device` is "cpu" or "cuda", the same for engines and learners.
-    """
-
-    device: str
     rollout_bundle: Mapping[str, float]
     num_rollout_workers: int
     learner_bundle: Mapping[str, float]
@@ -33,14 +29,9 @@ class Plan:
     @property
     def total(self) -> dict[str, float]:
         """Everything the run asks of the cluster."""
-        total = {"CPU": self.reward_cpus}
-        for bundle, count in (
-            (self.rollout_bundle, self.num_rollout_workers),
-            (self.learner_bundle, self.num_learners),
-        ):
-            for name, amount in bundle.items():
-                total[name] = total.get(name, 0.0) + amount * count
-        return total
+        workers = [self.rollout_bundle] * self.num_rollout_workers
+        bundles = [{"CPU": self.reward_cpus}, *workers, *[self.learner_bundle] * self.num_learners]
+        return {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in self.rollout_bundle}
 
     def rows(self) -> list[tuple[str, int, str]]:
         """(who, how many, each one's resources) for people."""
@@ -53,12 +44,10 @@ class Plan:
 
 def make_plan(config: Config) -> Plan:
     """The run's needs, from its settings."""
-    device = config.run.device
-    gpus = device == "cuda"
-    tensor_parallel = config.rollout.tensor_parallel_size
+    gpus = config.run.device == "cuda"
+    gpus_per_engine = float(config.rollout.tensor_parallel_size)
     return Plan(
-        device=device,
-        rollout_bundle={"CPU": config.rollout.num_cpus} | ({"GPU": float(tensor_parallel)} if gpus else {}),
+        rollout_bundle={"CPU": config.rollout.num_cpus} | ({"GPU": gpus_per_engine} if gpus else {}),
         num_rollout_workers=config.rollout.num_workers,
         learner_bundle={"CPU": config.learner.num_cpus} | ({"GPU": 1.0} if gpus else {}),
         num_learners=config.learner.num_workers,

@@ -5,7 +5,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,8 +176,3 @@ def summarise(run_dir: Path, splits: list[str], wall_s: float) -> Summary:
         "update_s": mean("time/update_s"),
         "sync_s": mean("time/sync_s"),
     }
-
-
-def summary_rows(summary: Mapping[str, float | None]) -> list[dict[str, object]]:
-    """The summary as rows of a table."""
-    return [{"figure": name, "value": value} for name, value in summary.items()]

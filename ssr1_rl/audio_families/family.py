@@ -35,12 +35,10 @@ class AudioTower(Protocol):
         ...
 
     def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
-        """The tower's output [num_clips, most audio tokens, D].
+        """The output [num_clips, most audio tokens, D] for log-mel [num_clips, num_mel_bins, frames], zero-padded.
 
-        Args:
-            mel: log-mel [num_clips, num_mel_bins, frames], zero-padded, with `margin_frames` behind each clip.
-            num_mel_frames: frames of each clip without the margin. A clip's output is in the first
-                `num_audio_tokens(num_mel_frames)` rows; the rows behind them are padding.
+        `num_mel_frames` are each clip's frames without the `margin_frames` behind it. A clip's output is in the first
+        `num_audio_tokens(num_mel_frames)` rows; the rows behind them are padding.
         """
         ...
 

@@ -10,65 +10,57 @@ from ssr1_rl.checks.installed import fields_of
 from ssr1_rl.config.schema import ConfigError, LearnerConfig
 from ssr1_rl.config.values import nearest
 
-_FLOAT32 = "leave it out: masters, moments and sums of gradients are always float32"
-_MEAN = "leave it out: the learner relies on the float32 mean over its ranks"
-_TORCH_ADAMW = "leave it out: the optimizer is always torch's AdamW"
-_DATA_PARALLEL = "leave it out: learner ranks are data-parallel, and learner.zero_stage shards the weights"
-_EXACT = "leave it out: engines receive the weights that the learner computes with, so these are never quantized"
-_LOOP = "leave it out: the GRPO loop decides what is trained on and when"
-
-OWNED = {
-    "train_batch_size": "use grpo.questions_per_step instead",
-    "train_micro_batch_size_per_gpu": "use learner.max_tokens_per_micro_batch instead",
-    "gradient_accumulation_steps": "use learner.max_tokens_per_micro_batch instead",
-    "gradient_clipping": "use learner.max_grad_norm instead",
-    "optimizer": "use learner.learning_rate and the settings after it instead",
-    "scheduler": "use learner.lr_schedule and learner.warmup_steps instead",
-    "bf16.enabled": "use model.dtype instead",
-    "bf16.bf16_master_weights_and_grads": _FLOAT32,
-    "bf16.bf16_optimizer_states": _FLOAT32,
-    "autotuning": _LOOP,
-    "bfloat16": "use model.dtype instead",
-    "compile.deepcompile": "leave it out: the learner's model runs as it is",
-    "fp16": "use model.dtype instead",
-    "amp": "use model.dtype instead",
-    "torch_autocast": "use model.dtype instead",
-    "communication_data_type": _FLOAT32,
-    "data_efficiency": _LOOP,
-    "data_parallel_size": _DATA_PARALLEL,
-    "data_types.grad_accum_dtype": _FLOAT32,
-    "data_types.param_dtype": "use model.dtype instead",
-    "data_types.buffer_dtype": "use model.dtype instead",
-    "data_types.keep_in_fp32_modules": "use model.dtype instead",
-    "expert_parallel": _DATA_PARALLEL,
-    "gradient_allreduce_op": _MEAN,
-    "gradient_predivide_factor": _MEAN,
-    "hybrid_engine": "leave it out: responses come from the rollout workers",
-    "managed_gradient_accumulation": "use learner.max_tokens_per_micro_batch instead",
-    "pipeline": _DATA_PARALLEL,
-    "prescale_gradients": _MEAN,
-    "zero_optimization.stage": "use learner.zero_stage instead",
-    "zero_optimization.offload_optimizer.device": "use learner.offload_optimizer instead",
-    "zero_optimization.offload_param.device": "use learner.offload_parameters instead",
-    "zero_optimization.cpu_offload": "use learner.offload_optimizer instead",
-    "zero_optimization.cpu_offload_param": "use learner.offload_parameters instead",
-    "zero_optimization.compute_grad_norm": "leave it out: learner.max_grad_norm needs the norm",
-    "zero_optimization.offload_optimizer.ratio": _TORCH_ADAMW,
-    "zero_optimization.offload_optimizer.super_offload": _TORCH_ADAMW,
-    "zero_optimization.zenflow": _TORCH_ADAMW,
-    "zero_optimization.zero_quantized_weights": _EXACT,
-    "zero_optimization.zero_quantized_nontrainable_weights": _EXACT,
-    "zero_optimization.zero_quantized_gradients": _MEAN,
-    "zero_allow_untested_optimizer": _TORCH_ADAMW,
-    "zero_force_ds_cpu_optimizer": _TORCH_ADAMW,
-    "tensor_parallel": _DATA_PARALLEL,
-    "sequence_parallel_size": _DATA_PARALLEL,
-    "seq_parallel_communication_data_type": _DATA_PARALLEL,
-    "weight_quantization": _EXACT,
+# fmt: off
+_FIXES = {
+    "use grpo.questions_per_step instead": ["train_batch_size"],
+    "use learner.max_tokens_per_micro_batch instead": [
+        "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "managed_gradient_accumulation",
+    ],
+    "use learner.max_grad_norm instead": ["gradient_clipping"],
+    "use learner.learning_rate and the settings after it instead": ["optimizer"],
+    "use learner.lr_schedule and learner.warmup_steps instead": ["scheduler"],
+    "use learner.zero_stage instead": ["zero_optimization.stage"],
+    "use learner.offload_optimizer instead": [
+        "zero_optimization.offload_optimizer.device", "zero_optimization.cpu_offload",
+    ],
+    "use learner.offload_parameters instead": [
+        "zero_optimization.offload_param.device", "zero_optimization.cpu_offload_param",
+    ],
+    "use model.dtype instead": [
+        "amp", "bf16.enabled", "bfloat16", "fp16", "torch_autocast", "data_types.buffer_dtype",
+        "data_types.keep_in_fp32_modules", "data_types.param_dtype",
+    ],
+    "leave it out: masters, moments and sums of gradients are always float32": [
+        "bf16.bf16_master_weights_and_grads", "bf16.bf16_optimizer_states", "communication_data_type",
+        "data_types.grad_accum_dtype",
+    ],
+    "leave it out: the learner relies on the float32 mean over its ranks": [
+        "gradient_allreduce_op", "gradient_predivide_factor", "prescale_gradients",
+        "zero_optimization.zero_quantized_gradients",
+    ],
+    "leave it out: the optimizer is always torch's AdamW": [
+        "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer", "zero_optimization.zenflow",
+        "zero_optimization.offload_optimizer.ratio", "zero_optimization.offload_optimizer.super_offload",
+    ],
+    "leave it out: learner ranks are data-parallel, and learner.zero_stage shards the weights": [
+        "data_parallel_size", "expert_parallel", "pipeline", "tensor_parallel", "sequence_parallel_size",
+        "seq_parallel_communication_data_type",
+    ],
+    "leave it out: engines receive the weights that the learner computes with, so these are never quantized": [
+        "weight_quantization", "zero_optimization.zero_quantized_weights",
+        "zero_optimization.zero_quantized_nontrainable_weights",
+    ],
+    "leave it out: the GRPO loop decides what is trained on and when": [
+        "autotuning", "data_efficiency",
+    ],
+    "leave it out: the learner's model runs as it is": ["compile.deepcompile"],
+    "leave it out: responses come from the rollout workers": ["hybrid_engine"],
+    "leave it out: learner.max_grad_norm needs the norm": ["zero_optimization.compute_grad_norm"],
 }
+
+OWNED = {name: fix for fix, names in _FIXES.items() for name in names}
 """DeepSpeed settings that follow from ours or contradict the learner, and what to do instead of setting them."""
 
-# fmt: off
 FREE = frozenset({
     "activation_checkpointing", "aio", "bf16", "checkpoint", "comet", "comms_logger", "compile", "csv_monitor",
     "data_types", "dataloader_drop_last", "datastates_ckpt", "disable_allgather", "disable_python_gc",
@@ -76,8 +68,9 @@ FREE = frozenset({
     "use_data_before_expert_parallelism", "vocabulary_size", "wall_clock_breakdown", "wandb",
     "zero_optimization",
 })
-# fmt: on
 """What else DeepSpeed reads at the top level (a test compares); of sections what is not in `OWNED`."""
+# fmt: on
+
 
 def check_deepspeed_options(learner: LearnerConfig) -> None:
     """Refuses an entry of `learner.deepspeed` that the learner sets itself, or that DeepSpeed does not know.

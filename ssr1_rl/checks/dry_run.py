@@ -36,7 +36,9 @@ def print_dry_run(config: Config) -> None:
 
 
 def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[str, str]]:
-    offloaded = _offloaded(learner)
+    offloaded = {"optimizer"} if learner.offload_optimizer != "none" else set()
+    if learner.offload_parameters != "none":
+        offloaded |= {"weights", "reference model"}
     parts = [
         ("weights", estimate.learner_weights),
         ("gradients", estimate.learner_gradients),
@@ -49,12 +51,6 @@ def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[
     lines.append(("learner rank", "together", on_device))
     lines.append(("engine, each device", "weights", estimate.engine_weights))
     return [{"process": process, "what": what, "GiB": f"{size / GIB:.2f}"} for process, what, size in lines]
-
-
-def _offloaded(learner: LearnerConfig) -> set[str]:
-    """The learner's parts that are kept in host memory."""
-    offloaded = {"optimizer"} if learner.offload_optimizer != "none" else set()
-    return offloaded | ({"weights", "reference model"} if learner.offload_parameters != "none" else set())
 
 
 def _attention(model: ModelConfig, device: str) -> str:

@@ -37,7 +37,11 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     separate copy of the weights.
     """
     model, learner = config.model, config.learner
-    policy = _empty_policy(model, learner.prefix_packing)
+    policy = empty_policy(model.path, model.train_audio_tower, learner.prefix_packing)
+    if model.lora.rank:
+        with torch.device("meta"):
+            targets = find_targets(policy.model, model.lora.target_modules)
+            add_adapters(policy.model, model.lora.rank, model.lora.alpha, targets)
     num_parameters = sum(p.numel() for p in named_weights(policy.model).values())
     num_trained = sum(p.numel() for p in trainable_parameters(policy.model).values())
     width = BYTES[model.dtype]
@@ -57,16 +61,6 @@ def estimate_memory(config: Config) -> MemoryEstimate:
         learner_activations=_activations(config, policy),
         engine_weights=width * num_parameters // config.rollout.tensor_parallel_size,
     )
-
-
-def _empty_policy(model: ModelConfig, prefix_packing: bool) -> Policy:
-    """The policy of a run, adapters included, as shapes alone."""
-    policy = empty_policy(model.path, model.train_audio_tower, prefix_packing)
-    if model.lora.rank:
-        with torch.device("meta"):
-            targets = find_targets(policy.model, model.lora.target_modules)
-            add_adapters(policy.model, model.lora.rank, model.lora.alpha, targets)
-    return policy
 
 
 def _activations(config: Config, policy: Policy) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ssr1_rl.checks.engine_options import refuse_unknown
 from ssr1_rl.checks.reward_source import check_reward_source
 from ssr1_rl.config.model_path import is_on_hub
-from ssr1_rl.config.schema import Config, ConfigError, DataConfig, DatasetConfig, ModelConfig
+from ssr1_rl.config.schema import Config, ConfigError, DatasetConfig, ModelConfig
 from ssr1_rl.store.folder import check_resume
 
 
@@ -20,7 +20,9 @@ def preflight(config: Config) -> None:
     Raises:
         ValueError: with what is wrong and how to fix it.
     """
-    _check_data(config.data)
+    _check_dataset(config.data.train, "data.train")
+    for name, dataset in config.data.validation.items():
+        _check_dataset(dataset, f"data.validation.{name}")
     for index, reward in enumerate(config.rewards):
         check_reward_source(reward, f"rewards[{index}]")
     refuse_unknown(config.rollout)
@@ -41,12 +43,6 @@ def check_model(model: ModelConfig, prefix_packing: bool) -> None:
     policy = empty_policy(model.path, model.train_audio_tower, prefix_packing)
     if model.lora.rank:
         find_targets(policy.model, model.lora.target_modules)
-
-
-def _check_data(data: DataConfig) -> None:
-    _check_dataset(data.train, "data.train")
-    for name, dataset in data.validation.items():
-        _check_dataset(dataset, f"data.validation.{name}")
 
 
 def _check_dataset(dataset: DatasetConfig, field: str) -> None:

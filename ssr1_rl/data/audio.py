@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import soundfile
@@ -35,16 +34,10 @@ class AudioError(ValueError):
 
 
 def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop") -> np.ndarray:
-    """Decodes one clip.
+    """Decodes one clip to float32 [num_samples] at 16 kHz, channels averaged.
 
-    Args:
-        ref: the clip's file: any format of libsndfile (WAV, FLAC, OGG, MP3 …) at any
-            rate and number of channels, or a video container if PyAV is installed.
-        max_audio_s: longest clip to keep, in seconds.
-        long_audio: "crop" keeps the first `max_audio_s` of a longer clip, "skip" refuses it.
-
-    Returns:
-        float32 [num_samples] at 16 kHz, channels averaged.
+    The file has any format of libsndfile (WAV, FLAC, OGG, MP3 …), or is a video container if PyAV is installed. Of a
+    clip longer than `max_audio_s`, `long_audio="crop"` keeps the beginning, and "skip" refuses the clip.
 
     Raises:
         AudioError: the clip is missing, empty, truncated, corrupt, too short or (with "skip") too long,
@@ -65,7 +58,8 @@ def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop"
     if not np.isfinite(samples).all():
         num_bad = int(samples.size - np.isfinite(samples).sum())
         raise AudioError(f"{path}: {num_bad} of {samples.size} samples are NaN or infinite; encode the clip again")
-    waveform = _to_mono_16khz(samples, rate)
+    mono = samples.mean(axis=1, dtype=np.float32)
+    waveform = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
     duration_s = len(waveform) / SAMPLE_RATE
     if len(waveform) < MIN_SAMPLES:
         raise AudioError(
@@ -81,12 +75,6 @@ def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop"
             )
         waveform = waveform[:max_samples]
     return np.ascontiguousarray(waveform)
-
-
-def _to_mono_16khz(samples: np.ndarray, rate: int) -> np.ndarray:
-    """float32 [num_frames, num_channels] at `rate` -> float32 [num_samples] at 16 kHz."""
-    mono = samples.mean(axis=1, dtype=np.float32)
-    return mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
 
 
 def _num_wanted(seconds: float, rate: int) -> int:
@@ -137,8 +125,13 @@ def _missing_wav_bytes(path: Path) -> int:
 
 
 def _read_video(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
-    """The first audio stream of a container: float32 [num_frames, num_channels], and its sampling rate."""
-    av = _import_av(path)
+    """The first audio stream of a container: float32 [num_frames, num_channels], and the sampling rate."""
+    try:
+        import av  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise AudioError(
+            f"{path}: reading sound from a video needs PyAV; run `pip install av`, or extract the sound as .wav"
+        ) from error
     blocks: list[np.ndarray] = []
     try:
         with av.open(str(path)) as container:
@@ -165,14 +158,3 @@ def _read_video(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
     if not blocks:
         return np.zeros((0, 1), np.float32), rate
     return np.concatenate(blocks).astype(np.float32, copy=False), rate
-
-
-def _import_av(path: Path) -> ModuleType:
-    """Imports PyAV, which is optional: only data sets with videos instead of sound files need it."""
-    try:
-        import av  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise AudioError(
-            f"{path}: reading sound from a video needs PyAV; run `pip install av`, or extract the sound as .wav"
-        ) from error
-    return av

@@ -1,9 +1,7 @@
 """Reads AVQA's own JSON.
 
-`train_qa.json` and `val_qa.json` are arrays of objects with `id`, `video_name`,
-`question_text`, `multi_choice` and `answer` (a 0-based index). Clips lie in one
-folder, named after the video as in AVQA or as in R1-AQA, and hold sound alone or
-the whole video.
+`train_qa.json` and `val_qa.json` are arrays of objects with `id`, `video_name`, `question_text`, `multi_choice` and
+`answer` (a 0-based index). Clips lie in one folder, named after the video, and hold sound alone or the whole video.
 """
 
 from __future__ import annotations
@@ -64,18 +62,11 @@ def _read_array(path: str) -> list[object]:
     return rows
 
 
-def _clip_stems(video_name: str) -> list[str]:
-    """File names, without suffix, under which a video's clip may lie.
-
-    `-HG3Omg_89c_000030` is AVQA's own name; R1-AQA names the same clip `-HG3Omg_89c_30`.
-    """
+def _find_clip(video_name: str, file_names: set[str], audio_dir: Path) -> str:
+    """The file of a video's clip: `-HG3Omg_89c_000030` is AVQA's own name, `-HG3Omg_89c_30` is R1-AQA's."""
     match = re.fullmatch(r"(.+)_(\d+)", video_name)
     short = f"{match[1]}_{int(match[2])}" if match else video_name
-    return list(dict.fromkeys((video_name, short)))
-
-
-def _find_clip(video_name: str, file_names: set[str], audio_dir: Path) -> str:
-    stems = _clip_stems(video_name)
+    stems = list(dict.fromkeys((video_name, short)))
     for suffix in CLIP_SUFFIXES:
         for stem in stems:
             if stem + suffix in file_names:

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 class MelExtractor:
     """Computes log-mel features as the model's own feature extractor does, but without padding to the longest clip.
 
-    Only as much silence is put behind the clip as its last frames can see. More of it would
-    change nothing: silence is the log-mel floor, so it never raises the maximum that Whisper's
-    normalisation (maximum - 8, then clamp) takes over all frames.
+    Only as much silence is put behind the clip as its last frames can see. More would change nothing: silence is the
+    log-mel floor, so it never raises the maximum of all frames, which Whisper's normalisation takes.
 
     Attributes:
         family: the model's audio family.

@@ -56,7 +56,6 @@ class PromptBuilder:
     It loads the tokenizer and not the processor, since Qwen2.5-Omni's processor needs torchvision (for videos).
 
     Attributes:
-        tokenizer: the model's tokenizer.
         family: the model's audio family; None for a text-only model.
         audio_placeholder_id: token id of the placeholder that stands for a clip, or `NO_PLACEHOLDER`.
     """
@@ -76,11 +75,7 @@ class PromptBuilder:
         self._forbidden = _forbidden_in_text(self.tokenizer)
 
     def prepare(self, question: Question, waveforms: Sequence[Clip], num_samples: Sequence[int]) -> PreparedQuestion:
-        """Builds the prompt of one question.
-
-        Args:
-            waveforms: one for each of `question.audio`.
-            num_samples: the length of each.
+        """Builds the prompt of one question; `num_samples` are the lengths of its waveforms.
 
         Raises:
             PromptTooLong: longer than data.max_prompt_tokens, audio tokens included.

@@ -19,19 +19,12 @@ RawRow = TypeVar("RawRow")
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """A row that was skipped.
+    """A row that was skipped."""
 
-    Attributes:
-        source: the file it came from.
-        row: its number, counted from 1 (in a JSONL file the line number).
-        field: the field that is wrong.
-        reason: what is wrong with it, its value included.
-    """
-
-    source: str
-    row: int
-    field: str
-    reason: str
+    source: str  # its file
+    row: int  # counted from 1 (in a JSONL file the line number)
+    field: str  # the one that is wrong
+    reason: str  # its value included
 
     def __str__(self) -> str:
         return f"{self.source} row {self.row}: {self.field}: {self.reason}"
@@ -122,9 +115,7 @@ def read_rows(
 ) -> ReadResult:
     """Turns numbered rows into questions, and stops after `max_questions` good ones (0: never).
 
-    Args:
-        rows: row numbers, counted from 1, and rows.
-        to_question: makes a question of a row and its source, or raises `RowError`.
+    `to_question` makes a question of a row and its source, or raises `RowError`.
     """
     questions: list[Question] = []
     skipped: list[SkippedRow] = []

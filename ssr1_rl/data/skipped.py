@@ -20,6 +20,9 @@ class SkipList:
 
     Their share of the questions tried so far is compared, each question counted once, as soon as
     `MIN_TRIED` questions were tried (all of them, if the data set is smaller).
+
+    Raises:
+        TooManyUnusable: by `used` and `skipped`, when the share is above `max_skipped_share`.
     """
 
     MIN_TRIED = 100
@@ -37,20 +40,12 @@ class SkipList:
         return len(self._reasons)
 
     def used(self, question: Question) -> None:
-        """Counts a usable question.
-
-        Raises:
-            TooManyUnusable: more than `max_skipped_share` of the questions tried cannot be used.
-        """
+        """Counts a usable question."""
         self._tried.add((question.source, question.id))
         self._check()
 
     def skipped(self, question: Question, error: Exception) -> None:
-        """Lists and counts an unusable question, the first time that it comes.
-
-        Raises:
-            TooManyUnusable: more than `max_skipped_share` of the questions tried cannot be used.
-        """
+        """Lists and counts an unusable question, the first time that it comes."""
         key = (question.source, question.id)
         if key not in self._reasons:
             self._tried.add(key)

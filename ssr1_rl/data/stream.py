@@ -1,7 +1,6 @@
 """The order in which questions are trained on: endless, and resumable from a cursor of two numbers.
 
-The order of an epoch depends only on the seed, the epoch and the question ids, not on
-the order of rows in the file, the number of workers or a library's version.
+The order of an epoch depends only on the seed, the epoch and the question ids, not on the order of rows in the file.
 """
 
 from __future__ import annotations
@@ -65,11 +64,7 @@ class QuestionStream:
         }
 
     def load_state_dict(self, state: StreamState) -> None:
-        """Continues where `state` was taken.
-
-        Raises:
-            ValueError: the data set or the seed is not the one that the state was taken with.
-        """
+        """Continues where `state` was taken; raises `ValueError` if the data set or the seed was another one."""
         if state["fingerprint"] != self._fingerprint:
             raise ValueError(
                 f"the training data changed since the checkpoint: {state['num_questions']} questions with fingerprint "

@@ -127,11 +127,7 @@ def write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architectu
 
 
 def _build_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges: a known word is one token, an unknown one is a token for each byte.
-
-    Decoding gives the text back exactly, prompts stay short, and the vocabulary
-    has no fragments of words as learned merges would leave.
-    """
+    """Byte-level BPE without merges: a known word is one token, an unknown one is a token for each byte."""
     split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])

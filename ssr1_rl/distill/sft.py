@@ -1,7 +1,6 @@
 """Supervised fine-tuning (SFT) on chains of thought, in one process: for models that fit on one device.
 
-It trains the same `Policy` as the learner, on the same kind of micro-batches. The loss is
-the mean of -log-prob over response tokens.
+It trains the same `Policy` as the learner. The loss is the mean of -log-prob over response tokens.
 """
 
 import random

@@ -28,11 +28,7 @@ class RunFolderInUse(RuntimeError):
 
 @contextlib.contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
-    """Locks the folder for this process.
-
-    Raises:
-        RunFolderInUse: another process has locked it.
-    """
+    """Locks the folder for this process; raises `RunFolderInUse` if another one has locked it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / ".lock").open("w") as lock:
         try:

@@ -56,6 +56,7 @@ class MicroBatch:
     layout: PackedLayout  # where prompts and responses lie in input_ids
     mel: Tensor  # float32 [C, mel bins, frames] as in ClipBatch; if encoded, the tower's outputs [C, D, most features]
     num_mel_frames: tuple[int, ...]  # [C] as in ClipBatch
+    num_audio_tokens: tuple[int, ...]  # [C] placeholders of each clip in the prompts that have it
     audio_columns: Tensor  # int64 [N]: where in the flat [B L] tokens each audio feature goes
     audio_clips: Tensor  # int64 [N]: which clip each audio feature comes from
     audio_positions: Tensor  # int64 [N]: which position in that clip
@@ -116,14 +117,14 @@ def collate(
     layout = (PackedLayout if pack else PaddedLayout)(
         tuple(PackedGroup(len(part[0].prompt), tuple(len(r.response) for r in part if r.response)) for part in parts)
     )
-    clips: dict[ClipKey, tuple[int, Tensor, int]] = {}
+    clips: dict[ClipKey, tuple[int, Tensor, int, int]] = {}
     tokens = torch.zeros(math.prod(layout.shape), dtype=torch.long)
     audio: list[Tensor] = []
     for start, part in zip(layout.starts, parts, strict=True):
         audio.extend(_audio_index(start, part[0], placeholder_id, features_of, clips))
         pieces = itertools.chain(part[0].prompt, *(row.response for row in part))
         tokens[start : start + packed_tokens(part)] = torch.tensor(list(pieces))
-    clip_batch = stack_clips([(mel, num_frames) for _, mel, num_frames in clips.values()], num_channels)
+    clip_batch = stack_clips([(mel, num_frames) for _, mel, num_frames, _ in clips.values()], num_channels)
     audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.tensor([len(row.response) for row in rows])
     return MicroBatch(
@@ -132,6 +133,7 @@ def collate(
         layout=layout,
         mel=clip_batch.mel,
         num_mel_frames=clip_batch.num_mel_frames,
+        num_audio_tokens=tuple(num_features for *_, num_features in clips.values()),
         audio_columns=audio_index[0],
         audio_clips=audio_index[1],
         audio_positions=audio_index[2],
@@ -153,7 +155,7 @@ def _audio_index(
     row: Row,
     placeholder_id: int,
     features_of: FeaturesOf,
-    clips: dict[ClipKey, tuple[int, Tensor, int]],
+    clips: dict[ClipKey, tuple[int, Tensor, int, int]],
 ) -> Iterator[Tensor]:
     """For each clip of the prompt that starts at `first_column`: int64 [3, N of the clip], column, clip and position.
 
@@ -163,10 +165,10 @@ def _audio_index(
     start = 0
     for handle, num_features in zip(row.clips, row.num_audio_tokens, strict=True):
         key, mel, num_frames = features_of(handle)
-        clip = clips.setdefault(key, (len(clips), mel, num_frames))[0]
+        clip, _, _, expected = clips.setdefault(key, (len(clips), mel, num_frames, num_features))
         part = columns[start : start + num_features]
         start += num_features
         positions = torch.arange(num_features)
-        assert len(part) == num_features, "the prompt has as many placeholders as its clips have features"
+        assert len(part) == num_features == expected, "the prompt has as many placeholders as its clips have features"
         yield torch.stack([first_column + part, torch.full_like(positions, clip), positions])
     assert start == len(columns), "every placeholder of the prompt belongs to a clip"

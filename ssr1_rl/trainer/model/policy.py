@@ -94,7 +94,11 @@ class Policy(nn.Module):
 
     def embed(self, batch: MicroBatch) -> Tensor:
         """Input embeddings [B, L, H] of an audio model, with audio features in place of placeholders."""
-        assert self.audio_tower is not None, "only audio models embed clips"
+        assert self.audio_tower is not None and self.audio_family is not None, "only audio models embed clips"
+        made = tuple(map(self.audio_family.num_audio_tokens, batch.num_mel_frames))
+        assert made == batch.num_audio_tokens, (
+            f"the tower makes {made} features of these clips, the prompts have {batch.num_audio_tokens} placeholders"
+        )
         embeds = self.model.get_input_embeddings()(batch.input_ids)
         chosen = self.audio_tower.project(self._audio_features(batch)[batch.audio_clips, batch.audio_positions])
         chosen = chosen.to(embeds.dtype)

@@ -1,5 +1,7 @@
 """The learner's log-probs are those of transformers' own forward pass, however clips are cut and padded."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,12 @@ def reference_logits(path, model, example):
 def reference_logprobs(path, model, example, temperature):
     logits = reference_logits(path, model, example).double() / temperature
     return torch.log_softmax(logits, -1).gather(-1, torch.tensor(example[2])[:, None])[:, 0]
+
+
+def test_other_counts_than_the_towers_are_noticed(audio, model, examples):
+    batch = our_batch(audio, model, examples)
+    with pytest.raises(AssertionError, match=r"makes \(25, .* features of these clips, the prompts have \(1, "):
+        Policy(model, 1.0, True)(replace(batch, num_audio_tokens=(1, *batch.num_audio_tokens[1:])))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
