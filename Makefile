@@ -9,14 +9,17 @@ TRL_READY := $(TRL_VENV)/.ready
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
 # Two q: pip's errors are shown, its warnings are not.
 PIP_INSTALL := bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps
+# In two processes; tests/conftest.py says which tests run beside which.
+PYTEST := python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench venv venv-trl clean
+.PHONY: help demo unit test check bench venv venv-trl clean
 
 help:
 	@echo "make demo      learn from sound on this machine: runs ssr1-rl demo"
-	@echo "make test      the tests                         (make test ARGS='-k loss' for some)"
-	@echo "make check     ruff, pyright, and what may be imported (no torch or Ray for settings and --help)"
+	@echo "make unit      the unit tests: no Ray, no engine (under a minute)"
+	@echo "make test      all tests, with engines and learners (ARGS='-k loss' for some, ARGS=--durations=20 for times)"
+	@echo "make check     ruff, pyright, the layers of the rooms (lint-imports), and what stays light to import"
 	@echo "make bench     the benchmarks, TRL beside ours   (makes .venv-trl as well)"
 	@echo "make venv      only the environment, in .venv    (about 2 minutes, once)"
 	@echo "make venv-trl  only TRL's environment, .venv-trl (about 1 minute, once)"
@@ -26,12 +29,16 @@ help:
 demo: $(READY)
 	$(IN_VENV) ssr1-rl demo $(ARGS)
 
+unit: $(READY)
+	$(IN_VENV) $(PYTEST) tests/unit $(ARGS)
+
 test: $(READY)
-	$(IN_VENV) python -m pytest $(ARGS)
+	$(IN_VENV) $(PYTEST) $(ARGS)
 
 check: $(READY)
 	$(IN_VENV) ruff check
 	$(IN_VENV) pyright
+	$(IN_VENV) lint-imports
 	$(IN_VENV) python -m pytest -q tests/unit/test_imports.py
 
 bench: $(READY) $(TRL_READY)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,19 +12,35 @@ os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
+# Ray runs its workers at a niceness of 15, and tests beside them would slow them down many times over.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Unit tests come first, dealt out to all of pytest-xdist's workers; all others run in one, one after another."""
-
-    def is_unit(item: pytest.Item) -> bool:
-        return item.path.is_relative_to(UNIT)
-
-    items.sort(key=lambda item: not is_unit(item))
-    for item in items:
-        if not is_unit(item):
-            item.add_marker(pytest.mark.xdist_group("engines"))
+    """Unit tests come first, while no engine runs; the benchmarks' programs, which share nothing, come last."""
+    items.sort(key=lambda item: 0 if item.nodeid.startswith(UNIT) else 2 if item.nodeid.startswith(BENCHMARKS) else 1)
 
 
-UNIT = Path(__file__).parent / "unit"
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Which tests stay together where two processes run them (`pytest -n 2`): those that share a start."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Streams(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            if nodeid.startswith((UNIT, BENCHMARKS)):
+                return nodeid
+            if nodeid.startswith("tests/e2e/"):
+                return "runs"
+            return "cluster" if Path(nodeid.split("::")[0]).name in IN_CLUSTER else "learner ranks"
+
+    config.option.loadscopereorder = False
+    return Streams(config, log)
+
+
+UNIT, BENCHMARKS = "tests/unit/", "tests/integration/test_benchmarks.py"
+IN_CLUSTER = ("test_reward_pool.py", "test_weight_sync.py")
+"""Of tests/integration, what needs the Ray cluster and no learner rank of ranks.py."""
 TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
 
 

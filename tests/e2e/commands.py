@@ -22,8 +22,9 @@ SMALL = [
 
 
 def environment(soundworld: Path, **changes: str) -> dict[str, str]:
-    """The environment of a user who has made a world in `soundworld`."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PYTEST_"))}
+    """The environment of a user who has made a world in `soundworld`; for the niceness see tests/conftest.py."""
+    ours = ("RAY_", "PYTEST_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours) or k == "RAY_worker_niceness"}
     path = f"{SSR1_RL.parent}{os.pathsep}{kept['PATH']}"
     return kept | {"SSR1_RL_SOUNDWORLD": str(soundworld), "PATH": path} | changes
 

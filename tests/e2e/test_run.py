@@ -18,24 +18,6 @@ from tests.e2e.commands import ROOT, SMALL, SSR1_RL, environment, grpo
 from tests.metric_names import undocumented
 
 
-@pytest.fixture(scope="module")
-def finished(soundworld: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two steps with a user's own reward."""
-    folder = tmp_path_factory.mktemp("run")
-    (folder / "my_rewards.py").write_text(
-        "def brevity(question, completions, longest=24):\n"
-        "    return [1 - len(c.token_ids) / longest for c in completions]\n"
-    )
-    rewards = (
-        "rewards=[{name: accuracy}, {name: format, weight: 0.2, options: {partial_credit: true}},"
-        f" {{path: '{folder}/my_rewards.py:brevity', weight: 0.1, num_cpus: 0.1, options: {{longest: 48}}}}]"
-    )
-    done = grpo(soundworld, f"run.dir={folder}/run", rewards, "rollout.num_cpus=0.8", *SMALL)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "step 2/2" in done.stdout
-    return folder / "run"
-
-
 def test_a_run_leaves_its_figures(finished: Path) -> None:
     summary = json.loads((finished / "summary.json").read_text())
     assert summary["num_steps"] == 2

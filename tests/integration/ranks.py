@@ -9,7 +9,6 @@ themselves, in their own process.
 
 import gc
 import multiprocessing
-import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import numpy as np
 
 from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.types import GroupId, TrainGroup
+from tests.ports import free_ports
 
 
 def run_ranks(work: Callable[..., Any], world_size: int, *args: Any, timeout_s: float = 240.0) -> Any:
@@ -47,9 +47,7 @@ class _Ranks:
     """The processes of one number of ranks, waiting for work."""
 
     def __init__(self, world_size: int) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        [port] = free_ports(1)
         context = multiprocessing.get_context("spawn")
         self._connections: list[Connection] = []
         self._processes = []

@@ -80,7 +80,7 @@ def test_end_to_end_gives_its_figures(tmp_path):
 
 
 def test_rollout_overhead_gives_its_ratio(tmp_path):
-    result = run_tiny("rollout_overhead", tmp_path, "--rounds", "1")
+    result = run_tiny("rollout_overhead", tmp_path, "--rounds", "1", "--threads", "1")
     assert result["ratio_vs_bare"] == result["pool_tokens_per_s"] / result["bare_tokens_per_s"]
 
 

@@ -1,60 +1,22 @@
 """Engines and learners of one system: log-probs agree before and after a sync, and requests in flight are kept."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from ssr1_rl.algorithm.step_batch import train_group
 from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.schema import Config, GrpoConfig
-from ssr1_rl.data.prompt import PromptBuilder
-from ssr1_rl.data.read import read_questions
-from ssr1_rl.demo.run import demo_config
 from ssr1_rl.faults.guards import GuardTripped, check_weights
 from ssr1_rl.rollout.engine import Sampling
-from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.rollout.worker import RolloutWorker
-from ssr1_rl.system import System, running_system
+from ssr1_rl.system import System
 from ssr1_rl.types import GroupId, PreparedQuestion, RolloutGroup, ScoredGroup
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module")
-def config(soundworld: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
-    overrides = [
-        f"run.dir={tmp_path_factory.mktemp('sync')}",
-        "rollout.num_workers=2",
-        "rollout.num_threads=1",
-        "rollout.num_cpus=0.5",
-        "learner.num_workers=2",
-        "learner.zero_stage=3",
-        "learner.num_threads=1",
-        "learner.num_cpus=0.5",
-        "learner.learning_rate=0.01",
-        "grpo.questions_per_step=4",
-        "grpo.group_size=4",
-        "grpo.num_minibatches=1",
-    ]
-    return demo_config(soundworld, 0, overrides)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def system(config: Config, ray_cluster: None) -> AsyncIterator[System]:
-    async with running_system(config, max_clips=1, on_phase=lambda phase: None) as running:
-        yield running
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def prepared(config: Config, ray_cluster: None) -> list[PreparedQuestion]:
-    preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
-    questions = read_questions(config.data.train, 0.0).questions[:8]
-    return [await preparer.prepare(question) for question in questions]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def sample(system: System, prepared: list[PreparedQuestion], **changes: Any) -> list[RolloutGroup]:
@@ -132,9 +94,9 @@ async def test_work_goes_to_both_engines(system: System, prepared: list[Prepared
     assert all(after > was for after, was in zip(system.pool.busy_s(), before, strict=True))
 
 
-async def test_settings_load_again(config: Config, tmp_path: Path) -> None:
+async def test_settings_load_again(system_config: Config, tmp_path: Path) -> None:
     from ssr1_rl.config.load import config_to_yaml
 
     path = tmp_path / "config.yaml"
-    path.write_text(config_to_yaml(config))
-    assert load_config(path) == config
+    path.write_text(config_to_yaml(system_config))
+    assert load_config(path) == system_config
