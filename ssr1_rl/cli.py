@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _is_explained(error: Exception) -> bool:
-    """Whether the message is meant for the user; anything else is a bug and shows its traceback."""
+    """Whether the message is meant for the user; any other error is a bug, and its traceback is shown."""
     cause = _cause(error)
     if cause is not error:
         return _is_explained(cause)
@@ -56,7 +56,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> Exception:
-    """The error that an actor raised, taken out of the one that Ray wraps it in; any other error as it is."""
+    """Unwraps the error that an actor raised from Ray's error; returns any other error unchanged."""
     cause = getattr(error, "cause", None) if type(error).__module__.startswith("ray.") else None
     return _cause(cause) if isinstance(cause, Exception) else error
 
@@ -80,7 +80,7 @@ def grpo(
         bool, typer.Option(help="check everything; print settings, placement and memory estimate; start nothing")
     ] = False,
 ) -> None:
-    """Trains by GRPO, or resumes the run in run.dir.
+    """Trains a model with GRPO, or resumes the run in run.dir.
 
     Every setting is explained in docs/settings.md and ssr1_rl/config/schema.py. Algorithms by name:
     grpo.preset=grpo, dapo, dr_grpo, gspo, cispo, rloo or reinforce_pp.
@@ -110,7 +110,7 @@ def demo(
     fresh: Annotated[bool, typer.Option(help="first remove what an earlier demo left in the folder")] = True,
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides of the GRPO settings")] = None,
 ) -> None:
-    """A whole run on two CPU cores: makes sounds and a tiny audio-language model, and trains it by SFT and GRPO."""
+    """Runs everything on two CPU cores: makes sounds and a tiny audio-language model, trains it with SFT and GRPO."""
     from ssr1_rl.demo.run import run_demo
 
     with _exit_when_interrupted():
@@ -122,7 +122,7 @@ def soundworld(
     output: Annotated[Path, typer.Argument(help="folder for world/ and sft/")],
     seed: Annotated[int, typer.Option(help="seed of sounds, questions and weights", min=0)] = 0,
 ) -> None:
-    """Makes only the demo's data and model, for launch/local.yaml: synthetic sounds, and a tiny model after SFT."""
+    """Makes the data and the model of launch/local.yaml: synthetic sounds, and a tiny model after SFT."""
     from ssr1_rl.demo.run import make_soundworld
 
     make_soundworld(output, seed)
@@ -143,7 +143,7 @@ def export(
 
     settings = run / "config.yaml"
     if not settings.is_file():
-        raise ValueError(f"{run} holds no run (no config.yaml); give the run.dir of a GRPO run")
+        raise ValueError(f"{run} is not the folder of a run (it has no config.yaml); give the run.dir of a GRPO run")
     config = load_config(settings)
     checkpoint = choose_checkpoint(run, step)
     folder = output or run / "export"

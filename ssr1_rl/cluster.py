@@ -1,4 +1,4 @@
-"""Connects to Ray, lays out the actors in placement groups, and says in words what a cluster lacks."""
+"""Connects to Ray, reserves resources for the actors, and explains what a cluster lacks."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from ssr1_rl.config.schema import Config
 
 
 class ClusterTooSmall(RuntimeError):
-    """The cluster cannot hold the run; the message says what was asked, what is there, and the fix."""
+    """The cluster cannot hold the run; the message says what it needs, what the cluster has, and the fix."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Plan:
 
     @property
     def total(self) -> dict[str, float]:
-        """Everything the run asks of the cluster."""
+        """Amount of each resource that the whole run needs."""
         workers = [self.rollout_bundle] * self.num_rollout_workers
         bundles = [{"CPU": self.reward_cpus}, *workers, *[self.learner_bundle] * self.num_learners]
         return {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in self.rollout_bundle}
 
     def rows(self) -> list[tuple[str, int, str]]:
-        """(who, how many, each one's resources) for people."""
+        """(who, how many, resources of each), for tables and messages."""
         return [
             ("rollout worker", self.num_rollout_workers, _in_words(self.rollout_bundle)),
             ("learner rank", self.num_learners, _in_words(self.learner_bundle)),
@@ -43,7 +43,7 @@ class Plan:
 
 
 def make_plan(config: Config) -> Plan:
-    """The run's needs, from its settings."""
+    """Computes what a run reserves from its settings."""
     gpus = config.run.device == "cuda"
     gpus_per_engine = float(config.rollout.tensor_parallel_size)
     return Plan(
@@ -56,12 +56,12 @@ def make_plan(config: Config) -> Plan:
 
 
 def connect() -> None:
-    """Joins the cluster that `RAY_ADDRESS` names (a submitted job's, for one), or starts one on this machine."""
+    """Joins the cluster that `RAY_ADDRESS` names (Ray sets it in submitted jobs), or starts one on this machine."""
     if ray.is_initialized():
         return
     options: dict[str, bool | str] = {"log_to_driver": False, "logging_level": "error"}
     if not os.environ.get("RAY_ADDRESS"):
-        # Unset, Ray would join any cluster that happens to run on this machine.
+        # Without an address, Ray would join any cluster that runs on this machine.
         options |= {"address": "local", "include_dashboard": False}
     ray.init(**options)  # type: ignore[arg-type]
 
@@ -70,7 +70,7 @@ def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None
     """Compares the plan with the cluster's total resources.
 
     Raises:
-        ClusterTooSmall: at once, instead of a wait for resources that may never come.
+        ClusterTooSmall: the plan needs more. Raised at once, because Ray would wait for the resources forever.
     """
     there = dict(resources if resources is not None else ray.cluster_resources())
     asked = plan.total
@@ -100,13 +100,13 @@ class Placement:
     learner: PlacementGroup
 
     def release(self) -> None:
-        """Gives the reservations back."""
+        """Removes both placement groups."""
         for group in (self.rollout, self.learner):
             ray.util.remove_placement_group(group)
 
 
 def actor_options(group: PlacementGroup) -> list[dict[str, object]]:
-    """For each bundle of a placement group the Ray options that put an actor into it."""
+    """Ray options that place an actor in each bundle of a placement group."""
     return [
         {
             "num_cpus": bundle.get("CPU", 0),
@@ -121,7 +121,7 @@ def reserve(plan: Plan, timeout_s: float = 60.0) -> Placement:
     """Reserves the bundles. Learners are packed onto as few nodes as possible.
 
     Raises:
-        ClusterTooSmall: the cluster is too small, or others hold what is missing.
+        ClusterTooSmall: the cluster is too small, or other jobs hold the missing resources.
     """
     check_fits(plan)
     placement = Placement(

@@ -19,11 +19,11 @@ class Evaluation:
     """Means over a split's questions, with one greedy response each."""
 
     score: float  # the accuracy reward if the run has one, else the weighted sum of rewards
-    rewards: Mapping[str, float]  # each reward function without its weight, by name
-    score_by_kind: Mapping[str, float]  # for each kind of question, if the data set names kinds
-    num_questions: int  # that were answered and scored
+    rewards: Mapping[str, float]  # mean of each reward function, unweighted, by its name
+    score_by_kind: Mapping[str, float]  # by kind of question; empty if the data set names no kinds
+    num_questions: int  # questions that were answered and scored
     response_tokens_mean: float
-    truncated_share: float  # of responses that were cut at the token limit
+    truncated_share: float  # share of responses that were cut at the token limit
 
     def metrics(self) -> dict[str, float]:
         """Every figure, by its name in `metrics.jsonl` after the prefix validation/<split>/."""

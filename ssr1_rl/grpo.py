@@ -42,7 +42,7 @@ class Grpo:
     """One run's controller.
 
     Args:
-        on_progress: called when a group's rewards are back, a validation question is answered, or a step is done.
+        on_progress: called when a group is scored, a validation question is answered, or a step is done.
 
     Attributes:
         step: steps done so far; equals the policy version.
@@ -193,6 +193,6 @@ class Grpo:
         await self._sync(version)
 
     def close(self) -> None:
-        """Ends what is in flight and flushes the metrics."""
+        """Cancels the groups in flight and closes the metrics files."""
         self._feed.close()
         self._metrics.close()

@@ -26,7 +26,7 @@ from ssr1_rl.telemetry.progress import Progress
 from ssr1_rl.types import Question
 
 Summary = dict[str, float | None]
-"""Figures of a finished run by name; None: the run has no step, so no mean. Counts are ints."""
+"""Figures of a finished run by name; None if a run without steps has no such figure. Counts are ints."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Data:
 
     @property
     def max_clips(self) -> int:
-        """Largest number of audio clips of a question."""
+        """Most audio clips in one question."""
         return max(len(q.audio) for split in (self.train, *self.validation.values()) for q in split)
 
 
@@ -47,7 +47,7 @@ class Interrupted(Exception):
 
 
 def read_data(config: DataConfig, progress: Progress) -> Data:
-    """Reads every split; notes which rows were left out.
+    """Reads every split, and prints which rows were left out.
 
     Raises:
         ValueError: a file cannot be read, or too many of its rows cannot be used.
@@ -97,7 +97,7 @@ def run_grpo(config: Config) -> Summary:
 
 @contextlib.contextmanager
 def connected() -> Iterator[None]:
-    """Connects to Ray and disconnects at the end, which ends a cluster started here. An open connection stays open."""
+    """Connects to Ray, and disconnects on exit, which ends a cluster started here. Keeps a connection that was open."""
     import ray
 
     joined = ray.is_initialized()
@@ -135,7 +135,7 @@ async def _run(config: Config, data: Data, progress: Progress) -> Summary:
 
 
 async def _until_signal(run: Coroutine[object, None, Summary]) -> Summary:
-    """Runs to the end, or until SIGINT or SIGTERM cancel it, so that every actor is ended on the way out."""
+    """Runs to the end, or until SIGINT or SIGTERM cancels it; either way every actor is ended."""
     task = asyncio.ensure_future(run)
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -144,7 +144,7 @@ async def _until_signal(run: Coroutine[object, None, Summary]) -> Summary:
 
 
 def summarise(run_dir: Path, splits: list[str], wall_s: float) -> Summary:
-    """The figures of a whole run, all of its resumed parts, from its metrics.
+    """Computes the figures of a whole run from its metrics, steps before a resume included.
 
     Speeds are means over steps, not weighted by their duration; `wall_s` is the time of this process only.
     """

@@ -59,7 +59,7 @@ class System:
         await self._in_sync("joining the weight-transfer group", [*self.learners.join_engines(meeting), *joining])
 
     async def sync_weights(self, policy_version: int, audit: bool = False) -> None:
-        """Brings every engine to the learners' weights as `policy_version`.
+        """Sends the learners' weights to every engine, as `policy_version`.
 
         Learners send and engines receive at the same time; the first error of any of them is raised at once. With
         `audit`, checksums of every tensor are compared on both sides.
@@ -88,9 +88,9 @@ class System:
 
 @contextlib.asynccontextmanager
 async def running_system(config: Config, max_clips: int, on_phase: Callable[[str], None]) -> AsyncIterator[System]:
-    """Starts every actor, and ends every one of them on the way out, whatever happened.
+    """Starts every actor, and ends all of them on exit, also after an error.
 
-    `max_clips` is the most audio clips of one prompt; `on_phase` is told what is being started.
+    `max_clips` is the most audio clips of one prompt; `on_phase` is called with what is being started.
     """
     on_phase("reserving resources")
     waits = Waits()

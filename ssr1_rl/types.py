@@ -1,4 +1,4 @@
-"""The nouns of the system, in the order in which one question meets them.
+"""The data types of the system, in the order in which one question passes through them.
 
 Question -> PreparedQuestion -> Completion -> RolloutGroup -> ScoredGroup -> TrainGroup.
 Nothing here imports torch, Ray or vLLM, so a user's reward function can use these types without loading them.
@@ -53,7 +53,7 @@ class PreparedQuestion:
     question: Question
     token_ids: tuple[int, ...]  # the prompt, with exactly one audio placeholder per clip
     waveforms: tuple[Clip, ...] = ()
-    num_audio_tokens: tuple[int, ...] = ()  # tokens that the audio tower makes of each clip
+    num_audio_tokens: tuple[int, ...] = ()  # of each clip, as the audio tower makes them
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class GroupId:
 
     epoch: int
     question_id: str
-    attempt: int = 0  # rises when the question is generated again in its epoch: its worker died or its rewards failed
+    attempt: int = 0  # rises when a resume generates the question again in its epoch
 
     def __str__(self) -> str:
         return f"epoch {self.epoch} question {self.question_id} attempt {self.attempt}"
@@ -81,8 +81,8 @@ class VersionSpan:
 class Completion:
     """One sampled response."""
 
-    token_ids: tuple[int, ...]  # the end-of-sequence token included when it was sampled
-    logprobs: tuple[float, ...]  # natural, of each token under the distribution that it was sampled from
+    token_ids: tuple[int, ...]  # including the end-of-sequence token if it was sampled
+    logprobs: tuple[float, ...]  # natural logarithm, under the distribution that each token was sampled from
     text: str  # decoded, special tokens left out
     finish_reason: str  # "stop" (end of sequence) or "length" (cut at the token limit)
     versions: tuple[VersionSpan, ...] = ()  # cover all tokens, or are empty if the engine does not give versions
@@ -93,7 +93,7 @@ class RolloutGroup:
     """The G completions of one question.
 
     `submitted_version` is the policy version when the engine accepted the group. Tokens of
-    later versions may have been sampled with an attention cache that older weights computed in part.
+    later versions may have been sampled with an attention cache that older weights partly computed.
     """
 
     id: GroupId
@@ -113,7 +113,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True)
 class TrainGroup:
-    """What a learner needs of one group."""
+    """What a learner needs from one group."""
 
     id: GroupId
     prompt_token_ids: tuple[int, ...]  # with one audio placeholder per clip

@@ -3,7 +3,7 @@
     worker: Actor[RolloutWorker]
     reference = worker.call(RolloutWorker.generate, request_id, token_ids, sampling)
 
-A misspelt method, a missing argument or one of another type is an error of `make check`.
+`make check` reports a misspelt method, a missing argument or an argument of another type.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -28,7 +28,7 @@ class Actor(Generic[T]):
     def create(
         cls, kind: Callable[P, T], options: Mapping[str, object], *args: P.args, **kwargs: P.kwargs
     ) -> "Actor[T]":
-        """Starts an actor of class `kind` under Ray's `options`; `args` and `kwargs` go to its constructor."""
+        """Starts an actor of class `kind` with Ray's `options`; `args` and `kwargs` go to its constructor."""
         remote: Any = ray.remote(kind)
         return cls(remote.options(**options).remote(*args, **kwargs))
 
@@ -48,5 +48,5 @@ class Actor(Generic[T]):
 
 
 def by_reference(argument: ObjectRef[R] | R) -> R:
-    """An argument of a remote call, typed as the value that Ray puts in the place of a reference."""
+    """Types an argument of a remote call as its value: Ray replaces a reference by the value."""
     return cast(R, argument)

@@ -29,7 +29,7 @@ class Waits:
 
     @contextlib.contextmanager
     def of(self, who: str, what: str) -> Iterator[None]:
-        """Within this context the run waits for `who`, which does `what`."""
+        """Records, while the context is open, that the run waits for `who`, which does `what`."""
         wait = _Wait(who, what, time.monotonic())
         self._open[id(wait)] = wait
         try:
@@ -43,7 +43,7 @@ class Waits:
         Args:
             who, what: such as "rollout worker 0" and "loading the policy".
             setting: name of the setting that holds `timeout_s`.
-            fix: what to do when the limit is too short; unless given, to read the actor's log.
+            fix: what to do when the limit is too short. Empty: the message points to the actor's log.
 
         Raises:
             WaitedTooLong: no result within `timeout_s`. A TimeoutError of the call itself is raised as it is.

@@ -130,7 +130,7 @@ class RolloutEngine:
 
     def shutdown(self) -> None:
         """Ends the engine's processes."""
-        # They release what they hold at once; after that the interpreter's own end takes some 5 s, and is not waited for.
+        # They release their memory at once; the end of their interpreters takes 5 s more and is not waited for.
         self._llm.shutdown(timeout=1)
 
 

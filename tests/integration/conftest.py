@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from ssr1_rl.demo.demo import demo_config
 
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions
-from ssr1_rl.rollout.pool import PreparedQuestion
+from ssr1_rl.demo.run import demo_config
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.system import System, running_system
+from ssr1_rl.types import PreparedQuestion
 from tests.integration.ranks import end_ranks
 
 
