@@ -29,7 +29,7 @@ def check_family(grpo: GrpoConfig) -> None:
 
 
 def _group_std_divides_rewards_centred_on_the_group(grpo: GrpoConfig) -> None:
-    """Otherwise a group whose rewards are nearly equal would get advantages without bound."""
+    """Refuses settings under which a group of nearly equal rewards would get unbounded advantages."""
     if grpo.baseline not in ("group_mean", "leave_one_out"):
         raise ConfigError(
             f"grpo.advantage_scale=group_std needs grpo.baseline=group_mean or leave_one_out, got {grpo.baseline!r}: "

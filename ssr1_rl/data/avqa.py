@@ -1,9 +1,9 @@
 """Reads AVQA's own JSON.
 
 `train_qa.json` and `val_qa.json` are arrays of objects with `id`, `video_name`,
-`question_text`, `multi_choice` and `answer` (a 0-based index). Clips lie in one
-folder, named after the video as in AVQA or as in R1-AQA, and hold sound alone or
-the whole video.
+`question_text`, `multi_choice` and `answer` (a 0-based index). Clips are in one
+folder, named after the video as in AVQA or as in R1-AQA, and hold the sound alone
+or the whole video.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ssr1_rl.data.rows import ReadResult, Row, RowError, audio_dir_of, read_rows
 from ssr1_rl.types import AudioRef, Question
 
 CLIP_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".mp4", ".mkv", ".webm")
-"""In the order in which they are tried: sound before video, which has to be demuxed."""
+"""Suffixes of clips, in the order in which they are tried: sound before video, which has to be demuxed."""
 
 
 def read_avqa(config: DatasetConfig) -> ReadResult:
@@ -65,7 +65,7 @@ def _read_array(path: str) -> list[object]:
 
 
 def _clip_stems(video_name: str) -> list[str]:
-    """File names, without suffix, under which a video's clip may lie.
+    """File names, without suffix, that a video's clip may have.
 
     `-HG3Omg_89c_000030` is AVQA's own name; R1-AQA names the same clip `-HG3Omg_89c_30`.
     """
