@@ -1,1 +1,1 @@
-"""What is checked before a run starts: rules that join settings, files, the model's shapes. Nothing is started here."""
+"""Checks made before a run starts: rules between settings, files, the model's shapes. Nothing is started here."""

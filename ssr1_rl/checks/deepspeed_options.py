@@ -1,7 +1,7 @@
-"""`learner.deepspeed`: any DeepSpeed setting, except those that contradict the learner. Imports no DeepSpeed.
+"""`learner.deepspeed`: any DeepSpeed setting, except those that contradict the learner. Does not import DeepSpeed.
 
-Settings that the learner makes itself, and those that would change gradients or the optimizer without its knowledge,
-are refused with what to do instead; names that DeepSpeed does not know are refused with the nearest known one.
+Refused are settings that the learner sets itself or that would change its gradients or optimizer (the error says what
+to do instead), and names that DeepSpeed does not know (the error gives the nearest known one).
 """
 
 from collections.abc import Mapping
@@ -68,9 +68,8 @@ FREE = frozenset({
     "use_data_before_expert_parallelism", "vocabulary_size", "wall_clock_breakdown", "wandb",
     "zero_optimization",
 })
-"""What else DeepSpeed reads at the top level (a test compares); of sections what is not in `OWNED`."""
 # fmt: on
-
+"""Allowed settings at DeepSpeed's top level (a test compares them with DeepSpeed); `OWNED` excludes entries of some."""
 
 def check_deepspeed_options(learner: LearnerConfig) -> None:
     """Refuses an entry of `learner.deepspeed` that the learner sets itself, or that DeepSpeed does not know.
@@ -107,7 +106,7 @@ def _refuse_unknown(section: Mapping[str, object], prefix: str, known: frozenset
     for name in section:
         if name not in known:
             near = nearest(name, sorted(known | owned))
-            fix = f"did you mean {near}?" if near else f"it may hold {', '.join(sorted(known - owned))}"
+            fix = f"did you mean {near}?" if near else f"known: {', '.join(sorted(known - owned))}"
             if near in owned:
                 fix = f"{near} is set by the learner itself: {OWNED[prefix + near]}"
             raise ConfigError(f"learner.deepspeed.{prefix}{name} is not a setting of DeepSpeed: {fix}")

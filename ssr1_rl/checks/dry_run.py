@@ -17,7 +17,7 @@ GIB = 2**30
 
 
 def print_dry_run(config: Config) -> None:
-    """Prints resolved settings and placement, makes the checks of a real run, and prints the memory estimate.
+    """Prints the settings and the placement, runs the checks of a real run, and prints the memory estimate.
 
     Raises:
         ValueError: a real run would refuse these settings too.
@@ -56,5 +56,5 @@ def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[
 def _attention(model: ModelConfig, device: str) -> str:
     wanted = model.attn_implementation
     if device == "cuda" and not torch.cuda.is_available():
-        return f"{wanted}, to be settled where the learners run, since there is no GPU here"
+        return f"{wanted}, chosen where the learners run, because there is no GPU here"
     return str(choose_attention(wanted, device, model.dtype))

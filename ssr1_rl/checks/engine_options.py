@@ -1,4 +1,4 @@
-"""`rollout.engine_args`: any argument of vLLM's engine, except those that the system sets. Imports no vLLM."""
+"""`rollout.engine_args`: any argument of vLLM's engine, except those that the system sets. Does not import vLLM."""
 
 from ssr1_rl.checks.installed import fields_of
 from ssr1_rl.config.schema import ConfigError, RolloutConfig
@@ -43,7 +43,7 @@ def refuse_owned(rollout: RolloutConfig) -> None:
 
 
 def refuse_unknown(rollout: RolloutConfig) -> None:
-    """Raises `ConfigError` for an engine argument that the installed vLLM does not know; passes all without vLLM."""
+    """Raises `ConfigError` for an engine argument that the installed vLLM does not know; accepts all without vLLM."""
     known = vllm_engine_args()
     for name in rollout.engine_args if known else ():
         if name not in known:

@@ -1,4 +1,4 @@
-"""What an installed library knows, read from its source, because importing it takes seconds."""
+"""Reads from an installed library's source which fields it declares, because importing it takes seconds."""
 
 import ast
 import functools

@@ -1,4 +1,4 @@
-"""Estimates what learners and engines need of memory, from the settings and the model's shapes alone."""
+"""Estimates the memory of learners and engines from the settings and the model's shapes alone."""
 
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ def estimate_memory(config: Config) -> MemoryEstimate:
     share_optimizer = ranks if learner.zero_stage >= 1 else 1
     share_gradients = ranks if learner.zero_stage >= 2 else 1
     share_weights = ranks if learner.zero_stage >= 3 else 1
-    # With LoRA the reference is the policy with its adapters off.
+    # With LoRA the reference is the policy with its adapters switched off.
     has_reference = bool(config.grpo.kl_coefficient) and not model.lora.rank
     return MemoryEstimate(
         num_parameters=num_parameters,
@@ -82,7 +82,7 @@ def _activations(config: Config, policy: Policy) -> int:
 def _of_layers(model: ModelConfig, positions: int, hidden_size: int, num_layers: int) -> int:
     """34 bytes x positions x hidden size x layers in bfloat16 (arXiv 2205.05198, eq. 1 without attention scores).
 
-    With recomputation: those of one layer, and each layer's input.
+    With gradient checkpointing: the activations of one layer, and the input of every layer.
     """
     width = BYTES[model.dtype]
     per_layer = 17 * width * positions * hidden_size
@@ -92,7 +92,7 @@ def _of_layers(model: ModelConfig, positions: int, hidden_size: int, num_layers:
 
 
 def _tower_positions(data: DataConfig, policy: Policy, prompt_tokens: int) -> int:
-    """Positions in the audio tower's layers if every prompt is the longest and has one clip, also the longest."""
+    """Positions in the audio tower's layers if every prompt and its one clip have the greatest length."""
     family = policy.audio_family
     assert family is not None, "only a model with an audio tower trains one"
     per_prompt = min(data.max_prompt_tokens, family.clip_tokens(int(data.max_audio_s * SAMPLE_RATE)))

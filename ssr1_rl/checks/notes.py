@@ -1,4 +1,4 @@
-"""Settings that are allowed but have no effect, or probably not the one that was meant."""
+"""Notes on settings that are allowed but have no effect, or probably not the intended one."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from ssr1_rl.config.schema import Config, GrpoConfig, LearnerConfig
 
 
 def notes(config: Config) -> list[str]:
-    """A sentence for each such setting, with what to do about it."""
+    """One sentence per such setting, with what to do about it."""
     return [
         *_notes_on_the_ratio(config.grpo, config.model.dtype),
         *_notes_on_unused_settings(config.grpo),

@@ -1,6 +1,6 @@
-"""Every check of a run that needs its files and its model's shapes, made before anything starts.
+"""The checks of a run that need its files and its model's shapes, made before anything starts.
 
-A dry run and a real run make the same checks. None of them runs a user's code or loads a weight.
+A dry run and a real run make the same checks, which neither run a user's code nor load weights.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from ssr1_rl.store.folder import check_resume
 
 
 def preflight(config: Config) -> None:
-    """Refuses what would otherwise stop the run only after its actors have started.
+    """Checks data, rewards, engine arguments, checkpoint and model before any actor starts.
 
     A model on the hub is left to `check_model`, because its configuration may have to be downloaded first.
 
@@ -47,6 +47,6 @@ def check_model(model: ModelConfig, prefix_packing: bool) -> None:
 
 def _check_dataset(dataset: DatasetConfig, field: str) -> None:
     if not Path(dataset.path).is_file():
-        raise ConfigError(f"{field}.path {dataset.path} is not a file (looked for in {Path.cwd()}); give the questions")
+        raise ConfigError(f"{field}.path {dataset.path} is not a file (looked for in {Path.cwd()}); give a data file")
     if dataset.audio_dir and not Path(dataset.audio_dir).is_dir():
         raise ConfigError(f"{field}.audio_dir {dataset.audio_dir} is not a folder (looked for in {Path.cwd()})")

@@ -1,4 +1,4 @@
-"""The rules that join several settings, each named as a sentence, and the loading of a launch file under all of them.
+"""Loads a launch file and checks the rules between its settings; each rule is a function named as a sentence.
 
 Every error names the field, its value and the fix.
 """

@@ -1,1 +1,1 @@
-"""What may be set: the schema of a launch file, how it is read, presets. Rules that join settings are in checks/."""
+"""The settings of a run: their schema, how a launch file is read, presets. Rules between settings are in checks/."""

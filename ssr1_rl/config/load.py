@@ -1,7 +1,7 @@
-"""Reads a launch file and lays presets and overrides over it, keeping where each value was set.
+"""Reads a launch file, applies presets and overrides, and records where each value was set.
 
-Layers, later ones winning: defaults, the file's preset, the file's values, the command line's preset, the other
-values of the command line. A preset on the command line also replaces the file's.
+A later layer wins over an earlier one: defaults, the file's preset, the file's values, the command line's preset,
+the other values of the command line. A preset on the command line also replaces the file's.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ Layer = dict[str | int, object]
 def read_settings(path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """The launch file at `path` (None: only the defaults) with `overrides` such as `grpo.group_size=16` applied.
 
-    Rules that join several settings are checked by `ssr1_rl.checks.rules.load_config`, which calls this.
+    Rules between several settings are checked by `ssr1_rl.checks.rules.load_config`, which calls this.
 
     Raises:
         ConfigError: an unknown setting (with the nearest known one), a wrong type, a value out of
@@ -65,7 +65,7 @@ def _preset_in(values: Layer, origins: Origins) -> str | None:
 
 
 def _resolved(values: Layer, origins: Origins) -> Layer:
-    """`values` with every `${…}` replaced by what it stands for."""
+    """`values` with every `${…}` replaced by its value."""
     try:
         return dict(entries(OmegaConf.to_container(OmegaConf.create(values), resolve=True)))
     except OmegaConfBaseException as error:
@@ -108,7 +108,7 @@ def _line_numbers(node: yaml.Node | None, key: Key) -> Iterator[tuple[Key, int]]
 
 
 def _parse_override(override: str) -> tuple[Key, object, str]:
-    """`section.setting=value` as its key, its value and its name in errors."""
+    """Splits `section.setting=value` into its key and value, and gives its name in errors."""
     name, equals, raw = override.partition("=")
     origin = f"override {override!r}"
     key = _key_of(name)

@@ -6,7 +6,7 @@ from pathlib import Path
 def is_on_hub(path: str) -> bool:
     """Whether a model path is the name of a repository, such as Qwen/Qwen2-Audio-7B-Instruct.
 
-    If its first part is a folder here, it is a mistyped path instead.
+    If its first part is an existing folder, it is a mistyped path instead.
     """
     if path.startswith((".", "~", "/")) or path.count("/") != 1:
         return False

@@ -101,12 +101,12 @@ PRESETS = {
 
 
 def preset_values(name: str) -> dict[str, object]:
-    """What the preset sets in section `grpo`; nothing for no preset, or for an unknown one (refused later)."""
+    """What the preset sets in section `grpo`; empty without a preset, or for an unknown one (refused later)."""
     return dict(PRESETS[name].values) if name in PRESETS else {}
 
 
 def describe_preset(grpo: GrpoConfig) -> list[str]:
-    """Lines that say what the preset set and what was set otherwise; none without a preset."""
+    """Lines that list the preset's values, and the settings that override them; none without a preset."""
     if not grpo.preset:
         return []
     preset = PRESETS[grpo.preset]
@@ -117,4 +117,4 @@ def describe_preset(grpo: GrpoConfig) -> list[str]:
         if getattr(grpo, name) != value
     ]
     lines = [f"preset {grpo.preset} ({preset.source}): {', '.join(kept)}"]
-    return lines + ([f"set otherwise: {', '.join(other)}"] if other else [])
+    return lines + ([f"overridden: {', '.join(other)}"] if other else [])

@@ -1,7 +1,7 @@
 """Every setting of a run: its type, default, bounds and explanation.
 
 A launch file is a YAML file of these sections; `ssr1_rl.checks.rules.load_config` reads and checks it. A component
-receives its own section, not the whole. docs/settings_reference.py lists the same in docs/settings.md.
+receives its own section, not the whole. docs/settings_reference.py writes the same list to docs/settings.md.
 """
 
 from dataclasses import dataclass, field
@@ -76,7 +76,7 @@ class DatasetConfig:
     audio_dir: str = ""
     """Folder of the clips. Empty: the folder of the file of questions."""
     max_questions: int = setting(0, ge=0)
-    """Read only the first so many questions. 0: all."""
+    """Number of questions to read, from the start of the file. 0: all."""
 
 
 @dataclass
@@ -97,13 +97,13 @@ class DataConfig:
     )
     """Line after the question and its choices. Empty: none."""
     replace_video_by_audio: bool = False
-    """Say "audio" where a question says "video", as R1-AQA does."""
+    """Replace "video" by "audio" in questions, as R1-AQA does."""
     max_prompt_tokens: int = setting(4096, ge=1)
-    """Longest prompt in tokens, audio tokens included. A longer one is skipped."""
-    max_audio_s: float = setting(30.0, gt=0, le=30, why="the audio towers see 30 s")
+    """Longest prompt in tokens, audio tokens included. A question with a longer one is skipped."""
+    max_audio_s: float = setting(30.0, gt=0, le=30, why="the audio towers read at most 30 s")
     """Longest clip in seconds."""
     long_audio: Literal["crop", "skip"] = "crop"
-    """What happens to a longer clip: only its first `data.max_audio_s` are used, or its question is skipped."""
+    """What happens to a longer clip: only its first `data.max_audio_s` seconds are used, or its question is skipped."""
     audio_cache_mib: int = setting(4096, ge=1)
     """Memory for decoded clips in Ray's object store, in MiB."""
 
@@ -132,12 +132,12 @@ class RolloutConfig:
     kv_cache_gib: int = setting(1, ge=1)
     """Key-value cache of an engine on the CPU, in GiB."""
     engine_args: dict[str, object] = field(default_factory=dict)
-    """Further vLLM engine arguments, passed on as they are."""
+    """Further vLLM engine arguments, passed to vLLM unchanged."""
 
     weight_transfer: Literal["auto", "nccl", "gloo"] = "auto"
     """Backend of the weight sync. `auto`: nccl on GPUs, gloo on CPUs."""
     weight_transfer_port: int = setting(0, ge=0, le=65535)
-    """TCP port at which learners and engines meet for the weight sync. 0: any free port."""
+    """TCP port of the group of learners and engines for the weight sync. 0: any free port."""
     start_timeout_s: float = setting(600.0, gt=0)
     """Longest wait for the engines to start, in seconds."""
     sync_timeout_s: float = setting(300.0, gt=0)
@@ -165,7 +165,7 @@ class RewardConfig:
     timeout_s: float = setting(60.0, gt=0)
     """Longest time for one group, in seconds."""
     max_retries: int = setting(2, ge=0)
-    """Retries after a failure; then the group is set aside."""
+    """Retries after a failure; then the group is left out of training."""
     runtime_env: dict[str, object] = field(default_factory=dict)
     """Ray runtime environment of the actors."""
 
@@ -191,10 +191,10 @@ class GrpoConfig:
     validate_first: bool = True
     """Validate before the first step too."""
     max_failed_share: float = setting(0.1, ge=0, le=1)
-    """Largest share of the newest groups (a step's, at least 20) that may be set aside before the run stops."""
+    """Largest share of the newest groups (as many as in a step, at least 20) that may fail before the run stops."""
 
     preset: Literal["", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp"] = ""
-    """Values of one paper for the settings below; a setting given beside it wins. Empty: none."""
+    """Values of one paper for the settings below. A setting that is given explicitly wins. Empty: none."""
     baseline: Literal["group_mean", "leave_one_out", "batch_mean", "none"] = "group_mean"
     """What is subtracted from a reward: the mean of its group, of the group's other responses, of the step's tokens, or
     nothing."""
@@ -202,7 +202,7 @@ class GrpoConfig:
     """What advantages are divided by: the standard deviation of the group's rewards, that of the advantages of the
     step's tokens, or nothing."""
     advantage_epsilon: float = setting(1e-4, gt=0)
-    """Added to that standard deviation."""
+    """Added to the standard deviation that advantages are divided by."""
 
     ratio: Literal["token", "sequence", "cispo"] = "token"
     """Ratio of new to old policy: each token's own, the geometric mean over its response (GSPO), or each token's own,
@@ -212,7 +212,7 @@ class GrpoConfig:
     clip_high: float = setting(0.2, ge=0)
     """Ratios are clipped above 1 + clip_high."""
     dual_clip: float = setting(0.0, ge=0)
-    """A token of negative advantage A loses at most dual_clip x |A|. Must be greater than 1. 0: no such bound."""
+    """Bounds the loss of a token with negative advantage A by dual_clip x |A|. Must be greater than 1. 0: no bound."""
     denominator: Literal["batch_tokens", "sequence", "constant"] = "batch_tokens"
     """What the sum over tokens is divided by: the tokens of the global batch; each response's own tokens, and then the
     number of responses; or `grpo.denominator_tokens` for each response."""
@@ -232,8 +232,8 @@ class GrpoConfig:
     """KL in nats per token that `grpo.kl_coefficient` is adapted to after each step. 0: the coefficient is constant."""
 
     importance_correction: Literal["none", "truncate", "mask"] = "none"
-    """Weights for tokens that another engine or an older policy sampled (probability of the learner over that of the
-    engine): none, and the ratio is taken to the engine's log-probs; cut at the cap; or 0 beyond it."""
+    """Importance weight of a token: the learner's probability over the engine's, cut at the cap (`truncate`) or 0
+    beyond it (`mask`). `none`: no weights, and the ratio compares with the engine's log-probs."""
     importance_level: Literal["token", "sequence"] = "token"
     """One weight per token, or one per response: the product over its tokens."""
     importance_cap: float = setting(2.0, ge=1)
@@ -244,7 +244,7 @@ class GrpoConfig:
     dynamic_sampling_limit: float = setting(3.0, gt=0)
     """Most groups that are replaced in one step, as a multiple of `grpo.questions_per_step`."""
     overlong: Literal["keep", "mask", "penalty"] = "keep"
-    """Responses that reach the token limit: kept, masked from the loss, or (near the limit too) penalised in reward."""
+    """Responses that reach the token limit: kept, masked from the loss, or penalised in reward, as those near it."""
     overlong_buffer_share: float = setting(0.2, gt=0, le=1)
     """Last share of `rollout.max_response_tokens`, over which the penalty grows from 0 to 1."""
 
@@ -286,10 +286,10 @@ class LearnerConfig:
     audio_cache_mib: int = setting(1024, ge=0)
     """Host memory per rank, in MiB, for outputs of a frozen audio tower, or for log-mel features if it is trained."""
     prefix_packing: bool = True
-    """Compute a group's prompt and audio once. `false`: one padded row per response, for models it cannot serve."""
+    """Compute a group's prompt and audio once. `false`: one padded row per response, for models it does not support."""
 
     port: int = setting(0, ge=0, le=65535)
-    """TCP port at which the learner ranks meet. 0: any free port."""
+    """TCP port of the learner ranks' process group. 0: any free port."""
     start_timeout_s: float = setting(900.0, gt=0)
     """Longest wait for the learners to start, in seconds."""
     update_timeout_s: float = setting(3600.0, gt=0)
@@ -312,7 +312,7 @@ class CheckpointConfig:
 
 @dataclass
 class GuardConfig:
-    """Figures that stop a run before it is spoilt."""
+    """Checks that stop a run whose engines and learner disagree."""
 
     max_logprob_abs_diff_mean: float = setting(0.05, gt=0)
     """Largest mean difference, in nats, between the log-probs of engine and learner on a step's on-policy tokens."""
@@ -331,7 +331,7 @@ class TelemetryConfig:
     samples: bool = True
     """Write the samples of every step as Parquet."""
     stall_warning_s: float = setting(60.0, gt=0)
-    """Seconds without progress after which the run says what it waits for."""
+    """Seconds without progress after which the run prints what it waits for."""
 
 
 @dataclass

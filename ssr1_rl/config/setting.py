@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 HOLDS = {"at least": operator.ge, "greater than": operator.gt, "at most": operator.le, "less than": operator.lt}
-"""What each kind of bound means: whether a value keeps to its limit."""
+"""How each kind of bound compares a value with its limit; true if the value is allowed."""
 
 
 def setting(
@@ -19,7 +19,7 @@ def setting(
     lt: float | None = None,
     why: str = "",
 ) -> T:
-    """A dataclass field whose number has bounds. `why` follows a bound's error."""
+    """A dataclass field whose number has bounds. `why` is added to the error of a bound."""
     limits = {"at least": ge, "greater than": gt, "at most": le, "less than": lt}
     bounds = {words: limit for words, limit in limits.items() if limit is not None}
     return field(default=default, metadata={"bounds": bounds, "why": why})

@@ -1,4 +1,4 @@
-"""Plain values -> the dataclasses of `ssr1_rl.config.schema`, with errors in the words of a launch file.
+"""Builds the dataclasses of `ssr1_rl.config.schema` from plain values, with errors in the terms of a launch file.
 
 Every error says where a value came from (file and line, or override), which setting, its value, and the fix.
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Section = TypeVar("Section", bound="DataclassInstance")
 
 Key = tuple[str | int, ...]
-"""Where a value stands: ("rewards", 0, "weight")."""
+"""Path of a setting: ("rewards", 0, "weight")."""
 
 Origins = Mapping[Key, str]
 """Where each value was set: "launch/local.yaml:7", or "override 'grpo.group_size=1'"."""
@@ -30,16 +30,16 @@ _TRUE, _FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0"
 
 
 def entries(value: object) -> list[tuple[str | int, object]]:
-    """The entries of a mapping or a list with their names or indices; none of anything else."""
+    """The entries of a mapping or a list with their names or indices; empty for any other value."""
     if isinstance(value, list | tuple):
         return list(enumerate(value))
     return list(value.items()) if isinstance(value, dict) else []
 
 
 def lay_over(base: object, values: object, kind: object) -> object:
-    """`values` over `base`: sections and mappings entry by entry, a list by index (`{0: …}`) or as a whole.
+    """Merges `values` over `base`: sections and mappings entry by entry, a list by index (`{0: …}`) or as a whole.
 
-    New entries that are sections start from their defaults. What does not fit `kind` is kept for `build` to refuse.
+    New entries that are sections start from their defaults. `build_section` later refuses what does not fit `kind`.
     """
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is list and isinstance(values, list):
@@ -60,7 +60,7 @@ def lay_over(base: object, values: object, kind: object) -> object:
 
 
 def build_section(kind: type[Section], value: object, key: Key, origins: Origins) -> Section:
-    """`value` as a section of the schema.
+    """Builds a section of the schema from `value`.
 
     Raises:
         ConfigError: an unknown setting (with the nearest known one), a value of another type, or one out of bounds.
@@ -96,7 +96,7 @@ def _check_bounds(value: object, spec: "dataclasses.Field[object]", key: Key, or
 
 
 def _build(kind: object, value: object, key: Key, origins: Origins) -> object:
-    """`value` as the type `kind` says."""
+    """Converts `value` to the type `kind`."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if kind is object:
         return value
@@ -146,7 +146,7 @@ def _build_choice(choices: tuple[str | int, ...], value: object, key: Key, origi
 
 def _list_wanted(key: Key, kind: type, value: object) -> str:
     if isinstance(value, dict) and value and all(isinstance(index, int) for index in value):
-        return f"has no entry {max(value)}; set the whole list, or an entry that it has"
+        return f"has no entry {max(value)}; set the whole list, or an existing entry"
     if dataclasses.is_dataclass(kind):
         names = [spec.name for spec in dataclasses.fields(kind)]
         example = dotted((*key, 0, names[0]))
@@ -161,13 +161,13 @@ def _unknown(key: Key, known: Iterable[str], origins: Origins) -> ConfigError:
 
 
 def refused(key: Key, origins: Origins, problem: str, value: object) -> ConfigError:
-    """The error that the value of a setting has a problem: "launch.yaml:4: grpo.group_size must be …"."""
+    """The error for a value with a problem: "launch.yaml:4: grpo.group_size must be …"."""
     within = (*key, next(iter(value))) if isinstance(value, dict) and value else key
     return ConfigError(f"{origin_of(within, origins)}{dotted(key)} {problem}")
 
 
 def origin_of(key: Key, origins: Origins) -> str:
-    """Where a setting (or else one in it, or one around it) was set, with a colon; empty for a default."""
+    """Where a setting, else one inside it, else one around it was set, with a colon; empty for a default."""
     within = [known for known in origins if known[: len(key)] == key]
     around = [key[:length] for length in range(len(key) - 1, 0, -1)]
     found = next((origins[k] for k in (key, *within, *around) if k in origins), "")
@@ -175,17 +175,17 @@ def origin_of(key: Key, origins: Origins) -> str:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """The known name that is most like `name`, in upper or lower case; empty if none is."""
+    """The known name most similar to `name`, ignoring case; empty if none is similar."""
     by_lower = {other.lower(): other for other in known if other}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else ""
 
 
 def dotted(key: Key) -> str:
-    """A key in an error's words: `rewards[0].weight`."""
+    """A key as errors write it: `rewards[0].weight`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
 
 
 def shown(value: object) -> str:
-    """A value in an error's words."""
+    """A value as errors write it."""
     return "nothing (null)" if value is None else repr(value)

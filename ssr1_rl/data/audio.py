@@ -1,8 +1,8 @@
 """Decodes a clip's file into a waveform: float32, mono, 16 kHz.
 
 Engines and learners get only waveforms that passed the checks here. A clip that cannot
-be used is an `AudioError` that names the file, the reason and the fix, rather than a crash
-in another process.
+be used raises an `AudioError` with the file, the reason and the fix, instead of a crash in
+another process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _UNKNOWN_CHUNK_SIZES = (0, 0xFFFFFFFF)
 """Sizes in the RIFF header of a file whose writer could not seek (such as a pipe): the length is unknown."""
 
 _CODEC_SLACK_S = 0.2
-"""By how much an intact MP3 or AAC stream may be shorter than its header says (priming, padding, rounding)."""
+"""Seconds by which an intact MP3 or AAC stream may be shorter than its header says (priming, padding, rounding)."""
 
 
 class AudioError(ValueError):
@@ -78,12 +78,12 @@ def load_waveform(ref: AudioRef, *, max_audio_s: float, long_audio: str = "crop"
 
 
 def _num_wanted(seconds: float, rate: int) -> int:
-    """Frames to decode for the first `seconds`, and one second more for the resampler's filter; -1 for all."""
+    """Frames to decode for the first `seconds`, plus one second for the resampler's filter; -1 for all."""
     return -1 if seconds == float("inf") else int((seconds + 1) * rate)
 
 
 def _read_sound_file(path: Path, wanted_s: float) -> tuple[np.ndarray, int]:
-    """The first `wanted_s` or a little more: float32 [num_frames, num_channels], and the sampling rate."""
+    """Reads the first `wanted_s`, or a little more: float32 [num_frames, num_channels], and the sampling rate."""
     try:
         missing_bytes = _missing_wav_bytes(path)
         if missing_bytes:

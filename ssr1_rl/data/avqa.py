@@ -16,7 +16,7 @@ from ssr1_rl.data.rows import ReadResult, Row, RowError, audio_dir_of, read_rows
 from ssr1_rl.types import AudioRef, Question
 
 CLIP_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".mp4", ".mkv", ".webm")
-"""In the order in which they are tried: sound before video, which has to be demuxed."""
+"""Suffixes of clips, in the order in which they are tried: sound before video, which has to be demuxed."""
 
 
 def read_avqa(config: DatasetConfig) -> ReadResult:

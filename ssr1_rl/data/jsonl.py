@@ -1,6 +1,6 @@
 """Reads JSON lines: one object per line, a format for users' own data.
 
-Fields: `id`; `question`; `answer` (a text, or a 0-based index into `choices`);
+Fields: `id`; `question`; `answer` (text, or a 0-based index into `choices`);
 optional `choices`; optional `audio` (a path or a list of paths, relative to the
 folder of clips); optional `kind`. A line without `audio` is a text-only question.
 """
@@ -22,7 +22,7 @@ def read_jsonl(config: DatasetConfig) -> ReadResult:
         ValueError: the file cannot be read.
     """
     audio_dir = audio_dir_of(config)
-    # Not splitlines(): it also breaks at U+2028 and others, which are legal inside JSON texts.
+    # Not splitlines(): it also breaks at U+2028 and others, which are legal inside JSON strings.
     lines = read_text(config.path).split("\n")
 
     def to_question(line: str, source: str) -> Question:
@@ -55,7 +55,7 @@ def _answer(row: Row, choices: tuple[str, ...]) -> str:
         return row.choice_at("answer", choices)
     answer = row.text("answer")
     if choices and answer not in choices:
-        raise RowError("answer", f"{answer!r} is none of the choices {list(choices)}")
+        raise RowError("answer", f"{answer!r} is not one of the choices {list(choices)}")
     return answer
 
 

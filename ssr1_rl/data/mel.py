@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class MelExtractor:
     """Computes log-mel features as the model's own feature extractor does, but without padding to the longest clip.
 
-    Only as much silence is put behind the clip as its last frames can see. More would change nothing: silence is the
+    It appends only as much silence as the clip's last frames can see. More would change nothing: silence is the
     log-mel floor, so it never raises the maximum of all frames, which Whisper's normalisation takes.
 
     Attributes:
@@ -25,11 +25,11 @@ class MelExtractor:
     def __init__(self, model_path: str) -> None:
         family = audio_family_of(trained_config(AutoConfig.from_pretrained(model_path)))
         if family is None:
-            raise ValueError(f"{model_path} is a text-only model and has no features of audio")
+            raise ValueError(f"{model_path} is a text-only model and has no audio features")
         extractor: WhisperFeatureExtractor = AutoFeatureExtractor.from_pretrained(model_path)
         if extractor.sampling_rate != SAMPLE_RATE or extractor.hop_length != family.hop_length:
             raise ValueError(
-                f"{model_path}: its feature extractor wants {extractor.sampling_rate} Hz and hops of "
+                f"{model_path}: its feature extractor needs {extractor.sampling_rate} Hz and hops of "
                 f"{extractor.hop_length} samples; only {SAMPLE_RATE} Hz and {family.hop_length} are supported"
             )
         self.family = family
@@ -38,11 +38,11 @@ class MelExtractor:
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """float32 [num_samples] -> float32 [num_mel_bins, num_mel_frames + margin], at most `max_mel_frames`.
 
-        In the margin stands what the feature extractor's own padding gives there (silence after the clip's end).
+        The margin holds what the feature extractor's own padding gives there (silence after the clip's end).
         """
         family = self.family
         num_frames = min(family.num_mel_frames(len(waveform)) + family.margin_frames, family.max_mel_frames)
-        # The last frame's window reaches 200 samples on, and the extractor drops one frame and mirrors the end.
+        # The last frame's window reaches 200 samples further, and the extractor drops one frame and mirrors the end.
         padded_length = min((num_frames + 2) * family.hop_length, self._extractor.n_samples)
         features = self._extractor(
             waveform, sampling_rate=SAMPLE_RATE, max_length=padded_length, padding="max_length", return_tensors="np"

@@ -1,7 +1,7 @@
 """A question -> what the model reads, with one audio placeholder per clip; the only place that handles placeholders.
 
-vLLM expands each placeholder itself, the learner does it with `expand_audio_placeholders`. Both use the
-count of the model's `AudioFamily`.
+vLLM expands each placeholder itself, the learner does it with `expand_audio_placeholders`. Both expand it
+to the number of tokens that the model's `AudioFamily` gives.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def expand_audio_placeholders(token_ids: Sequence[int], placeholder_id: int, len
     """Repeats the i-th placeholder `lengths[i]` times, as vLLM does internally.
 
     Raises:
-        ValueError: there is not one placeholder per clip (for example, the prompt is already expanded).
+        ValueError: placeholders and clips differ in number (for example, the prompt is already expanded).
     """
     num_found = sum(token == placeholder_id for token in token_ids)
     if num_found != len(lengths):
@@ -68,7 +68,7 @@ class PromptBuilder:
         self._model_path = model_path
         self._data = data
         of_processor, _ = ProcessorMixin.get_processor_dict(model_path)
-        # None: the tokenizer's own.
+        # None: the tokenizer's own template is used.
         self._template: str | None = of_processor.get("chat_template")
         if not (self._template or self.tokenizer.chat_template):
             raise ValueError(f"{model_path} has no chat template; use a chat (Instruct) model")
@@ -121,7 +121,7 @@ class PromptBuilder:
         rendered = self.tokenizer.apply_chat_template(
             messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
         )
-        assert isinstance(rendered, str), "tokenize=False gives a text"
+        assert isinstance(rendered, str), "tokenize=False gives text"
         return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
     def _neutralise(self, text: str) -> str:
@@ -130,7 +130,7 @@ class PromptBuilder:
 
 
 def _forbidden_in_text(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Matches every special token, but not tags such as `<think>`, which some models know as ordinary tokens."""
+    """Matches every special token, but not tags such as `<think>`, which are ordinary tokens of some models."""
     added = tokenizer.added_tokens_decoder.values()
     tokens = [t.content for t in added if t.special or (t.content.startswith("<|") and t.content.endswith("|>"))]
     longest_first = sorted(tokens, key=len, reverse=True)

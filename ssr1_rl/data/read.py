@@ -13,11 +13,11 @@ READERS: dict[str, Callable[[DatasetConfig], ReadResult]] = {
     "avqa": read_avqa,
     "jsonl": read_jsonl,
 }
-"""By `format` of a data set."""
+"""The reader of each `format` of a data set."""
 
 
 def read_questions(config: DatasetConfig, max_skipped_share: float) -> ReadResult:
-    """Reads one split, unless too many of its rows cannot be used.
+    """Reads one split. Fails if too many of its rows cannot be used.
 
     Raises:
         ValueError: the file cannot be read at all, or more than `max_skipped_share` of its rows are bad.

@@ -48,7 +48,7 @@ class RowError(ValueError):
 
 
 class Row:
-    """A row's fields. Every method raises `RowError` if its field is not what it must be."""
+    """A row's fields. Every method but `get` and `present` raises `RowError` if its field is missing or invalid."""
 
     def __init__(self, value: object) -> None:
         if not isinstance(value, dict):
@@ -60,7 +60,7 @@ class Row:
         return self._fields.get(field)
 
     def present(self, *fields: str) -> dict[str, object]:
-        """Those of the fields that the row has, with their values."""
+        """The given fields that the row has, with their values."""
         return {field: self._fields[field] for field in fields if field in self._fields}
 
     def value(self, field: str) -> object:
@@ -77,7 +77,7 @@ class Row:
         return str(value)
 
     def text(self, field: str) -> str:
-        """A text that is not empty."""
+        """A text that is not empty, without white space around it."""
         value = self.value(field)
         if not isinstance(value, str):
             raise RowError(field, f"expected a text, got {value!r}")
@@ -113,7 +113,7 @@ class Row:
 def read_rows(
     config: DatasetConfig, rows: Iterable[tuple[int, RawRow]], to_question: Callable[[RawRow, str], Question]
 ) -> ReadResult:
-    """Turns numbered rows into questions, and stops after `max_questions` good ones (0: never).
+    """Turns numbered rows into questions, and stops after `max_questions` usable ones (0: never).
 
     `to_question` makes a question of a row and its source, or raises `RowError`.
     """

@@ -18,7 +18,7 @@ class TooManyUnusable(ValueError):
 class SkipList:
     """Counts the questions that cannot be used, lists each in a file, and stops the run when they are too many.
 
-    Their share of the questions tried so far is compared, each question counted once, as soon as
+    It checks their share of the questions tried so far, each question counted once, as soon as
     `MIN_TRIED` questions were tried (all of them, if the data set is smaller).
 
     Raises:
@@ -36,7 +36,7 @@ class SkipList:
 
     @property
     def num_skipped(self) -> int:
-        """How many different questions could not be used."""
+        """Number of different questions that cannot be used."""
         return len(self._reasons)
 
     def used(self, question: Question) -> None:
@@ -45,7 +45,7 @@ class SkipList:
         self._check()
 
     def skipped(self, question: Question, error: Exception) -> None:
-        """Lists and counts an unusable question, the first time that it comes."""
+        """Lists and counts an unusable question, once however often it is tried."""
         key = (question.source, question.id)
         if key not in self._reasons:
             self._tried.add(key)
@@ -60,5 +60,5 @@ class SkipList:
             raise TooManyUnusable(
                 f"{self.num_skipped} of the first {len(self._tried)} questions cannot be used, more than "
                 f"data.max_skipped_share={self._max_share:g}; the last one: {list(self._reasons.values())[-1]}. "
-                f"All are listed in {self._path}"
+                f"All are listed in {self._path}; fix them, or raise data.max_skipped_share"
             )

@@ -64,7 +64,7 @@ class QuestionStream:
         }
 
     def load_state_dict(self, state: StreamState) -> None:
-        """Continues where `state` was taken; raises `ValueError` if the data set or the seed was another one."""
+        """Continues from the point at which `state` was taken; `ValueError` if the data set or the seed differs."""
         if state["fingerprint"] != self._fingerprint:
             raise ValueError(
                 f"the training data changed since the checkpoint: {state['num_questions']} questions with fingerprint "
@@ -73,8 +73,8 @@ class QuestionStream:
             )
         if state["seed"] != self._seed:
             raise ValueError(
-                f"run.seed was {state['seed']} when the checkpoint was written and is {self._seed} now, which is "
-                "another order of questions; set it back, or start a new run from the checkpoint's weights"
+                f"run.seed was {state['seed']} when the checkpoint was written and is {self._seed} now, which "
+                "changes the order of questions; set it back, or start a new run from the checkpoint's weights"
             )
         self._epoch = state["epoch"]
         self._position = state["position"]
@@ -87,7 +87,7 @@ class QuestionStream:
 
 
 def _fingerprint(questions: Sequence[Question]) -> str:
-    """Digest of what is asked, independent of the order of questions and of where files are."""
+    """Digest of ids, texts, choices and answers; it depends neither on their order nor on where files are."""
     digests = sorted(
         hashlib.blake2b(repr((q.id, q.text, q.choices, q.ground_truth)).encode(), digest_size=16).digest()
         for q in questions

@@ -1,4 +1,4 @@
-"""Figures that stop a run before it is spoilt: non-finite updates, and engines that disagree with the learner."""
+"""Checks that stop a run before bad weights are used: non-finite updates, and engines that differ from the learner."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -
                 "Lower learner.learning_rate or learner.max_grad_norm, and check the step's rewards for extreme values"
             )
     if not math.isfinite(metrics["kl_to_rollout"]):
-        # The loss may be finite even so: its ratio is bounded.
+        # The loss can be finite all the same, because its ratio is bounded.
         raise GuardTripped(
             f"step {step}: kl_to_rollout is {metrics['kl_to_rollout']}: a log-prob of the rollout engines or of the "
             "learner is not finite; the update is not sent to the engines. Lower learner.learning_rate, and check "
@@ -58,14 +58,14 @@ def check_weights(learner: Mapping[str, str], reports: "Sequence[AuditReport]") 
     for index, report in enumerate(reports):
         received = report["digests"]
         for what, names in (
-            ("never reached it", learner.keys() - received.keys()),
+            ("did not arrive", learner.keys() - received.keys()),
             ("are unknown to the learner", received.keys() - learner.keys()),
-            ("arrived changed", {n for n in learner.keys() & received.keys() if learner[n] != received[n]}),
+            ("differ on arrival", {n for n in learner.keys() & received.keys() if learner[n] != received[n]}),
             ("are its own parameters that no tensor was loaded into", report["untouched"]),
         ):
             if names:
                 raise GuardTripped(
-                    f"the weight sync to engine worker {index} failed its check: of {len(learner)} tensors "
+                    f"the weight sync to engine worker {index} failed its check ({len(learner)} tensors sent): "
                     f"{len(names)} {what}, for example {min(names)}. "
                     "The usual cause is a model whose parameters have other names in vLLM"
                 )

@@ -1,7 +1,7 @@
-"""One vLLM engine: generates groups of responses and loads new weights between two tokens. No Ray.
+"""One vLLM engine: generates groups of responses and loads new weights between two tokens. Needs no Ray.
 
 Every sampling field is set here, because vLLM otherwise takes defaults from the model's `generation_config.json`
-(Qwen2-Audio's has a repetition penalty). Log-probs are those of the distribution that was sampled from
+(Qwen2-Audio's has a repetition penalty). Log-probs are those of the distribution that tokens are sampled from
 (`logprobs_mode="processed_logprobs"`).
 """
 
@@ -135,7 +135,7 @@ class RolloutEngine:
 
 
 def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
-    """vLLM's engine arguments for this run; those of `rollout.engine_args` win."""
+    """vLLM's engine arguments for this run; those of `rollout.engine_args` override them."""
     args: dict[str, Any] = {
         "model": spec.model_path,
         "dtype": spec.dtype,

@@ -1,4 +1,4 @@
-"""Admits questions and hands out scored groups in the order of admission.
+"""Admits questions and returns their scored groups in the order of admission.
 
 A group is admitted -> prepared -> generated -> scored -> taken. At most (max_staleness + 1) x questions_per_step
 groups are admitted and not yet trained on. They are taken in the order of admission: so no group is more than
@@ -30,7 +30,7 @@ Result: TypeAlias = tuple[ScoredGroup, PreparedQuestion]
 
 
 class FeedState(TypedDict):
-    """A feed in a checkpoint; each pending group as [epoch, question id, attempt]."""
+    """The feed's part of a checkpoint; each pending group as [epoch, question id, attempt]."""
 
     stream: StreamState
     pending: list[tuple[int, str, int]]
@@ -41,9 +41,9 @@ class GroupFeed:
     """Sends questions through preparation, rollout and rewards.
 
     Attributes:
-        num_failed: groups set aside so far because a reward function failed.
+        num_failed: groups left out so far because a reward function failed.
         num_replaced: groups without reward variance that the last `take` replaced.
-        on_group: called when a group's rewards, or a failure instead, are back.
+        on_group: called when a group is scored or a reward function has failed on it.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class GroupFeed:
         return next(self._stream)
 
     async def _follow(self, group_id: GroupId, question: Question) -> Result | None:
-        """Prepares, generates and scores one group; None if it is unusable or was set aside (both are counted)."""
+        """Prepares, generates and scores one group; None if it is unusable or a reward failed (both are counted)."""
         try:
             prepared = await self._preparer.prepare(question)
         except UNUSABLE as error:

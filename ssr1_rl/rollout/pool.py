@@ -26,7 +26,7 @@ class _Load:
 
 
 class RolloutPool:
-    """Routes groups to workers; work is counted in tokens: the prompt's and those of the longest possible responses."""
+    """Routes groups to workers. Work is counted in tokens: the prompt plus responses of the greatest length."""
 
     def __init__(self, workers: Sequence[Actor[RolloutWorker]], generate_timeout_s: float, waits: Waits) -> None:
         self._loads = [_Load(worker, index) for index, worker in enumerate(workers)]

@@ -13,7 +13,7 @@ from ssr1_rl.types import Completion
 from ssr1_rl.weights.audit import AuditReport
 
 MAX_CONCURRENCY = 4096
-"""Calls that one worker holds at once: groups in the engine, and the weight sync among them."""
+"""Most calls that one worker runs at once: groups in the engine, and the weight sync."""
 
 
 class EngineStartError(RuntimeError):
@@ -28,7 +28,7 @@ class RolloutWorker:
         try:
             self._engine = await RolloutEngine.start(spec, config)
         except Exception as error:
-            # vLLM's engine fails in a process of its own and reports only that it did.
+            # vLLM's engine fails in a process of its own, and the error here says only that it failed.
             raise EngineStartError(f"vLLM could not start with {spec.model_path}: {error}\n{_own_log_tail()}") from None
 
     async def generate(

@@ -1,1 +1,1 @@
-"""What a run is resumed or exported from: its folder, checkpoints and exported models. Metrics are in telemetry/."""
+"""What a run resumes or exports: its folder, its checkpoints, exported models. Metrics are in telemetry/."""

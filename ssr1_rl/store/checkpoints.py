@@ -1,4 +1,4 @@
-"""Checkpoints that exist whole or not at all, and which of them are kept.
+"""Writes checkpoints so that each exists whole or not at all, and decides which are kept.
 
     checkpoints/step_000040/learner/…        weights and optimizer, see `trainer/learner_state.py`
     checkpoints/step_000040/controller.json  step, stream cursor, groups in flight, KL coefficient
@@ -82,7 +82,7 @@ class Checkpoint:
             if not file.is_file():
                 raise DamagedCheckpoint(f"checkpoint {self.path} is damaged: {name} is missing")
             if file.stat().st_size != entry["bytes"] or _checksum(file) != entry["blake2b"]:
-                raise DamagedCheckpoint(f"checkpoint {self.path} is damaged: {name} is not what was written")
+                raise DamagedCheckpoint(f"checkpoint {self.path} is damaged: {name} differs from its manifest")
 
 
 class CheckpointStore:
@@ -144,7 +144,7 @@ class CheckpointStore:
 
 
 def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
-    """Every checkpoint of a run, oldest first, damaged ones included: `Checkpoint.verify` finds these."""
+    """Every checkpoint of a run, oldest first. `Checkpoint.verify` finds out whether one is damaged."""
     found = []
     for path in sorted((run_dir / FOLDER).glob(f"{PREFIX}*")):
         try:
@@ -156,7 +156,7 @@ def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
 
 
 def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
-    """The one with the best validation score (the oldest of equals), None if none was validated."""
+    """The checkpoint with the best validation score (the oldest of several), None if none was validated."""
     scored = [c for c in checkpoints if c.score is not None]
     return max(scored, key=lambda c: (c.score, -c.step), default=None)
 

@@ -27,8 +27,8 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
     from. With `adapter` only the LoRA adapter is written, as a folder that peft loads onto the base model.
 
     Raises:
-        DamagedCheckpoint: the checkpoint differs from what was written.
-        ValueError: `output` exists and is not empty, the dtype is another, or the checkpoint has no adapter.
+        DamagedCheckpoint: the checkpoint differs from its manifest.
+        ValueError: `output` exists and is not empty, the dtype is unknown, or the checkpoint has no adapter.
     """
     if dtype not in ("bfloat16", "float32"):
         raise ValueError(f"--dtype must be bfloat16 or float32, got {dtype!r}")
@@ -50,8 +50,8 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
 def base_model_folder(run_dir: Path, model_path: str, configured_dir: str) -> str:
     """The base model (`model.path`) of the run that is now in `run_dir`, found from any working directory.
 
-    A relative path starts where the run was started. That directory is known from `configured_dir` (`run.dir`), as long
-    as the run's folder was not moved.
+    A relative path belongs to the directory that the run was started in. That directory follows from `configured_dir`
+    (`run.dir`), unless the run's folder was moved.
 
     Raises:
         ValueError: `model_path` is neither an existing folder nor a hub name.
@@ -70,7 +70,7 @@ def base_model_folder(run_dir: Path, model_path: str, configured_dir: str) -> st
         check_model_folder(model_path)
     except ValueError as error:
         raise ValueError(
-            f"{error} (it is the base of {run_dir}; searched in {' and '.join(str(c.parent) for c in candidates)}. "
+            f"{error} (the base model of {run_dir}; searched in {' and '.join(str(c.parent) for c in candidates)}. "
             "If it is relative to the directory that the run was started in, run the export from there)"
         ) from error
     return model_path
@@ -79,7 +79,7 @@ def base_model_folder(run_dir: Path, model_path: str, configured_dir: str) -> st
 def _merged(
     base_model: str, rank: int, alpha: float, adapters: Mapping[str, Tensor], dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """The base model's weights with the adapters merged in, as they were sent to engines of this dtype."""
+    """The base model's weights with the adapters merged in, as engines of this dtype received them."""
     from ssr1_rl.trainer.model.families import load_model
 
     model = load_model(base_model, dtype, "sdpa")
@@ -108,8 +108,8 @@ def write_model_folder(
 ) -> None:
     """Writes `weights` (by checkpoint name) beside copies of the base model's other files.
 
-    `save_pretrained` is not used: it gives Qwen2-Audio's tensors names that vLLM cannot read. Both read the published
-    names.
+    `save_pretrained` is not used: it gives Qwen2-Audio's tensors names that vLLM cannot read. transformers and vLLM
+    both read the published names.
 
     Raises:
         ValueError: `output` exists and is not empty.
@@ -176,7 +176,7 @@ def choose_checkpoint(run_dir: Path, which: str) -> Checkpoint:
     """
     checkpoints = list_checkpoints(run_dir)
     if not checkpoints:
-        raise ValueError(f"{run_dir} holds no checkpoint yet")
+        raise ValueError(f"{run_dir} holds no checkpoint yet; wait for its first one (checkpoint.every)")
     if which == "last":
         return checkpoints[-1]
     if which == "best":

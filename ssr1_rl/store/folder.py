@@ -1,4 +1,4 @@
-"""The folder of one run: which process may write there, where a run resumes, and its settings as a file.
+"""The folder of one run: its lock, the checkpoint that the run resumes from, and its settings as a file.
 
 config.yaml      the resolved settings
 metrics.jsonl    one line per step and validation; the same figures in tensorboard/
@@ -41,11 +41,11 @@ def claim(run_dir: Path) -> Iterator[None]:
 
 
 def find_resume(run: RunConfig) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint that `run.resume` selects (None: start from nothing), and a note on each damaged one skipped.
+    """The checkpoint that `run.resume` selects (None: start from the beginning), and a note on each damaged one.
 
     Raises:
         ConfigError: the folder holds a run and `run.resume` is "never".
-        DamagedCheckpoint: the checkpoint that `run.resume` names is damaged, or every one in the folder is.
+        DamagedCheckpoint: the checkpoint that `run.resume` names is damaged, or all checkpoints in the folder are.
     """
     if run.resume == "never":
         _refuse_existing_run(run)
@@ -72,7 +72,7 @@ def check_resume(run: RunConfig, lora: LoraConfig) -> None:
 
     Raises:
         ConfigError: the folder holds a run and `run.resume` is "never", or the checkpoint has other LoRA adapters.
-        DamagedCheckpoint: there is no checkpoint where `run.resume` says.
+        DamagedCheckpoint: `run.resume` is not the path of a checkpoint.
     """
     if run.resume == "never":
         _refuse_existing_run(run)

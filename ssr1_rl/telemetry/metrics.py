@@ -1,7 +1,7 @@
 """Writes a run's metrics to `metrics.jsonl` (one JSON object per line) and TensorBoard event files, and reads them.
 
 Names are grouped by slashes: "train/loss", "rollout/tokens_per_s", "validation/test/accuracy". JSON has neither NaN nor
-infinity, and strict readers refuse Python's spelling of them. They are written as the strings "NaN", "Infinity" and
+infinity, and strict readers refuse those that Python writes. They are written as the strings "NaN", "Infinity" and
 "-Infinity"; `read_metrics` returns floats.
 """
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 TENSORBOARD_FLUSH_S = 10
-"""Seconds between two flushes of the event files; a killed run loses at most the scalars of this time."""
+"""Seconds between two flushes of the event files; a killed run loses at most the scalars since the last one."""
 OWN_FIELDS = ("step", "time_s")
 
 
@@ -121,7 +121,7 @@ def _open_events(run_dir: Path, resume_step: int) -> SummaryWriter:
 
     return SummaryWriter(
         str(run_dir / TENSORBOARD_FOLDER),
-        # TensorBoard hides events of this and later steps that older files hold.
+        # TensorBoard hides events of this and later steps in older files.
         purge_step=resume_step + 1 if resume_step else 0,
         flush_secs=TENSORBOARD_FLUSH_S,
         # File names hold whole seconds: a run resumed within the same second would overwrite its own events.

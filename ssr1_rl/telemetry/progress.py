@@ -34,7 +34,7 @@ PHASES_OF_A_STEP = frozenset({"rollouts", "update", "weight sync"})
 REFRESHES_PER_S = 4
 MAX_WAITING_LINES = 6
 MAX_STEPS_OF_ETA = 50
-"""Number of newest steps whose mean duration the time left is estimated from."""
+"""Number of newest steps that the time left is estimated from."""
 WIDTH_WITHOUT_TERMINAL = 160
 
 
@@ -76,7 +76,7 @@ class Progress:
         if self._poll_timer is not None:
             self._poll_timer.cancel()
         if self._live is not None:
-            # The last picture stays in the terminal, without a phase: nothing is awaited any more.
+            # The last picture stays in the terminal, without a phase: at the end nothing is awaited.
             self._phase, self._waiting = "", []
             self._live.stop()
             self._live = None
@@ -165,7 +165,7 @@ class Progress:
 
 
 def summary_table(title: str, rows: Sequence[Mapping[str, object]], console: Console | None = None) -> None:
-    """Prints a table of `rows`, each a row's cells by column. Floats are shown with 4 significant digits."""
+    """Prints a table of `rows`, each a mapping from column to cell. Floats are shown with 4 significant digits."""
     console = console or _default_console()
     table = Table(title=Text(_printable(title, console)), title_justify="left")
     columns = list(dict.fromkeys(name for row in rows for name in row))

@@ -54,7 +54,7 @@ class SampleWriter:
     def write(
         self, step: int, policy_version: int, groups: Sequence[ScoredGroup], advantages: Sequence[Sequence[float]]
     ) -> None:
-        """Writes the file of the step that trained on these groups; `policy_version` is what it started from."""
+        """Writes the file of the step that trained on these groups; `policy_version` is the one before the step."""
         names = sorted({name for scored in groups for name in scored.breakdown})
         rows = [
             {"step": step, "policy_version": policy_version, **row}
@@ -113,7 +113,7 @@ def _group_rows(scored: ScoredGroup, advantages_G: Sequence[float]) -> list[dict
 
 
 def _completion_fields(completion: Completion, submitted_version: int) -> dict[str, object]:
-    # A completion without tokens has no spans: the version that it was submitted to is used.
+    # A completion without tokens has no spans: the version at its submission is used.
     versions = [span.policy_version for span in completion.versions] or [submitted_version]
     return {
         "completion": _utf8(completion.text),
@@ -126,5 +126,5 @@ def _completion_fields(completion: Completion, submitted_version: int) -> dict[s
 
 
 def _utf8(text: str) -> str:
-    r"""The text with half a surrogate pair, which JSON files may hold and Parquet cannot, written as \udXXX."""
+    r"""The text with each lone surrogate, which JSON allows and Parquet does not, written as \udXXX."""
     return text.encode("utf-8", "backslashreplace").decode()

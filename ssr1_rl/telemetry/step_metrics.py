@@ -60,7 +60,7 @@ def step_metrics(
         batch: the groups of `scored`, with their advantages.
         learner: the learners' metrics. `row_tokens` counts a group's prompt once for each response, as a learner
             without prefix packing computes it; `computed_tokens` counts the tokens that were really computed.
-        clock: its laps have ended.
+        clock: the clock of the step, after its last lap.
         step: step that trained on these groups, from 1; the policy version before it was `step` - 1.
         not_trained: replaced groups count in `reward/zero_variance_share`, but in no other mean.
     """

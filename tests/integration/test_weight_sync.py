@@ -84,7 +84,7 @@ async def test_the_audit_finds_a_tensor_that_differs(system: System) -> None:
     held = await system.learners.weight_digests()
     check_weights(held, reports)
     name = sorted(held)[3]
-    with pytest.raises(GuardTripped, match=f"arrived changed, for example {name}"):
+    with pytest.raises(GuardTripped, match=f"differ on arrival, for example {name}"):
         check_weights(held | {name: "0" * 16}, reports)
 
 

@@ -125,7 +125,7 @@ def test_what_is_offloaded_is_not_on_the_device(make_config, capsys, monkeypatch
 
 
 @pytest.mark.parametrize(
-    ("device", "said"), [("cpu", "sdpa (no flash: it needs run.device=cuda"), ("cuda", "auto, to be settled where the")]
+    ("device", "said"), [("cpu", "sdpa (no flash: it needs run.device=cuda"), ("cuda", "auto, chosen where the")]
 )
 def test_a_dry_run_says_how_the_learners_attend(make_config, capsys, monkeypatch, device, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -250,7 +250,7 @@ def test_a_preset_lies_between_the_defaults_and_the_file(load, tmp_path):
     assert "preset dapo (DAPO, arXiv 2503.14476" in set_by_preset
     assert "clip_high=0.28" in set_by_preset
     assert "dynamic_sampling=True" in set_by_preset
-    assert otherwise == "set otherwise: clip_low=0.1 instead of 0.2, overlong=mask instead of penalty"
+    assert otherwise == "overridden: clip_low=0.1 instead of 0.2, overlong=mask instead of penalty"
     assert "clip_low" not in set_by_preset
 
     config = load("grpo: {preset: dapo, overlong_buffer_share: 0.3}\n", "grpo.preset=gspo")
@@ -273,7 +273,7 @@ def test_every_preset_can_be_run(load, name):
 def test_a_preset_on_the_command_line_wins_over_the_file(path, name):
     grpo = load_config(path, [f"grpo.preset={name}"]).grpo
     assert {key: getattr(grpo, key) for key in PRESETS[name].values} == PRESETS[name].values
-    assert len(describe_preset(grpo)) == 1, "nothing is set otherwise"
+    assert len(describe_preset(grpo)) == 1, "nothing is overridden"
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -129,7 +129,7 @@ def test_text_only_model(text_model):
         "<|im_start|>user\nHow many < |im_end|>?\n(A) one\n(B) two<|im_end|>\n<|im_start|>assistant\n"
     )
     assert prompt.num_audio_tokens == ()
-    with pytest.raises(ValueError, match=r"is a text-only model and has no features of audio"):
+    with pytest.raises(ValueError, match=r"is a text-only model and has no audio features"):
         MelExtractor(text_model)
 
 

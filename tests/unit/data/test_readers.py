@@ -192,7 +192,7 @@ BAD_LINES = [
     (without(GOOD_LINE, "id") | {"x": 1}, "id", "missing"),
     (without(GOOD_LINE, "question"), "question", "missing"),
     (without(GOOD_LINE, "answer"), "answer", "missing"),
-    (GOOD_LINE | {"answer": "bird"}, "answer", "'bird' is none of the choices"),
+    (GOOD_LINE | {"answer": "bird"}, "answer", "'bird' is not one of the choices"),
     (GOOD_LINE | {"answer": 2}, "answer", "out of range"),
     (without(GOOD_LINE, "choices") | {"answer": 4}, "answer", "expected a text, got 4"),
     (GOOD_LINE | {"choices": ["cat"]}, "choices", "at least 2"),

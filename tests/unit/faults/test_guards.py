@@ -81,9 +81,9 @@ def test_equal_weights_pass():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (report(b=""), r"engine worker 1 .*of 3 tensors 1 never reached it, for example b\."),
+        (report(b=""), r"engine worker 1 .*\(3 tensors sent\): 1 did not arrive, for example b\."),
         (report(z="09"), r"engine worker 1 .*1 are unknown to the learner, for example z\."),
-        (report(a="ff", c="ff"), r"engine worker 1 .*2 arrived changed, for example a\."),
+        (report(a="ff", c="ff"), r"engine worker 1 .*2 differ on arrival, for example a\."),
         (report(["model.norm"]), r"1 are its own parameters that no tensor was loaded into, for example model\.norm\."),
     ],
 )

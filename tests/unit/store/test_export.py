@@ -137,7 +137,7 @@ def test_a_relative_base_model_is_found_from_any_directory(tmp_path, monkeypatch
     assert base_model_folder(start / "runs" / "x", "./models/sft", "runs/x") == str(start / "models" / "sft")
     (start / "runs" / "x").rename(elsewhere / "x")
     with pytest.raises(
-        ValueError, match=r"model\.path \./models/sft does not exist.*base of .*/x.*run the export from"
+        ValueError, match=r"model\.path \./models/sft does not exist.*base model of .*/x.*run the export from"
     ):
         base_model_folder(elsewhere / "x", "./models/sft", "runs/x")
     monkeypatch.chdir(start)

@@ -62,7 +62,7 @@ def test_a_value_where_settings_belong_is_refused(options, message):
             {"zero_optimization": {"reduce_bucket": 1}},
             r"learner\.deepspeed\.zero_optimization\.reduce_bucket is not a set.*did you mean reduce_bucket_size\?",
         ),
-        ({"zzz": 1}, r"learner\.deepspeed\.zzz is not a setting of .*: it may hold activation_checkpointing, aio"),
+        ({"zzz": 1}, r"learner\.deepspeed\.zzz is not a setting of .*: known: activation_checkpointing, aio"),
     ],
 )
 def test_what_deepspeed_does_not_know_is_refused(options, message):
