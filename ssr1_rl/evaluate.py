@@ -11,7 +11,7 @@ from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.rollout.prepare import Preparer
-from ssr1_rl.types import GroupId, Question, ScoredGroup
+from ssr1_rl.types import VALIDATION, GroupId, Question, ScoredGroup
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ async def evaluate(
                 skips.skipped(question, error)
                 return
             skips.used(question)
-            scored = await rewards.score(await pool.generate(GroupId(-1, question.id), prepared, sampling))
+            scored = await rewards.score(await pool.generate(GroupId(VALIDATION, question.id), prepared, sampling))
         if isinstance(scored, FailedGroup):
             raise RewardFailure(
                 f"reward {scored.reward_name} failed on validation question {scored.question_id} ({scored.source}) "

@@ -20,7 +20,7 @@ from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.rollout.worker import MAX_CONCURRENCY, RolloutWorker
 from ssr1_rl.trainer.learner_group import LearnerGroup
 from ssr1_rl.trainer.rank import LearnerRank
-from ssr1_rl.weights.transport import Meeting, transfer_backend
+from ssr1_rl.weights.transport import Rendezvous, transfer_backend
 
 R = TypeVar("R")
 
@@ -40,7 +40,7 @@ class System:
         """Forms the weight-transfer group: the learners' rank 0, then the processes of each engine."""
         config = self.config
         address, port = await self.learners.find_port(config.weight_transfer_port, "rollout.weight_transfer_port")
-        meeting = Meeting(
+        rendezvous = Rendezvous(
             transfer_backend(device, config.weight_transfer),
             address,
             port,
@@ -51,12 +51,12 @@ class System:
         joining = [
             worker.call(
                 RolloutWorker.init_weight_transfer,
-                meeting.of_engine(rank_offset=1 + index * config.tensor_parallel_size),
+                rendezvous.of_engine(rank_offset=1 + index * config.tensor_parallel_size),
                 update_info,
             )
             for index, worker in enumerate(self.workers)
         ]
-        await self._in_sync("joining the weight-transfer group", [*self.learners.join_engines(meeting), *joining])
+        await self._in_sync("joining the weight-transfer group", [*self.learners.join_engines(rendezvous), *joining])
 
     async def sync_weights(self, policy_version: int, audit: bool = False) -> None:
         """Sends the learners' weights to every engine, as `policy_version`.

@@ -56,6 +56,10 @@ class PreparedQuestion:
     num_audio_tokens: tuple[int, ...] = ()  # of each clip, as the audio tower makes them
 
 
+VALIDATION = -1
+"""Stands for the epoch in the id of a validation question's response."""
+
+
 @dataclass(frozen=True)
 class GroupId:
     """Identifies one group of responses in a run, also after a resume."""
@@ -65,6 +69,8 @@ class GroupId:
     attempt: int = 0  # rises when a resume generates the question again in its epoch
 
     def __str__(self) -> str:
+        if self.epoch == VALIDATION:
+            return f"validation question {self.question_id}"
         return f"epoch {self.epoch} question {self.question_id} attempt {self.attempt}"
 
 

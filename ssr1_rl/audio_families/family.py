@@ -11,7 +11,7 @@ from torch import Tensor
 from ssr1_rl.types import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 class AudioTower(Protocol):
@@ -31,7 +31,7 @@ class AudioTower(Protocol):
         ...
 
     def set_trainable(self, train_tower: bool) -> None:
-        """Leaves a gradient outside the language model to the projector, and to the tower if `train_tower`."""
+        """Outside the language model, trains only the projector, and the tower if `train_tower`."""
         ...
 
     def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
@@ -68,6 +68,7 @@ class AudioFamily:
     flash_tower: bool = False  # whether the tower's layers can use FlashAttention when AudioTower.encode calls them
     part_of_whole: str = ""  # the field of a larger model's configuration that holds this model's, if there is one
     published_prefixes: tuple[tuple[str, str], ...]  # (in memory, in checkpoints); one of them fits each parameter
+    placeholder_field: str = "audio_token_id"  # the field of the configuration with the audio placeholder's token id
     num_audio_tokens: Callable[[int], int] = after_pooling  # tokens that the tower makes of so many mel frames
     positions_per_token: int = 2  # positions in the tower's layers for each of these tokens
     hop_length: int = 160  # samples from one mel frame to the next
@@ -81,12 +82,16 @@ class AudioFamily:
         return round(self.max_clip_s * SAMPLE_RATE / self.hop_length)
 
     def num_mel_frames(self, num_samples: int) -> int:
-        """Mel frames of a clip, as many as the attention mask of transformers' processor (and so vLLM) has ones."""
+        """Mel frames of a clip: the ones in the attention mask of transformers' processor, which vLLM uses too."""
         return min(-(-num_samples // self.hop_length), self.max_mel_frames)
 
     def clip_tokens(self, num_samples: int) -> int:
         """How many tokens the tower makes of a clip of so many samples."""
         return self.num_audio_tokens(self.num_mel_frames(num_samples))
+
+    def placeholder_id(self, config: PretrainedConfig) -> int:
+        """Token id of the placeholder that stands for a clip."""
+        return getattr(config, self.placeholder_field)
 
     def published_name(self, name: str) -> str:
         """The name in published checkpoints of the parameter that is called `name` in memory."""

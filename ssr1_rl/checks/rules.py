@@ -10,7 +10,7 @@ from ssr1_rl.checks.deepspeed_options import check_deepspeed_options
 from ssr1_rl.checks.engine_options import refuse_owned
 from ssr1_rl.config.load import read_settings
 from ssr1_rl.config.schema import Config, ConfigError, GrpoConfig, LearnerConfig, ModelConfig, RewardConfig, RunConfig
-from ssr1_rl.rewards.load import check_built_in
+from ssr1_rl.rewards.load import check_built_in, reward_name
 from ssr1_rl.trainer.attention.choice import what_is_missing
 
 
@@ -59,7 +59,7 @@ def _every_rank_has_a_group_of_each_minibatch(grpo: GrpoConfig, num_ranks: int) 
 def _rewards_are_named_once(rewards: Sequence[RewardConfig]) -> None:
     if not rewards:
         raise ConfigError("rewards must name at least one reward function, got an empty list")
-    names = [reward.name or reward.path for reward in rewards]
+    names = [reward_name(reward) for reward in rewards]
     for index, (reward, name) in enumerate(zip(rewards, names, strict=True)):
         if not reward.path:
             check_built_in(reward.name, f"rewards[{index}]")

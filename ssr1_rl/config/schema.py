@@ -143,7 +143,7 @@ class RolloutConfig:
     sync_timeout_s: float = setting(300.0, gt=0)
     """Longest wait for one weight sync, in seconds."""
     generate_timeout_s: float = setting(1800.0, gt=0)
-    """Longest wait for the responses of one group, in seconds."""
+    """Longest wait for the responses of one group, in seconds, the engine's queue and pauses for syncs included."""
 
 
 @dataclass
@@ -293,7 +293,7 @@ class LearnerConfig:
     start_timeout_s: float = setting(900.0, gt=0)
     """Longest wait for the learners to start, in seconds."""
     update_timeout_s: float = setting(3600.0, gt=0)
-    """Longest wait for one update, in seconds."""
+    """Longest wait for one update, one pass of the reference, or one checkpoint's writing or reading, in seconds."""
     deepspeed: dict[str, object] = field(default_factory=dict)
     """Further DeepSpeed settings, except those that the learner sets itself."""
 
@@ -307,7 +307,7 @@ class CheckpointConfig:
     keep_last: int = setting(2, ge=1)
     """Newest checkpoints to keep."""
     keep_best: bool = True
-    """Also keep the checkpoint with the best validation score."""
+    """Write a checkpoint of each new best validation score too, and keep it until a better one."""
 
 
 @dataclass

@@ -64,7 +64,7 @@ class PromptBuilder:
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
         config = trained_config(AutoConfig.from_pretrained(model_path))
         self.family = audio_family_of(config)
-        self.audio_placeholder_id = config.audio_token_id if self.family else NO_PLACEHOLDER
+        self.audio_placeholder_id = self.family.placeholder_id(config) if self.family else NO_PLACEHOLDER
         self._model_path = model_path
         self._data = data
         of_processor, _ = ProcessorMixin.get_processor_dict(model_path)

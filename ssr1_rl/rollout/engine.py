@@ -101,12 +101,12 @@ class RolloutEngine:
             versions=tuple(VersionSpan(int(s.version), s.start, s.end) for s in output.weight_versions or ()),
         )
 
-    async def init_weight_transfer(self, meeting: Mapping[str, object], update_info: Mapping[str, object]) -> None:
-        """Joins the transfer group as `Meeting.of_engine` says; every sync will carry the tensors of `update_info`."""
+    async def init_weight_transfer(self, rendezvous: Mapping[str, object], update_info: Mapping[str, object]) -> None:
+        """Joins the transfer group as `Rendezvous.of_engine` says; every sync carries the tensors of `update_info`."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
         self._update_info = dict(update_info)
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(meeting)))
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(rendezvous)))
 
     async def apply_weights(self, policy_version: int) -> None:
         """Receives and loads one sync. Requests in flight are kept and continue with the new weights."""

@@ -37,8 +37,8 @@ class RolloutWorker:
         """Samples one group. Each waveform is an argument of its own, so that Ray can pass it by reference."""
         return await self._engine.generate(request_id, token_ids, waveforms, sampling)
 
-    async def init_weight_transfer(self, meeting: Mapping[str, object], update_info: Mapping[str, object]) -> None:
-        await self._engine.init_weight_transfer(meeting, update_info)
+    async def init_weight_transfer(self, rendezvous: Mapping[str, object], update_info: Mapping[str, object]) -> None:
+        await self._engine.init_weight_transfer(rendezvous, update_info)
 
     async def apply_weights(self, policy_version: int) -> None:
         await self._engine.apply_weights(policy_version)

@@ -23,7 +23,7 @@ from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import RankSpec
 from ssr1_rl.trainer.rank import LearnerRank
 from ssr1_rl.types import TrainGroup
-from ssr1_rl.weights.transport import Meeting
+from ssr1_rl.weights.transport import Rendezvous
 
 R = TypeVar("R")
 
@@ -85,14 +85,14 @@ class LearnerGroup:
         return [kl[group.id] for group in groups]
 
     def _cost_of(self, lengths: Callable[[TrainGroup], tuple[int, ...]]) -> GroupCost:
-        """The cost of a group of which the responses of `lengths` are computed."""
+        """The cost of a group when only the responses of `lengths` are computed."""
         cost = self._pass_cost
         assert cost is not None, "start has returned"
         return lambda group: cost.of_group(group, lengths(group))
 
-    def join_engines(self, meeting: Meeting) -> list[ObjectRef[None]]:
+    def join_engines(self, rendezvous: Rendezvous) -> list[ObjectRef[None]]:
         """Calls every rank to join the weight-transfer group, which the engines join at the same time."""
-        return [rank.call(LearnerRank.join_engines, meeting) for rank in self._ranks]
+        return [rank.call(LearnerRank.join_engines, rendezvous) for rank in self._ranks]
 
     def send_weights(self) -> list[ObjectRef[None]]:
         """Calls every rank to send the current weights, which the engines receive at the same time."""

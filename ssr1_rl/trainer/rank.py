@@ -14,7 +14,7 @@ from ssr1_rl.trainer.learner import Learner, RankSpec
 from ssr1_rl.trainer.learner_state import load_learner, save_learner
 from ssr1_rl.types import Clip, TrainGroup
 from ssr1_rl.weights.audit import digest
-from ssr1_rl.weights.transport import Meeting, join_as_learner
+from ssr1_rl.weights.transport import Rendezvous, join_as_learner
 
 if TYPE_CHECKING:
     from ssr1_rl.weights.source import ZeroWeightSource
@@ -57,9 +57,9 @@ class LearnerRank:
         """Names, dtypes and shapes of the tensors of a weight sync, as vLLM's engines take them."""
         return self._source().update_info()
 
-    def join_engines(self, meeting: Meeting) -> None:
+    def join_engines(self, rendezvous: Rendezvous) -> None:
         """Joins the weight-transfer group; rank 0 blocks until the engines have joined."""
-        self._transfer = join_as_learner(meeting, self._learner.rank, self._source())
+        self._transfer = join_as_learner(rendezvous, self._learner.rank, self._source())
 
     def update(self, minibatches: list[list[TrainGroup]], kl_coefficient: float) -> dict[str, float]:
         """Trains on this rank's share of a step; returns the learner's metrics and `update_s`."""

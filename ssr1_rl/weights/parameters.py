@@ -54,7 +54,7 @@ def is_partitioned(parameter: nn.Parameter) -> bool:
 
 
 def gathered(parameters: list[nn.Parameter], write: bool = False) -> AbstractContextManager[object]:
-    """A context in which the parameters are whole on every rank. `write`: rank 0's changes are kept."""
+    """A context in which the parameters are whole on every rank. `write`: rank 0's changes reach all ranks."""
     if not any(map(is_partitioned, parameters)):
         return nullcontext()
     import deepspeed

@@ -11,7 +11,7 @@ from ssr1_rl.weights.parameters import gathered, is_partitioned, named_weights, 
 
 
 class ZeroWeightSource(WeightSource):
-    """Gathers ZeRO shards one layer group at a time, so that no rank holds the whole model.
+    """Gathers ZeRO shards one layer group at a time, so that under ZeRO-3 no rank holds the whole model.
 
     Adapters are merged into the tensors that are sent, not into the parameters.
     Iteration is a collective under ZeRO-3: every rank must run it to its end.

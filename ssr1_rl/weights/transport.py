@@ -1,4 +1,4 @@
-"""Where learners and engines meet for the weight sync, and how each side joins; nccl is vLLM's, gloo is beside it.
+"""Where learners and engines meet for the weight sync, and how each side joins; nccl is vLLM's, gloo is ours.
 
 Rank 0 of the transfer group is learner rank 0, which sends; the engines' processes follow. The controller tells both
 sides when to start, so that no learner holds an engine's handle.
@@ -21,7 +21,7 @@ def transfer_backend(device: str, weight_transfer: str) -> str:
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Rendezvous:
     """A transfer group that is to be formed.
 
     Attributes:
@@ -52,16 +52,16 @@ NCCL_PACKING: dict[str, object] = {"packed": True, "packed_buffer_size_bytes": 2
 """How tensors are packed into broadcasts over NCCL; both sides must agree. These are vLLM's own defaults."""
 
 
-def join_as_learner(meeting: Meeting, rank: int, source: WeightSource) -> TrainerWeightTransferEngine:
+def join_as_learner(rendezvous: Rendezvous, rank: int, source: WeightSource) -> TrainerWeightTransferEngine:
     """Joins as learner rank `rank`. Rank 0 waits for the engines, which must join at the same time."""
     from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-    at = (meeting.address, meeting.port, meeting.world_size)
-    if meeting.backend == "gloo":
+    at = (rendezvous.address, rendezvous.port, rendezvous.world_size)
+    if rendezvous.backend == "gloo":
         from ssr1_rl.weights.gloo import GlooTrainerInitInfo, register
 
         register()
-        info = GlooTrainerInitInfo(*at, timeout_s=meeting.timeout_s, rank=rank)
+        info = GlooTrainerInitInfo(*at, timeout_s=rendezvous.timeout_s, rank=rank)
     else:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 

@@ -40,8 +40,8 @@ class Learners:
     async def weight_digests(self):
         return {}
 
-    def join_engines(self, meeting):
-        self._log.append(("learners", "join_engines", (meeting.world_size,)))
+    def join_engines(self, rendezvous):
+        self._log.append(("learners", "join_engines", (rendezvous.world_size,)))
         return [at_once()]
 
     def send_weights(self):
@@ -83,9 +83,9 @@ async def test_the_ranks_of_every_engine_follow_those_of_the_one_before(num_work
     workers = [Worker(log, index) for index in range(num_workers)]
     await system(workers, Learners(log), tensor_parallel_size=tensor_parallel).connect("cpu")
     joined = [args for _, method, args in log if method == "init_weight_transfer"]
-    assert [meeting["rank_offset"] for meeting, _ in joined] == offsets
+    assert [rendezvous["rank_offset"] for rendezvous, _ in joined] == offsets
     world_size = 1 + num_workers * tensor_parallel
-    assert all(meeting["world_size"] == world_size and meeting["master_port"] == 5 for meeting, _ in joined)
+    assert all(rendezvous["world_size"] == world_size and rendezvous["master_port"] == 5 for rendezvous, _ in joined)
     assert all(update_info == {"names": ["a"]} for _, update_info in joined)
     assert ("learners", "join_engines", (world_size,)) in log
 

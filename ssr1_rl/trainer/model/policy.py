@@ -50,7 +50,7 @@ class Policy(nn.Module):
         self.temperature = temperature
         self.audio_family = audio_family_of(model.config)
         self.audio_tower = self.audio_family.tower(model) if self.audio_family else None
-        self.placeholder_id = model.config.audio_token_id if self.audio_family else NO_PLACEHOLDER
+        self.placeholder_id = self.audio_family.placeholder_id(model.config) if self.audio_family else NO_PLACEHOLDER
         self._backbone_path = backbone_path(model.config)
         self._attention = BACKENDS[attention]
         if prefix_packing:

@@ -75,7 +75,9 @@ def test_written_settings_read_back_the_same(load, tmp_path):
         ("rewards: []\n", r"rewards must name at least one reward function"),
         ("rewards: [{weight: 1}]\n", r"rewards\[0\]\.name and rewards\[0\]\.path are both empty"),
         ("rewards: [{name: format}, {name: accuracy}, {name: format}]\n", r"rewards\[2\]\.name 'format' is used twice"),
-        ("rewards: [{path: 'a.py:f'}, {path: 'a.py:f'}]\n", r"rewards\[1\]\.name 'a\.py:f' is used twice"),
+        ("rewards: [{path: 'a.py:f'}, {path: 'a.py:f'}]\n", r"rewards\[1\]\.name 'f' is used twice"),
+        ("rewards: [{path: 'a.py:f'}, {path: 'b.py:f'}]\n", r"rewards\[1\]\.name 'f' is used twice"),
+        ("rewards: [{name: format}, {path: 'a.py:format'}]\n", r"rewards\[1\]\.name 'format' is used twice"),
         (
             "grpo: {num_minibatches: 3}\n",
             r"must be divisible by grpo\.num_minibatches=3, got 64; the nearest that fits is 63",
