@@ -1,4 +1,4 @@
-"""The learner's weights as a stream of whole tensors, in the form that vLLM's weight-transfer protocol takes."""
+"""The learner's weights as a stream of whole tensors, in the form that vLLM's weight-transfer protocol needs."""
 
 from collections.abc import Iterator
 from typing import Any

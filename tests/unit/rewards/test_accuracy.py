@@ -163,7 +163,7 @@ def test_open_question(answer, ground_truth, is_right):
 
 
 def test_a_question_that_no_answer_could_be_right_for_is_an_error_not_a_zero():
-    with pytest.raises(ValueError, match="'cow' is none of the choices"):
+    with pytest.raises(ValueError, match="'cow' is not one of the choices"):
         choice_match("A", "cow", ANIMALS)
     with pytest.raises(ValueError, match="ground_truth is empty"):
         choice_match("A", " ", ())
