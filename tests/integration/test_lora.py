@@ -123,7 +123,7 @@ def resume_with_another_alpha(rank: int, world_size: int, port: int, model: str,
 def test_another_alpha_would_be_another_policy(saved: tuple[Path, dict[str, float]], tiny_audio_model: Path) -> None:
     message = run_ranks(resume_with_another_alpha, 1, str(tiny_audio_model), saved[0])
     assert "was written with model.lora {'rank': 4, 'alpha': 8.0}, but" in message
-    assert "the settings say {'rank': 4, 'alpha': 16.0}" in message
+    assert "this run has {'rank': 4, 'alpha': 16.0}" in message
 
 
 @pytest.mark.usefixtures("ray_cluster")

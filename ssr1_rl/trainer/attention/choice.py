@@ -1,4 +1,4 @@
-"""Chooses the attention backend that the learner uses. Imports no torch, so that settings are checked early."""
+"""Chooses the attention backend that the learner uses. Does not import torch, so that settings are checked early."""
 
 import importlib
 import importlib.metadata

@@ -104,8 +104,8 @@ def test_the_reference_is_the_policy_with_its_adapters_off(folder):
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (["q_porj"], r"names 'q_porj', but no linear layer is called so; did you mean q_proj\? There are: .*v_proj"),
-        (["q_proj", "zzz"], r"names 'zzz', but no linear layer is called so; there are: down_proj, gate_proj"),
+        (["q_porj"], r"names 'q_porj', but no linear layer has this name; did you mean q_proj\? There are: .*v_proj"),
+        (["q_proj", "zzz"], r"names 'zzz', but no linear layer has this name; there are: down_proj, gate_proj"),
         (["proj"], "names 'proj', but no linear layer"),  # names are whole: no part of one counts
         (["embed_tokens"], "names 'embed_tokens', but no linear layer"),
         (["lm_head"], "names 'lm_head', which can have no adapter: it is the log-prob head"),
