@@ -52,7 +52,7 @@ def config_of(model_type, **settings_of_it):
         (
             "gpt_oss",
             WHOLE | {"num_local_experts": 2, "num_experts_per_tok": 1},
-            "that transformers does not run by sdpa",
+            "that transformers does not run with sdpa",
         ),
     ],
 )

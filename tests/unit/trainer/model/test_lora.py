@@ -108,8 +108,8 @@ def test_the_reference_is_the_policy_with_its_adapters_off(folder):
         (["q_proj", "zzz"], r"names 'zzz', but no linear layer has this name; there are: down_proj, gate_proj"),
         (["proj"], "names 'proj', but no linear layer"),  # names are whole: no part of one counts
         (["embed_tokens"], "names 'embed_tokens', but no linear layer"),
-        (["lm_head"], "names 'lm_head', which can have no adapter: it is the log-prob head"),
-        (["fc1"], r"names 'fc1', which can have no adapter: .*model\.train_audio_tower=false freezes"),
+        (["lm_head"], "names 'lm_head', which cannot have an adapter: it is the log-prob head"),
+        (["fc1"], r"names 'fc1', which cannot have an adapter: .*model\.train_audio_tower=false freezes"),
     ],
 )
 def test_unknown_targets_are_refused_before_anything_is_loaded(random_audio_model, targets, message):
