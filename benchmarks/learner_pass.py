@@ -71,7 +71,7 @@ def random_qwen2_audio(sizes: ModelSizes, device: str, dtype: torch.dtype = torc
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt [P], its clip's mel frames [128, 3000], the number that is not padding (0: no clip), responses [G, R]."""
+    """A prompt [P], its clip's mel frames [128, 3000], how many of them are real (0: no clip), responses [G, R]."""
 
     prompt: Tensor
     mel: Tensor

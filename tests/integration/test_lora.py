@@ -215,7 +215,7 @@ async def train(system: Any, questions: list[Any], policy_version: int) -> dict[
 
 
 def check_merged_tensors(config: Any, folder: Path, sent: dict[str, Any]) -> None:
-    """The export holds what engines were sent, which is the base but for the targets."""
+    """The export holds what engines received: the base weights, changed only in the targets."""
     from ssr1_rl.weights.audit import digest
 
     exported = load_file(folder / "model.safetensors")
@@ -273,7 +273,7 @@ def unmerged_policy(config: Any, checkpoint: Any) -> Any:
 
 @torch.no_grad()
 def policy_logprobs(policy: Any, config: Any, questions: list[Any], groups: list[Any]) -> torch.Tensor:
-    """Of every sampled token, in the groups' order."""
+    """Log-probs of every sampled token, in the groups' order."""
     import ray
 
     from ssr1_rl.data.prompt import expand_audio_placeholders

@@ -1,4 +1,4 @@
-"""The reward stage on a real Ray: what succeeds, what is retried, what fails, and what comes back."""
+"""The reward stage on a real Ray: successes, retries, failures, and what the pool returns."""
 
 import asyncio
 import os

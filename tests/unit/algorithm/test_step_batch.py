@@ -1,4 +1,4 @@
-"""From scored groups to what the learners take: overlong responses, the KL term's weight, and the whole."""
+"""From scored groups to the learners' batch: overlong responses, the KL term's weight, and all together."""
 
 import pytest
 from hypothesis import given

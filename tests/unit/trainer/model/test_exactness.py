@@ -1,4 +1,4 @@
-"""Models whose log-probs or weights would be others than their own are refused, with the reason and what to set."""
+"""Models whose log-probs or weights would be wrong are refused, with the reason and what to set."""
 
 import re
 

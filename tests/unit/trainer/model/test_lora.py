@@ -27,7 +27,7 @@ ATTENTION = ["q_proj", "v_proj"]
 
 
 def adapted(folder, targets=ATTENTION, train_audio_tower=False, dtype=torch.float32):
-    """A policy whose adapters do something: B is random, too."""
+    """A policy whose adapters have an effect: B is random too."""
     model = load_model(str(folder), dtype, "sdpa")
     policy = Policy(model, 1.0, train_audio_tower)
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def folder(request):
 
 
 def batch_for(folder, model):
-    """One group of three responses, behind a clip where the model hears."""
+    """One group of three responses; the prompt of an audio model has a clip."""
     responses = [(11, 12, 13), (14,), (15, 16, 17, 18)]
     if not hasattr(model.config, "audio_config"):
         return collate([Row((1, 2, 3), (), r, (0.0,) * len(r), 1.0, True) for r in responses], -1, lambda clip: clip, 0)
