@@ -26,7 +26,7 @@ _NUMBER_WORDS = (
 )
 # fmt: on
 _LEADING_WORDS = frozenset({"the", "correct", "answer", "option", "choice", "is"})
-# One minus sign for all; apostrophes go ("dont" equals "don't"); so do backticks, which Unicode counts as symbols.
+# One minus sign for all; no apostrophes ("dont" equals "don't"); a space for a backtick, a symbol in Unicode.
 _ONE_SIGN = str.maketrans({"\N{MINUS SIGN}": "-", "\N{RIGHT SINGLE QUOTATION MARK}": "", "'": "", "`": " "})
 # Unicode counts these as punctuation, but they carry meaning: C# is not C, 5% is not 5.
 _MEANINGFUL_PUNCTUATION = frozenset("#%&@")

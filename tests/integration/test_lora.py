@@ -201,7 +201,7 @@ async def sampled(pool: Any, questions: list[Any]) -> list[Any]:
 async def train(system: Any, questions: list[Any], policy_version: int) -> dict[str, float]:
     """One update on made-up advantages; its metrics compare engine and learner before the update.
 
-    `policy_version`: the learner's, so that it compares whatever the engine has.
+    `policy_version`: the learner's, so that all tokens are compared.
     """
     from ssr1_rl.algorithm.step_batch import train_group
     from ssr1_rl.config.schema import GrpoConfig

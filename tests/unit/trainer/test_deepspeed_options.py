@@ -28,7 +28,7 @@ def test_what_the_learner_sets_is_refused_with_what_to_use_instead(name):
     settings = {"learner": LearnerConfig(), "model": ModelConfig()}
     for word in used:
         section, _, field = word.rstrip(":,").partition(".")
-        assert section == "grpo" or hasattr(settings[section], field), f"{word} is no setting"
+        assert section == "grpo" or hasattr(settings[section], field), f"{word} is not a setting"
 
 
 @pytest.mark.parametrize(
