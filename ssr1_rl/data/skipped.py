@@ -46,7 +46,7 @@ class SkipList:
         self._check()
 
     def skipped(self, question: Question, error: Exception) -> None:
-        """Lists and counts an unusable question, once however often it is tried.
+        """Lists and counts an unusable question, only the first time.
 
         Raises:
             TooManyUnusable: more than `max_skipped_share` of the questions tried cannot be used.

@@ -148,7 +148,7 @@ def _has_zero_optimizer(learner: "Learner") -> bool:
 
 
 def _create_moments(learner: "Learner") -> None:
-    """Creates AdamW's state, which torch and DeepSpeed else create in the first step."""
+    """Creates AdamW's state, which torch and DeepSpeed otherwise create in the first step."""
     outer = learner.engine.optimizer
     inner = outer.optimizer if _has_zero_optimizer(learner) else outer
     if hasattr(outer, "fp32_partitioned_groups_flat"):  # ZeRO-3 gives the inner optimizer one subgroup at a time
@@ -176,7 +176,7 @@ def _link_moments(learner: "Learner") -> None:
 
 
 class ShardWriter:
-    """Writes tensors in safetensors files of at most `max_bytes`, or of one larger tensor. Only if `writes`.
+    """If `writes`, writes tensors to safetensors files of at most `max_bytes`, or of one larger tensor.
 
     Attributes:
         shards: each file written, with the names of its tensors.
