@@ -1,13 +1,13 @@
-# Every target makes the environment it needs, once; a later call starts at once.
-# Needed: Linux on x86-64, Python 3.11 with venv and pip, make. No compiler, no Node.
+# Every target makes the environment that it needs, once; later calls start at once.
+# Requirements: Linux on x86-64, Python 3.11 with venv and pip, make. No compiler, no Node.
 
 VENV     := .venv
 TRL_VENV := .venv-trl
 READY     := $(VENV)/.ready
 TRL_READY := $(TRL_VENV)/.ready
-# As if the environment were activated.
+# Commands with this prefix run in the environment.
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
-# Two q: pip's errors are shown, its warnings are not.
+# -qq: pip shows errors, but no warnings.
 PIP_INSTALL := bin/python -m pip install -qq --disable-pip-version-check --no-input --no-deps
 # In two processes; tests/conftest.py says which tests run beside which.
 PYTEST := python -m pytest -n 2
@@ -68,7 +68,7 @@ $(TRL_READY): requirements/trl.txt
 	@$(call make_venv,$(TRL_VENV),requirements/trl.txt)
 	@touch $@
 
-# $(1): folder, $(2): requirement files. Half-made environments are completed, not thrown away.
+# $(1): folder, $(2): requirement files. An incomplete environment is completed.
 define make_venv
 set -e; start=$$(date +%s); \
 if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
@@ -79,21 +79,21 @@ if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
         fi; \
     done; \
     if [ -z "$$python" ]; then \
-        echo "ssr1_rl needs Python 3.11, and none of [$(or $(PYTHON),python3.11 python3)] is one." \
-             "Install it, or name it: make PYTHON=/path/to/python3.11 $(or $(MAKECMDGOALS),venv)" >&2; \
+        echo "ssr1_rl needs Python 3.11, and [$(or $(PYTHON),python3.11 python3)] has another version or is missing." \
+             "Install Python 3.11, or give its path: make PYTHON=/path/to/python3.11 $(or $(MAKECMDGOALS),venv)" >&2; \
         exit 1; \
     fi; \
     if ! "$$python" -m venv --clear $(1); then \
-        echo "Python could not make an environment. Where Python is a system package," \
-             "its venv part may be one of its own (Debian: python3.11-venv)." >&2; \
+        echo "Python could not make an environment. If Python is a system package," \
+             "install its venv package (Debian: python3.11-venv) and run make again." >&2; \
         exit 1; \
     fi; \
 fi; \
 $(1)/$(PIP_INSTALL) -r $(2); \
 if ! $(1)/bin/python -c 'import torch; torch.zeros(1)' 2>/dev/null; then \
     $(1)/bin/python -m pip uninstall -qq -y torch; \
-    echo "pip chose a torch that needs CUDA libraries. Show pip the CPU builds that PyTorch's" \
-         "own installation page names (PIP_EXTRA_INDEX_URL), then run make again." >&2; \
+    echo "pip chose a torch that needs CUDA libraries. Set PIP_EXTRA_INDEX_URL to PyTorch's CPU builds" \
+         "(see its installation page), then run make again." >&2; \
     exit 1; \
 fi; \
 echo "Packages installed in $$(( $$(date +%s) - start )) s."

@@ -1,4 +1,4 @@
-"""Shared by the benchmark programs: arguments, measuring time and memory, and keeping a result."""
+"""Code that the benchmark programs share: arguments, measuring time and memory, and writing a result."""
 
 import argparse
 import importlib.metadata
@@ -65,7 +65,7 @@ def write_result(
         plot(whole, folder / f"{program}.png")
     else:
         print("no plot: matplotlib is not installed", file=sys.stderr)
-    # One write, so that output of other processes cannot come between.
+    # One write, so that output of other processes cannot split the line.
     sys.stdout.flush()
     os.write(sys.stdout.fileno(), ("\n" + json.dumps(whole, allow_nan=False) + "\n").encode())
 

@@ -7,8 +7,8 @@ the same responses, and each runs with flash-attn and with FlexAttention. All si
 median of its rounds.
 
 MFU is the number of operations that a side's tokens need (`model_flops.py`), divided by time and the GPU's peak. The
-packed way has fewer tokens to compute, so compare ways by `response_tokens_per_s`; MFU shows what is left to gain. The
-optimizer's step is not measured: the optimizer states of a 7B model fill a GPU by themselves.
+packed way has fewer tokens to compute, so compare ways by `response_tokens_per_s`; MFU shows how much could be gained.
+The optimizer's step is not measured: the optimizer states of a 7B model fill a GPU by themselves.
 
 The program needs torch, transformers, jaxtyping and this package's trainer/, but neither vLLM nor Ray; and matplotlib
 for the plot. It has not run on a GPU yet; the aim is an MFU of at least 0.45. `--tiny --device cpu` only shows that

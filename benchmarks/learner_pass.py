@@ -1,4 +1,4 @@
-"""Input of the programs that measure the learner's pass: a Qwen2-Audio with random weights, groups of random tokens.
+"""Makes the input of programs that measure the learner's pass: a random Qwen2-Audio, groups of random tokens.
 
 Shapes: P prompt tokens, G responses, R tokens of each.
 """
@@ -71,7 +71,7 @@ def random_qwen2_audio(sizes: ModelSizes, device: str, dtype: torch.dtype = torc
 
 @dataclass(frozen=True)
 class Group:
-    """A prompt [P], its clip's mel frames [128, 3000], how many are not padding (0: no clip), responses [G, R]."""
+    """A prompt [P], its clip's mel frames [128, 3000], how many of them are real (0: no clip), responses [G, R]."""
 
     prompt: Tensor
     mel: Tensor

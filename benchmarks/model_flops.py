@@ -7,7 +7,7 @@ In contrast to PaLM:
 
 - attention counts only pairs that are attended to, not the square of the row;
 - the head counts only response tokens, because no other log-probs are needed;
-- frozen parts count forward only, and a trained projector behind a frozen tower without the gradient of its input;
+- frozen parts count forward only, and a trained projector after a frozen tower without the gradient of its input;
 - a token counts as often as the pass computes it: a packed group's prompt and clip once.
 
 Recomputation under gradient checkpointing, the optimizer and everything but matrices are not counted.
@@ -33,7 +33,7 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops(gpu_name: str) -> float | None:
-    """The GPU's peak, None if the table lacks it."""
+    """The GPU's peak; None if the table does not have it."""
     return next((peak for name, peak in PEAK_TFLOPS.items() if name in gpu_name), None)
 
 

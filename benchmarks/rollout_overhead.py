@@ -2,7 +2,7 @@
 
 Both sides get the same requests (prompts of 370 tokens for the text model of 6 M
 parameters, 8 responses of 64 tokens each), the same engine arguments and the same
-sampling parameters. The pool is the system's own: Ray actors around vLLM's AsyncLLM
+sampling parameters. The pool is the one that runs use: Ray actors around vLLM's AsyncLLM
 that return text and log-probs of every response. The sides take turns (bare, pool,
 bare, pool …), so that they do not disturb each other, and each round has new prompts,
 so that no prefix is cached. The last line of stdout is one JSON object.
@@ -148,7 +148,7 @@ class Bare:
 
 
 class Pool:
-    """The system's own: a RolloutPool over RolloutWorker actors."""
+    """The system's side: a RolloutPool over RolloutWorker actors."""
 
     def __init__(self, spec: Any, config: Any, sampling: Any) -> None:
         import ray

@@ -1,4 +1,4 @@
-"""A small text-only Qwen2 model of random weights, and a tokenizer of its kind, for benchmarks and tests."""
+"""Builds a small text-only Qwen2 model with random weights, and its tokenizer, for benchmarks and tests."""
 
 import json
 from collections.abc import Iterable
@@ -48,8 +48,8 @@ def build_tiny_qwen2_text(
 def build_qwen2_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     """Makes a tokenizer of Qwen2's own kind, with merges learned from `texts`.
 
-    transformers makes a `Qwen2Tokenizer` for every model of type qwen2, whatever its tokenizer.json
-    says, so a text-only folder cannot have the audio model's word tokenizer.
+    transformers makes a `Qwen2Tokenizer` for every model of type qwen2, also if its tokenizer.json
+    names another, so a text-only folder cannot have the audio model's word tokenizer.
     """
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")

@@ -29,13 +29,13 @@ def documented() -> list[str]:
 
 
 def undocumented(written: Iterable[str]) -> list[str]:
-    """Those of `written` that the page does not explain."""
+    """Names of `written` that the page does not explain."""
     patterns = [_pattern(name) for name in documented()]
     return sorted(name for name in set(written) if not any(re.fullmatch(pattern, name) for pattern in patterns))
 
 
 def never_written(written: Iterable[str]) -> list[str]:
-    """Those that the page explains and that are not in `written`."""
+    """Names that the page explains and that are not in `written`."""
     return [name for name in documented() if not any(re.fullmatch(_pattern(name), found) for found in written)]
 
 

@@ -1,4 +1,4 @@
-"""A Qwen2.5-Omni folder of random weights, laid out as a published one: the thinker, and a little of the talker."""
+"""A Qwen2.5-Omni folder with random weights and the files of a published one: thinker, and parts of the talker."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -22,7 +22,7 @@ class KlCoefficient:
         self._target = grpo.kl_target
 
     def resume(self, value: float) -> None:
-        """Restores the coefficient of a checkpoint if `kl_target` is set and it is not 0; else the settings decide."""
+        """Restores a checkpoint's value if it is not 0 and `kl_target` is set; else keeps that of the settings."""
         if self._target and value:
             self.value = value
 

@@ -1,4 +1,4 @@
-"""Advantages of one step, from the rewards and, if it is part of the reward, the KL penalty.
+"""Advantages of one step, from the rewards and (if it is part of the reward) the KL penalty.
 
 A new baseline or scale belongs in `group_advantages` if it needs one group, in `_normalised` if it needs the batch.
 
@@ -67,9 +67,9 @@ def step_advantages(
 def group_advantages(rewards_G: Sequence[float], grpo: GrpoConfig) -> tuple[float, ...]:
     """Advantages relative to the group: (r_i - b_i) / (std r + epsilon).
 
-    The baseline b_i is the group's mean (`group_mean`: DeepSeekMath, arXiv 2402.03300, section 4.1.2), the mean of the
-    other responses' rewards (`leave_one_out`: RLOO, arXiv 2402.14740). std r is the sample's (divisor G - 1, as in
-    the reference implementations); only `advantage_scale: group_std` divides by it. Equal rewards give exactly 0.
+    The baseline b_i is the group's mean (`group_mean`: DeepSeekMath, arXiv 2402.03300, section 4.1.2) or the mean of
+    the other responses' rewards (`leave_one_out`: RLOO, arXiv 2402.14740). std r is that of a sample (divisor G - 1, as
+    in the reference implementations); only `advantage_scale: group_std` divides by it. Equal rewards give exactly 0.
     Other baselines leave the rewards unchanged.
 
     Raises:
@@ -89,7 +89,7 @@ def group_advantages(rewards_G: Sequence[float], grpo: GrpoConfig) -> tuple[floa
 
 
 def has_no_variance(rewards_G: Sequence[float]) -> bool:
-    """Whether all rewards of a group are equal to float error; such a group has no gradient under a group baseline."""
+    """Whether a group's rewards are equal to float error; under a group baseline such a group has no gradient."""
     largest = max(abs(reward) for reward in rewards_G)
     return max(rewards_G) - min(rewards_G) <= ZERO_VARIANCE * max(1.0, largest)
 

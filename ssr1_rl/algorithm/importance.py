@@ -1,8 +1,8 @@
-"""Importance weights for tokens that another policy than the learner's sampled.
+"""Importance weights for tokens that were sampled by another policy than the learner's.
 
 The engine's log-probs differ from the learner's (kernels, quantisation), and with `max_staleness` its weights are
-older. With importance correction the ratio of the loss is taken to the learner's own policy before the step's first
-update (old), and every token's loss is multiplied by w = p_old / p_rollout, the learner's probability over the
+older. With importance correction the ratio of the loss compares with the learner's own policy before the step's
+first update (old), and every token's loss is multiplied by w = p_old / p_rollout, the learner's probability over the
 engine's (decoupled objective, AReaL, arXiv 2505.24298).
 
 Shapes: _T response tokens, _R responses, _N either.

@@ -29,5 +29,5 @@ def kl_estimate(
     if estimator == "k2":
         return difference_T.square() / 2.0
     assert estimator == "k3", f"no KL estimator {estimator}"
-    # expm1, since exp(-d) - 1 is nothing but rounding error for a small d.
+    # expm1, because exp(-d) - 1 has only rounding error left for a small d.
     return torch.expm1((-difference_T).clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)) + difference_T

@@ -1,4 +1,4 @@
-"""The loss of the GRPO family over response tokens: ratio, clip, KL, entropy and weights, each by its own setting.
+"""The loss of the GRPO family over response tokens. Ratio, clip, KL, entropy and weights each have a setting.
 
 A new ratio belongs in `policy_ratio`, a new clip in `surrogate` (and `clipped`), a new normalisation in
 `loss_denominator`.
@@ -51,8 +51,8 @@ class LossTerms:
 def grpo_loss(tokens: LossTokens, denominator: int, grpo: GrpoConfig, kl_coefficient: float) -> LossTerms:
     """loss = (1 / denominator) sum_t w_t (-surrogate_t + kl_coefficient KL_t - entropy_bonus H_t).
 
-    Here surrogate_t is that of `surrogate`, KL_t that of `kl_estimate` (only with `kl_placement: loss`), H_t the
-    entropy, and w_t that of `importance_weights` (1 without correction). `denominator` is `loss_denominator` of the
+    Here surrogate_t comes from `surrogate`, KL_t from `kl_estimate` (only with `kl_placement: loss`), w_t from
+    `importance_weights` (1 without correction), and H_t is the entropy. `denominator` is `loss_denominator` of the
     whole global batch, so that no result depends on how the batch is cut. With `denominator: sequence` each token is
     also divided by the length of its response (DeepSeekMath, arXiv 2402.03300, eq. 3).
     """
@@ -86,7 +86,7 @@ def loss_denominator(num_tokens: int, num_responses: int, grpo: GrpoConfig) -> i
     `constant`: num_responses × denominator_tokens (Dr. GRPO, arXiv 2503.20783, section 3.2).
 
     Args:
-        num_tokens, num_responses: those of the global batch that are in the loss; advantages of 0 count.
+        num_tokens, num_responses: those of the global batch that are in the loss, also with an advantage of 0.
     """
     if grpo.denominator == "batch_tokens":
         return max(1, num_tokens)
@@ -143,9 +143,9 @@ def surrogate(ratio_T: Float[Tensor, " T"], tokens: LossTokens, grpo: GrpoConfig
 def clipped(
     ratio_T: Float[Tensor, " T"], advantages_T: Float[Tensor, " T"], grpo: GrpoConfig
 ) -> tuple[Bool[Tensor, " T"], Bool[Tensor, " T"]]:
-    """Which tokens the lower and the upper clip affected.
+    """Tokens that the lower and the upper clip affect.
 
-    That is: whose gradient they removed, or with `cispo`, which keeps it, whose weight they bounded.
+    The clip removes their gradient, or with `cispo`, which keeps the gradient, bounds their weight.
     """
     low_T, high_T = ratio_T < 1.0 - grpo.clip_low, ratio_T > 1.0 + grpo.clip_high
     if grpo.ratio == "cispo":

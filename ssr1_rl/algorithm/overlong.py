@@ -1,4 +1,4 @@
-"""Responses that reach the token limit: excluded from the loss, or penalised as they approach it."""
+"""Responses at the token limit: excludes them from the loss, or penalises responses as they approach it."""
 
 from ssr1_rl.config.schema import GrpoConfig
 from ssr1_rl.types import Completion
@@ -22,7 +22,7 @@ def shaped_reward(reward: float, completion: Completion, max_tokens: int, grpo: 
 
 
 def carries_loss(completion: Completion, grpo: GrpoConfig) -> bool:
-    """Whether a response is in the loss: not if the token limit cut it and `overlong` is mask (DAPO, section 3.4).
+    """Whether a response is in the loss. With `overlong: mask` one cut at the token limit is not (DAPO, section 3.4).
 
     A masked response still counts in its group's mean and standard deviation.
     """

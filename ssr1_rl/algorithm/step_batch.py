@@ -10,11 +10,11 @@ from ssr1_rl.config.schema import GrpoConfig
 from ssr1_rl.types import PreparedQuestion, ScoredGroup, TrainGroup
 
 GroupKl = Sequence[Sequence[float]]
-"""[G][T] KL estimates of one group: for each response one per token."""
+"""[G][T] KL estimates of one group, one for each token of each response."""
 
 
 def train_group(scored: ScoredGroup, prepared: PreparedQuestion, grpo: GrpoConfig) -> TrainGroup:
-    """Converts a scored group into what the learners need; its advantages are 0 until `with_advantages`."""
+    """Converts a scored group into what the learners need. Its advantages are 0; `with_advantages` computes them."""
     completions = scored.group.completions
     return TrainGroup(
         id=scored.group.id,
@@ -53,7 +53,7 @@ def with_advantages(
 
 
 def num_loss_tokens(group: TrainGroup) -> list[int]:
-    """[G] tokens of each response in the loss: 0 for a masked one."""
+    """[G] tokens of each response that are in the loss: 0 if the response is masked."""
     mask_G = group.loss_mask_G or (True,) * len(group.responses)
     return [len(response) * in_loss for response, in_loss in zip(group.responses, mask_G, strict=True)]
 

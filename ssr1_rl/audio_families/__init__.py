@@ -1,4 +1,4 @@
-"""Families of audio-language models: one file for each says what is special about it.
+"""Families of audio-language models; the file of a family holds all that is special about it.
 
 What holds for every model of transformers, text-only ones included, is in `trainer/model`.
 """
@@ -18,11 +18,11 @@ AUDIO_FAMILIES: dict[str, AudioFamily] = {
     QWEN2_AUDIO.model_type: QWEN2_AUDIO,
     QWEN2_5_OMNI.model_type: QWEN2_5_OMNI,
 }
-"""By `config.model_type`. A new family is a file beside this one and a line here."""
+"""Families by `config.model_type`. A new family needs a file beside this one and a line here."""
 
 
 def trained_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The configuration of the part that is trained: of a whole Qwen2.5-Omni its thinker, else of the model itself."""
+    """The configuration of the part that is trained: Qwen2.5-Omni's thinker, or else the whole model."""
     for family in AUDIO_FAMILIES.values():
         if family.part_of_whole and hasattr(config, family.part_of_whole):
             return getattr(config, family.part_of_whole)
@@ -30,5 +30,5 @@ def trained_config(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def audio_family_of(config: PretrainedConfig) -> AudioFamily | None:
-    """The family of the configuration of a model that is trained; None for a text-only model."""
+    """The family of a model, by the configuration of its trained part; None for a text-only model."""
     return AUDIO_FAMILIES.get(config.model_type)

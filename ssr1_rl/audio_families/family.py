@@ -1,4 +1,4 @@
-"""What the rest of the package may ask about a family of audio-language models."""
+"""Everything that the rest of the package may know about a family of audio-language models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class AudioTower(Protocol):
-    """Runs a model's audio tower and the projector behind it. Shapes: D `width`, H hidden size of the language model.
+    """Runs a model's audio tower and the projector after it. Shapes: D `width`, H hidden size of the language model.
 
     `project(encode(...))` gives the embeddings of clips. The two are separate because a frozen tower always gives
     a clip the same output, while the projector is always trained.
@@ -37,8 +37,8 @@ class AudioTower(Protocol):
     def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
         """The output [num_clips, most audio tokens, D] for log-mel [num_clips, num_mel_bins, frames], zero-padded.
 
-        `num_mel_frames` are each clip's frames without the `margin_frames` behind it. A clip's output is in the first
-        `num_audio_tokens(num_mel_frames)` rows; the rows behind them are padding.
+        `num_mel_frames` are each clip's frames without the `margin_frames` after it. A clip's output is in the first
+        `num_audio_tokens(num_mel_frames)` rows; the rows after them are padding.
         """
         ...
 
@@ -48,32 +48,32 @@ class AudioTower(Protocol):
 
 
 def after_convolutions(num_mel_frames: int) -> int:
-    """Positions left by Whisper's two convolutions, of which the second has stride 2."""
+    """Positions after Whisper's two convolutions, of which the second has stride 2."""
     return (num_mel_frames - 1) // 2 + 1
 
 
 def after_pooling(num_mel_frames: int) -> int:
-    """Positions left by Whisper's convolutions and a pooling of two positions into one."""
+    """Positions after Whisper's convolutions and a pooling of two positions into one."""
     return (after_convolutions(num_mel_frames) - 2) // 2 + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioFamily:
-    """A family of audio-language models. Defaults are those of Whisper's encoder with pooling behind it."""
+    """A family of audio-language models. Defaults are those of Whisper's encoder followed by pooling."""
 
     model_type: str  # config.model_type of the model that is trained
     model_class: str  # its class in transformers
-    backbone: str  # path in the model of its language model without the head
-    tower: Callable[[PreTrainedModel], AudioTower]  # drives the audio tower of a model of this family
+    backbone: str  # path, in the model, of the language model without its head
+    tower: Callable[[PreTrainedModel], AudioTower]  # makes the `AudioTower` of a model of this family
     flash_tower: bool = False  # whether the tower's layers can use FlashAttention when AudioTower.encode calls them
-    part_of_whole: str = ""  # the field of a larger model's configuration that holds this model's, if there is one
-    published_prefixes: tuple[tuple[str, str], ...]  # (in memory, in checkpoints); one of them fits each parameter
-    placeholder_field: str = "audio_token_id"  # the field of the configuration with the audio placeholder's token id
-    num_audio_tokens: Callable[[int], int] = after_pooling  # tokens that the tower makes of so many mel frames
+    part_of_whole: str = ""  # field of a larger model's configuration that holds this model's; empty if there is none
+    published_prefixes: tuple[tuple[str, str], ...]  # (in memory, in checkpoints); the first that fits applies
+    placeholder_field: str = "audio_token_id"  # field of the configuration with the audio placeholder's token id
+    num_audio_tokens: Callable[[int], int] = after_pooling  # mel frames -> tokens that the tower makes of them
     positions_per_token: int = 2  # positions in the tower's layers for each of these tokens
     hop_length: int = 160  # samples from one mel frame to the next
     min_mel_frames: int = 3  # frames of the shortest clip, which makes one token
-    margin_frames: int = 2  # frames behind a clip's end that the tower's convolutions read
+    margin_frames: int = 2  # frames after a clip's end that the tower's convolutions read
     max_clip_s: float = 30.0  # longest clip; the rest of a longer one is ignored
 
     @property
@@ -82,11 +82,11 @@ class AudioFamily:
         return round(self.max_clip_s * SAMPLE_RATE / self.hop_length)
 
     def num_mel_frames(self, num_samples: int) -> int:
-        """Mel frames of a clip: the ones in the attention mask of transformers' processor, which vLLM uses too."""
+        """Mel frames of a clip: the ones in the attention mask of transformers' processor, and so of vLLM."""
         return min(-(-num_samples // self.hop_length), self.max_mel_frames)
 
     def clip_tokens(self, num_samples: int) -> int:
-        """How many tokens the tower makes of a clip of so many samples."""
+        """Number of tokens that the tower makes of a clip of `num_samples`."""
         return self.num_audio_tokens(self.num_mel_frames(num_samples))
 
     def placeholder_id(self, config: PretrainedConfig) -> int:
@@ -94,7 +94,7 @@ class AudioFamily:
         return getattr(config, self.placeholder_field)
 
     def published_name(self, name: str) -> str:
-        """The name in published checkpoints of the parameter that is called `name` in memory."""
+        """The name, in published checkpoints, of the parameter `name` in memory."""
         for prefix, published in self.published_prefixes:
             if name.startswith(prefix):
                 return published + name.removeprefix(prefix)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Qwen2_5OmniTower:
-    """Encodes each window separately, with positions from 0; the margin behind a clip is not read.
+    """Encodes each window separately, with positions from 0; the margin after a clip is not read.
 
     The projector is the tower's last layer, `proj`.
     """
@@ -35,7 +35,7 @@ class Qwen2_5OmniTower:
         self._vision_tower.requires_grad_(False)
         self.module.requires_grad_(train_tower)
         self.module.proj.requires_grad_(True)
-        # Part of every checkpoint, but no forward pass reads it.
+        # Every checkpoint has it, but no forward pass reads it.
         self.module.audio_bos_eos_token.requires_grad_(False)
 
     def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
@@ -70,6 +70,6 @@ QWEN2_5_OMNI = AudioFamily(
     tower=Qwen2_5OmniTower,
     flash_tower=True,
     part_of_whole="thinker_config",
-    # Checkpoints hold the talker and the speech decoder beside the thinker.
+    # Checkpoints also hold the talker and the speech decoder.
     published_prefixes=(("", "thinker."),),
 )

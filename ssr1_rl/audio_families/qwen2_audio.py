@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Qwen2AudioTower:
-    """Runs the encoder on the frames that clips have, where transformers insists on 30 s of them.
+    """Runs the encoder on only the frames that clips have, while transformers requires 30 s of them.
 
     Keys beyond a clip's end are masked, and the convolutions read the clip's own margin frames, so
     the output is that of the 30 s pass (within 2.4e-7 in float32).

@@ -56,5 +56,5 @@ def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[
 def _attention(model: ModelConfig, device: str) -> str:
     wanted = model.attn_implementation
     if device == "cuda" and not torch.cuda.is_available():
-        return f"{wanted}, chosen where the learners run, because there is no GPU here"
+        return f"{wanted}, chosen where the learners run, because this machine has no GPU"
     return str(choose_attention(wanted, device, model.dtype))

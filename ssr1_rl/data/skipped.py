@@ -45,7 +45,7 @@ class SkipList:
         self._check()
 
     def skipped(self, question: Question, error: Exception) -> None:
-        """Lists and counts an unusable question, once however often it is tried."""
+        """Lists and counts an unusable question, only the first time."""
         key = (question.source, question.id)
         if key not in self._reasons:
             self._tried.add(key)

@@ -1,4 +1,4 @@
 """A whole run on a laptop: a synthetic data set, a tiny model of a real architecture, and the demo that uses both.
 
-Tests and benchmarks use the data set and the model too; nothing that trains depends on this room.
+Tests and benchmarks use the data set and the model too; the code that trains depends on nothing in this room.
 """

@@ -1,7 +1,7 @@
 """The sound world's teacher: chains of thought from templates, some of them wrong on purpose.
 
 A real vision teacher sometimes hallucinates sounds, and a student that learns from it learns these mistakes too.
-This one mishears in a fixed way, so that a student is less accurate after SFT than it could be. GRPO, whose
+This teacher makes fixed mistakes, so that a student is less accurate after SFT than it could be. GRPO, whose
 rewards use the true answers, can then improve it.
 """
 
@@ -26,7 +26,7 @@ def chain_of_thought(kind: str, answer: str) -> str:
 
 
 def taught_answer(kind: str, answer: str, error_rate: float, rng: np.random.Generator) -> str:
-    """The teacher's answer to a question whose true answer is `answer`: wrong at `error_rate` if in `MISHEARD`."""
+    """The teacher's answer to a question whose true answer is `answer`: wrong at `error_rate` if `MISHEARD` has it."""
     truth, mistaken = MISHEARD.get(kind, (None, answer))
     return mistaken if answer == truth and rng.random() < error_rate else answer
 

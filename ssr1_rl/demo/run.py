@@ -24,11 +24,11 @@ from ssr1_rl.types import Question
 
 SETTINGS = Path(__file__).parent / "demo.yaml"
 SFT_STEPS = 270
-"""Enough for the student to answer as the teacher of the chains does, mistakes included."""
+"""Enough steps for the student to answer like the teacher of the chains, including its mistakes."""
 
 
 def run_demo(output: Path, seed: int, fresh: bool, overrides: Sequence[str]) -> None:
-    """Makes the world and the SFT model (unless they exist), runs GRPO, and prints the results and where they are.
+    """Makes the world and the SFT model if they do not exist, runs GRPO, prints the results and where they are.
 
     `fresh` deletes `output` first.
     """
@@ -56,7 +56,7 @@ def demo_config(output: Path, seed: int, overrides: Sequence[str]) -> Config:
 def make_soundworld(output: Path, seed: int, settings: WorldSettings | None = None, sft_steps: int = SFT_STEPS) -> None:
     """Makes `output`/world, and `output`/sft: a tiny model after a short SFT on templated chains of thought.
 
-    Each is kept if it is already there.
+    A world or model that exists is kept.
     """
     transformers_logging.disable_progress_bar()
     world = make_world(output / "world", settings or WorldSettings(seed=seed))

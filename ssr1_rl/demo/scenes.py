@@ -1,4 +1,4 @@
-"""Synthesizes sounds, and knows the answers to questions about them.
+"""Synthesizes sounds, with the answers to questions about them.
 
 A scene is one short clip for one of eight kinds of question, with its possible answers and the right one.
 """
@@ -15,12 +15,12 @@ from ssr1_rl.types import SAMPLE_RATE
 NUMBERS = ("one", "two", "three", "four")
 TIMBRES = ("whistle", "buzzer", "hiss", "rattle")
 STEADY_TIMBRES = TIMBRES[:3]
-"""Those without gaps, so that their length and loudness are unambiguous."""
+"""Timbres without gaps, so that their length and loudness are unambiguous."""
 
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How the clips of a split sound, and how difficult they are. Levels are shares of full scale, times seconds."""
+    """How the clips of a split sound, and how difficult they are. Levels are shares of full scale; times in seconds."""
 
     clip_s: float = 2.0
     noise_level: tuple[float, float] = (0.002, 0.02)  # range of the background noise's standard deviation

@@ -51,7 +51,7 @@ UNSEEN_WORDINGS: dict[str, tuple[str, ...]] = {
 """Questions of unseen_questions: mostly known words in sentences never trained on."""
 
 STAMP = "world.json"
-"""A world's settings. Written last, so that a folder with this file is complete."""
+"""File of a world's settings. It is written last, so a folder with this file is complete."""
 
 
 USUAL_STYLE = SceneStyle()
@@ -66,7 +66,7 @@ UNSEEN_STYLE = SceneStyle(
     hiss_smoothing=0.5,
     vibrato=0.03,
 )
-"""Of the split unseen_scenes."""
+"""Style of the split unseen_scenes."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class WorldSettings:
     num_test: int = 240
     num_unseen_scenes: int = 80
     num_unseen_questions: int = 80
-    teacher_error_rate: float = 0.7  # how often the chains of thought mishear what is in `MISHEARD`
+    teacher_error_rate: float = 0.7  # share of the answers in `MISHEARD` that the chains of thought get wrong
     style: SceneStyle = USUAL_STYLE
     unseen_style: SceneStyle = UNSEEN_STYLE
 
@@ -113,7 +113,7 @@ class WorldPaths:
 
 
 def make_world(folder: Path, settings: WorldSettings) -> WorldPaths:
-    """Writes a world, unless it is already there. Another process that makes the same one is waited for.
+    """Writes a world if it does not exist. Waits while another process makes the same one.
 
     The folder is renamed into place when it is complete, so an interrupted world is made again.
 
@@ -142,7 +142,7 @@ def _is_made(folder: Path, settings: WorldSettings) -> bool:
     if found != wanted:
         names = ", ".join(sorted(name for name in wanted if wanted[name] != found.get(name)))
         raise ValueError(
-            f"{folder} holds a sound world of other settings ({names}); choose another folder or delete it"
+            f"{folder} holds a sound world with other settings ({names}); choose another folder or delete it"
         )
     return True
 
@@ -156,7 +156,7 @@ def _write_world(paths: WorldPaths, settings: WorldSettings) -> None:
         for split_number, split in enumerate(SPLITS):
             rows: list[dict[str, object]] = []
             for index in range(settings.num_questions(split)):
-                # A generator per clip, so that a clip does not depend on how many others there are.
+                # Each clip has its own generator, so that it does not depend on the number of other clips.
                 rng = np.random.default_rng([settings.seed, split_number, index])
                 kind = KINDS[index % len(KINDS)]
                 scene = make_scene(kind, settings.unseen_style if split == "unseen_scenes" else settings.style, rng)

@@ -1,6 +1,6 @@
-"""A small Qwen2-Audio model, with random weights and a vocabulary made for given texts.
+"""Builds a small Qwen2-Audio model, with random weights and a vocabulary made for given texts.
 
-With it the whole system (vLLM, DeepSpeed, weight sync) runs on a laptop. Its folder is laid out like a published one,
+With it the whole system (vLLM, DeepSpeed, weight sync) runs on a laptop. Its folder has the files of a published one,
 so that no other code depends on the model being tiny.
 """
 
@@ -61,8 +61,8 @@ def build_tiny_qwen2_audio(
 ) -> Path:
     """Writes a Qwen2-Audio model of random weights (0.9 M parameters) that transformers and vLLM load.
 
-    Each word in `texts`, what the model will read and write, becomes one token. `hidden_size` and `tower_size` are
-    multiples of 32, the size of a head (the smallest for vLLM on a CPU). Returns the folder.
+    `texts` are what the model will read and write; each word in them becomes one token. `hidden_size` and `tower_size`
+    are multiples of 32, the size of a head (the smallest for vLLM on a CPU). Returns the folder.
     """
     folder = Path(folder)
     tokenizer = _build_word_tokenizer(texts)
@@ -83,8 +83,8 @@ def build_tiny_qwen2_audio(
     config = Qwen2AudioConfig(**settings)
     torch.manual_seed(seed)
     model = Qwen2AudioForConditionalGeneration(config)
-    # The tower's positions are frozen sinusoids, as in Whisper. transformers initialises them with noise, with which
-    # a model learns the order of sounds late, and how late depends on the seed.
+    # The tower's positions are frozen sinusoids, as in Whisper. transformers initialises them with noise. Then a model
+    # learns the order of sounds late, and how late depends on the seed.
     positions = model.model.audio_tower.embed_positions.weight
     positions.data.copy_(sinusoids(*positions.shape))
     state = {QWEN2_AUDIO.published_name(name): value.contiguous() for name, value in model.state_dict().items()}
@@ -92,7 +92,7 @@ def build_tiny_qwen2_audio(
     extractor = WhisperFeatureExtractor(feature_size=128)
     processor = Qwen2AudioProcessor(extractor, tokenizer, chat_template=CHAT_TEMPLATE)
     processor.save_pretrained(folder)
-    # As in published folders: AutoFeatureExtractor reads a file of its own.
+    # As in published folders, because AutoFeatureExtractor reads its own file.
     extractor.save_pretrained(folder)
     return folder
 
@@ -112,7 +112,7 @@ def qwen2_settings(
         "bos_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
         "pad_token_id": tokenizer.convert_tokens_to_ids("<|endoftext|>"),
-        # In every part of the configuration: where transformers' default True is left, vLLM drops lm_head.
+        # Set in every part of the configuration: transformers' default is True, with which vLLM drops lm_head.
         "tie_word_embeddings": False,
     }
 
@@ -127,7 +127,7 @@ def write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architectu
 
 
 def _build_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges: a known word is one token, an unknown one is a token for each byte."""
+    """Byte-level BPE without merges: a known word is one token, an unknown word is one token per byte."""
     split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])

@@ -23,7 +23,7 @@ from ssr1_rl.weights.parameters import named_weights
 
 @dataclass(frozen=True)
 class SftExample:
-    """A question and the response to learn (token ids, the end-of-sequence token included)."""
+    """A question and the response to learn (token ids, including the end-of-sequence token)."""
 
     question: PreparedQuestion
     response: tuple[int, ...]

@@ -3,7 +3,7 @@
 There are two rules. "choice" is strict: the answer has to be one option (its letter, number or text) or, for an open
 question, the ground truth's text or number. "mmau" is the token rule of MMAU's official evaluation, for scores that can
 be compared with published ones. Every response scores 1 or 0; only a question that cannot be scored (its ground truth
-is none of its choices) is an error.
+is not one of its choices) is an error.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _NUMBER_WORDS = (
 )
 # fmt: on
 _LEADING_WORDS = frozenset({"the", "correct", "answer", "option", "choice", "is"})
-# Only one minus sign; no apostrophes ("dont" equals "don't"); no backticks, which Unicode counts as symbols.
+# One minus sign for all; no apostrophes ("dont" equals "don't"); a space for a backtick, a symbol in Unicode.
 _ONE_SIGN = str.maketrans({"\N{MINUS SIGN}": "-", "\N{RIGHT SINGLE QUOTATION MARK}": "", "'": "", "`": " "})
-# Punctuation in Unicode, but with a meaning here: C# is not C, 5% is not 5.
+# Unicode counts these as punctuation, but they carry meaning: C# is not C, 5% is not 5.
 _MEANINGFUL_PUNCTUATION = frozenset("#%&@")
 
 
 def extract_answer(text: str, require_tags: bool = True) -> str:
-    """The content of the last <answer> block.
+    """Returns the content of the last <answer> block.
 
     Without a block: empty if `require_tags`, else the text after the last </think> (the whole text if there is none).
     """
@@ -46,8 +46,8 @@ def extract_answer(text: str, require_tags: bool = True) -> str:
 def mmau_match(prediction: str, ground_truth: str, choices: Sequence[str]) -> bool:
     """MMAU's official rule (arXiv 2410.19168, evaluation.py), on sets of lower-case word tokens.
 
-    Right if and only if the prediction contains every token of the answer, and no token of another
-    choice that is not also in the answer. An empty prediction is wrong.
+    The prediction is right if it contains every token of the answer, and no token of another choice
+    that is not also in the answer. An empty prediction is wrong.
     """
     predicted, answer = _mmau_tokens(prediction), _mmau_tokens(ground_truth)
     wrong = {token for choice in choices for token in _mmau_tokens(choice)} - answer
@@ -60,11 +60,11 @@ def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool
     Case, white space and punctuation are ignored, and numbers have one form ("Three" == "3.0"). An option may also be
     named by its letter ("B", "(b)", "option B"), by letter and text ("B) dog", if both name the same option) or by its
     number, counted from 1. The text of a choice takes precedence: with the choices "D", "A" the answer "A" is the
-    second. A letter alone names no option if any choice is a single letter, nor does a number alone if any choice
-    contains one. An answer that names several options is wrong.
+    second. A letter alone is not a label if any choice is a single letter, and a number alone is not one if any
+    choice contains a number. An answer that names several options is wrong.
 
     Raises:
-        ValueError: the ground truth is empty, or none of the choices.
+        ValueError: the ground truth is empty, or is not one of the choices.
     """
     if not choices and not ground_truth.strip():
         raise ValueError("ground_truth is empty: no answer could be right; fix or remove the row")
@@ -72,7 +72,7 @@ def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool
     right = _find_by_text(ground_truth, candidates)
     if right is None:
         raise ValueError(
-            f"ground_truth {ground_truth!r} is none of the choices {list(choices)!r}: no answer could be right; "
+            f"ground_truth {ground_truth!r} is not one of the choices {list(choices)!r}: no answer could be right; "
             "fix or remove the row"
         )
     selected = _find_by_text(answer, candidates)
@@ -112,7 +112,7 @@ def _mmau_tokens(text: str) -> set[str]:
 
 
 def _find_by_text(text: str, candidates: Sequence[str]) -> str | None:
-    """The candidate that equals `text` after as little folding as possible; None if there is none, or several."""
+    """The candidate that equals `text` after as little folding as possible; None if none or several do."""
     for fold in (_fold_case, _fold_punctuation, _fold_numbers):
         key = fold(text)
         # Candidates that differ only in case are one answer, so a repeated choice is not ambiguous.
@@ -143,7 +143,7 @@ def _find_by_label(words: Sequence[str], choices: Sequence[str]) -> str | None:
 
 def _index_of_label(word: str) -> int:
     """0-based index of the option that a letter, or a number from 1, names; -1 if `word` is neither."""
-    if word.isdecimal() and len(word) <= 3:  # more digits name no option, and Python limits int(text)
+    if word.isdecimal() and len(word) <= 3:  # no label has more digits, and Python limits int(text)
         return int(word) - 1
     return _index_of_letter(word)
 

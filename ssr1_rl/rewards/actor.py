@@ -1,4 +1,4 @@
-"""The Ray edge of a reward function: the actor in which the user's code runs, and nothing else."""
+"""The Ray edge of a reward function: the actor that runs the user's code, and only that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_ERROR_CHARS = 2000
 
 @dataclass(frozen=True)
 class TryFailed:
-    """Why one try gave no rewards. A value, not an exception: a user's exception may not survive pickling."""
+    """Why one try gave no rewards. A value, not an exception, because a user's exception may not survive pickling."""
 
     error: str
 
@@ -38,7 +38,7 @@ class RewardActor:
         return self._is_async
 
     async def score(self, group: RolloutGroup) -> tuple[float, ...] | TryFailed:
-        """One finite float per completion, or why there are none.
+        """Returns one finite float per completion, or the reason why there are none.
 
         An async function is cancelled at its limit. A synchronous one runs in a thread, which Python
         cannot cancel: the controller kills this actor instead.
@@ -60,7 +60,7 @@ class RewardActor:
             if inspect.isawaitable(values):
                 values = await values
             return check_rewards(values, len(group.completions))
-        # The edge to the user's code: not even sys.exit or a cancellation in it may end the actor.
+        # The edge to the user's code: even sys.exit or a cancellation in that code must not end the actor.
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             return TryFailed(_describe(error, self._source))
 
@@ -68,7 +68,7 @@ class RewardActor:
 def _call_in_thread(reward_fn: RewardFn, group: RolloutGroup) -> object:
     try:
         return reward_fn(group.question, group.completions)
-    except StopIteration as error:  # asyncio cannot carry it out of a thread: the call would hang
+    except StopIteration as error:  # asyncio cannot pass it on from a thread: the call would hang
         raise RuntimeError("it raised StopIteration") from error
 
 
@@ -78,7 +78,7 @@ def timed_out(config: RewardConfig) -> TryFailed:
 
 
 def _describe(error: BaseException, source: RewardSource) -> str:
-    """The error and the line that raised it: the last one in the user's file, if there is any."""
+    """The error and the line that raised it: the last line in the user's file, else the last line of all."""
     if isinstance(error, InvalidRewards):
         return str(error)
     words = "".join(traceback.format_exception_only(error)).strip()[:MAX_ERROR_CHARS]

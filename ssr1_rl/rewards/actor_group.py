@@ -1,4 +1,4 @@
-"""The actors of one reward function, in the controller: retries, limits, and which actor is free."""
+"""The actors of one reward function, as the controller calls them: retries, limits, and which actor is free."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ MAX_ASYNC_GROUPS_PER_ACTOR = 32
 START_TIMEOUT_S = 900.0
 """Longest wait for an actor to start; longer than Ray's own 600 s for setting up a runtime_env."""
 ASYNC_GRACE_S = 1.0
-"""The actor cancels an async call at timeout_s. When it has not answered so much later, its event loop is stuck."""
+"""The actor cancels an async call at timeout_s. If it does not answer within this further time, its loop is stuck."""
 FIRST_RETRY_PAUSE_S = 0.1
-"""Pause before the second try; each further pause is four times longer, as a busy service often causes the failure."""
+"""Pause before the second try; each further pause is four times longer, because a busy service is a common cause."""
 
 R = TypeVar("R")
 
@@ -35,7 +35,7 @@ class _RewardWorker:
 
     def __init__(self, source: RewardSource) -> None:
         config = source.config
-        # No restarts by Ray: the group replaces a lost actor itself, and so knows that it was lost.
+        # Ray does not restart it: the group replaces a lost actor itself, and so knows that it was lost.
         options = {"num_cpus": config.num_cpus, "max_restarts": 0}
         if config.runtime_env:
             options["runtime_env"] = dict(config.runtime_env)
@@ -57,7 +57,7 @@ class ActorGroup:
         self._who, self._waits = f"reward function {self.name!r}", waits
         self._source, self._config = source, source.config
         self._workers = [_RewardWorker(source) for _ in range(self._config.num_actors)]
-        self._slots_per_actor = 1  # until an actor has loaded the function and says that it is async
+        self._slots_per_actor = 1  # until an actor reports that its function is async
         self._free_slots = asyncio.Semaphore(self._config.num_actors)
         self._is_closed = False
         setup = f" and a runtime_env of {', '.join(self._config.runtime_env)}" if self._config.runtime_env else ""
@@ -84,7 +84,7 @@ class ActorGroup:
         return FailedGroup(group.id, self.name, question.id, question.source, error, num_tries)
 
     async def _try(self, group_ref: ObjectRef[RolloutGroup], what: str) -> tuple[float, ...] | TryFailed:
-        """One try on the least busy actor; an actor that may be stuck or dead is replaced."""
+        """Makes one try on the least busy actor; replaces an actor that may be stuck or dead."""
         with self._waits.of(self._who, f"{what}: waiting for one of {self._config.num_actors} actors to be free"):
             await self._free_slots.acquire()
         worker = self._least_busy()
@@ -150,12 +150,12 @@ class ActorGroup:
 def _shared(future: concurrent.futures.Future[R]) -> Awaitable[R]:
     """The future's result; cancelling the wait does not cancel the future, which others may await too."""
     wrapped = asyncio.wrap_future(future)
-    # Retrieves the exception, so that asyncio does not report the error of an actor that was killed meanwhile.
+    # Retrieves the exception, so that asyncio does not report the error of an actor that was killed in the meantime.
     wrapped.add_done_callback(lambda done: done.cancelled() or done.exception())
     return asyncio.shield(wrapped)
 
 
 def _shortened(error: BaseException) -> str:
-    """The beginning of one of Ray's long errors, which says what happened, and its end, the innermost cause."""
+    """Keeps the beginning of a long error of Ray, which says what happened, and its end, the innermost cause."""
     words = " ".join(str(error).split())
     return words if len(words) <= 800 else f"{words[:400]} … {words[-400:]}"

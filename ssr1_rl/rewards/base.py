@@ -15,8 +15,8 @@ from ssr1_rl.types import Completion, Question
 class RewardFn(Protocol):
     """Scores the completions of one question: one finite number for each, in their order.
 
-    A callable, plain or async. A plain one runs in a thread of its actor, one group at a
-    time; an async one may score many groups of its actor at once.
+    It may be a plain or an async callable. A plain one runs in a thread of its actor, one
+    group at a time; an async one may score many groups in its actor at once.
     """
 
     def __call__(

@@ -14,8 +14,8 @@ _RESPONSE = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.
 class Format:
     """1.0 for a well-formed response: <think>…</think><answer>…</answer>.
 
-    Well-formed means each tag exactly once and in this order, neither part empty, and only white space around and
-    between the two. Anything else scores 0.0, or with `partial_credit` 0.25 for each tag that appears exactly once, at
+    Well-formed means that each tag occurs once and in this order, neither part is empty, and only white space is
+    around and between them. Anything else scores 0.0, or with `partial_credit` 0.25 for each tag that occurs once, at
     most 0.75.
     """
 

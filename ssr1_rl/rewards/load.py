@@ -29,7 +29,7 @@ BUILT_IN: dict[str, type[RewardFn]] = {"accuracy": Accuracy, "format": Format}
 
 @dataclass(frozen=True)
 class RewardSource:
-    """What an actor needs to load one reward function, on whichever node it runs."""
+    """What an actor on any node needs to load one reward function."""
 
     field: str  # where its section is in the settings, such as "rewards[0]"
     config: RewardConfig
@@ -42,10 +42,10 @@ def reward_name(config: RewardConfig) -> str:
 
 
 def read_source(config: RewardConfig, field: str = "rewards[0]") -> RewardSource:
-    """Reads the user's file, and makes the checks that need not run it.
+    """Reads the user's file, and makes the checks that do not run it.
 
     Raises:
-        ConfigError: the built-in or the file does not exist, the path has another form, or there is a syntax error.
+        ConfigError: the built-in function or the file does not exist, or the path or the syntax is wrong.
     """
     if not config.path:
         check_built_in(config.name, field)
@@ -68,10 +68,10 @@ def read_source(config: RewardConfig, field: str = "rewards[0]") -> RewardSource
 
 
 def check_reward(config: RewardConfig, field: str = "rewards[0]") -> RewardSource:
-    """Reads the source, and finds every mistake that can be found before an actor starts.
+    """Reads the source, and makes every check that is possible before an actor starts.
 
     Runs the user's file or imports the module, unless a runtime_env is set: its packages may be missing here. Does not
-    build a class of the user's, because that may load a model.
+    build an object of a user's class, because that may load a model.
 
     Raises:
         ConfigError: a name, path or option is wrong, or the user's code fails to load.
@@ -107,12 +107,12 @@ def build_reward_fn(source: RewardSource) -> RewardFn:
 
 
 def check_built_in(name: str, field: str) -> None:
-    """Raises `ConfigError` unless `name` is a reward function of this package."""
+    """Raises `ConfigError` if `name` is not a reward function of this package."""
     known = f"built in are {', '.join(BUILT_IN)}; for a function of your own set {field}.path to 'file.py:function'"
     if not name:
         raise ConfigError(f"{field}.name and {field}.path are both empty: name a reward function ({known})")
     if name not in BUILT_IN:
-        raise ConfigError(f"{field}.name {name!r} is no built-in reward function{_nearest(name, BUILT_IN)} ({known})")
+        raise ConfigError(f"{field}.name {name!r} is not a built-in reward{_nearest(name, BUILT_IN)} ({known})")
 
 
 def _split_path(path: str, field: str) -> tuple[str, str]:
@@ -124,7 +124,7 @@ def _split_path(path: str, field: str) -> tuple[str, str]:
 
 
 def _find_target(source: RewardSource) -> RewardFn | type[RewardFn]:
-    """The callable or class that the settings name, after a check that it takes the options."""
+    """Finds the callable or class that the settings name, and checks that it takes the options."""
     config = source.config
     target = _find_function(source) if config.path else BUILT_IN[config.name]
     arguments = () if isinstance(target, type) else (None, None)
@@ -140,7 +140,7 @@ def _find_function(source: RewardSource) -> Any:
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise ConfigError(
             f"{field}.path {path!r}: loading {location} raised {_in_words(error)}; "
-            f"every module it needs has to be installed on every node or named in {field}.runtime_env"
+            f"install every module that it needs on every node, or name it in {field}.runtime_env"
         ) from error
     if not hasattr(module, function):
         callables = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
@@ -151,12 +151,12 @@ def _find_function(source: RewardSource) -> Any:
 
 
 def _run_file(location: str, code: bytes) -> types.ModuleType:
-    """The user's file as a module, made from its source text: this node may not have the file."""
+    """Makes a module from the source text of the user's file, because this node may not have the file."""
     module = types.ModuleType(f"ssr1_rl_reward_file_{Path(location).stem}")
     module.__file__ = location
     text = code.decode("utf-8", errors="replace")
     linecache.cache[location] = (len(text), None, text.splitlines(keepends=True), location)  # for tracebacks
-    sys.modules[module.__name__] = module  # dataclasses look their module up here
+    sys.modules[module.__name__] = module  # dataclasses look up their module here
     exec(compile(code, location, "exec", dont_inherit=True), vars(module))
     return module
 
@@ -172,7 +172,7 @@ def _check_callable(target: object, name: str) -> None:
 def _check_arguments(
     target: Callable[..., object], arguments: tuple[object, ...], options: Mapping[str, object], source: RewardSource
 ) -> None:
-    """Raises `ConfigError` unless `target` can be called with these positional arguments and the options."""
+    """Raises `ConfigError` if `target` cannot be called with these positional arguments and the options."""
     try:
         signature = inspect.signature(target)
     except ValueError:  # functions written in C may have none

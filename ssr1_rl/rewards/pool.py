@@ -4,9 +4,9 @@
       └ one ActorGroup per reward function: retries, limits, which actor is free
           └ num_actors × RewardActor (Ray): the user's code runs here
 
-All functions score a group at once. A try fails when the function raises, hangs, loses its actor or returns anything
-but one finite number per completion. After max_retries further tries the group is set aside; it never gets a made-up
-reward.
+All functions score a group at the same time. A try fails if the function raises, hangs, loses its actor or does not
+return one finite number per completion. After max_retries further tries the group is left out of training; it never
+gets a made-up reward.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class RolloutEngine:
         await self._llm.resume_generation()
 
     async def start_weight_audit(self) -> None:
-        """Digests every tensor that is loaded from now on; see `WeightAudit`."""
+        """Records the checksum of every tensor loaded until `finish_weight_audit`; see `WeightAudit`."""
         await self._llm.collective_rpc("start_weight_audit")
 
     async def finish_weight_audit(self) -> "list[AuditReport]":

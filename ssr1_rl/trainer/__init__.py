@@ -1,1 +1,1 @@
-"""Turns scored groups into policy updates with DeepSpeed ZeRO. What the loss is, is in `ssr1_rl.algorithm`."""
+"""Turns scored groups into policy updates with DeepSpeed ZeRO. The loss is in `ssr1_rl.algorithm`."""

@@ -5,12 +5,12 @@ import torch.distributed as dist
 
 
 def sum_over_ranks(value: float, device: torch.device) -> float:
-    """Sums a value over all ranks."""
+    """Sum of the ranks' values."""
     return _reduce(value, dist.ReduceOp.SUM, device)
 
 
 def max_over_ranks(value: float, device: torch.device) -> float:
-    """Takes the largest of all ranks' values."""
+    """Largest of the ranks' values."""
     return _reduce(value, dist.ReduceOp.MAX, device)
 
 

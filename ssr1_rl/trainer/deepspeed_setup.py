@@ -55,7 +55,7 @@ def join_peers(spec: RankSpec, config: LearnerConfig) -> None:
 
 
 def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, attention: str) -> "PreTrainedModel":
-    """Loads the model; under ZeRO-3 every rank holds only its shard, also while loading."""
+    """Loads the model. Under ZeRO-3 every rank holds only its shard, even during loading."""
     dtype = getattr(torch, model.dtype)
     if learner.zero_stage < 3:
         return load_model(model.path, dtype, attention)
@@ -69,7 +69,7 @@ def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, a
 
 
 def start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) -> Engine:
-    """Creates the engine that trains the parameters with `requires_grad`, by torch's AdamW."""
+    """Creates the engine that trains the parameters with `requires_grad`, with torch's AdamW."""
     import deepspeed
 
     optimizer = torch.optim.AdamW(
@@ -123,7 +123,7 @@ def _run_base(engine: Engine, batch: MicroBatch) -> tuple[Tensor, Tensor]:
 
 
 def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, object]:
-    """DeepSpeed's configuration. `learner.deepspeed` adds to it; that it contradicts nothing was checked on loading."""
+    """DeepSpeed's configuration. `learner.deepspeed` adds to it; `check_deepspeed_options` refuses contradictions."""
     zero: dict[str, object] = {"stage": learner.zero_stage}
     if learner.offload_optimizer != "none":
         zero["offload_optimizer"] = {"device": learner.offload_optimizer}
@@ -139,7 +139,7 @@ def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, 
         # DeepSpeed's own AdamW for host memory needs a C++ compiler; torch's fused AdamW does not.
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": model.dtype == "bfloat16"},
-        # In bfloat16 the sum over micro-batches would lose small terms.
+        # A sum over micro-batches in bfloat16 would lose small terms.
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "steps_per_print": 2**31,
@@ -148,7 +148,7 @@ def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, 
 
 
 def laid_over(ours: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:
-    """`ours` with `options` over it, section by section: a section keeps the entries that `options` does not name."""
+    """Merges `options` over `ours`, section by section: a section keeps the entries that `options` does not name."""
     merged = dict(ours)
     for name, value in options.items():
         mine = merged.get(name)

@@ -1,4 +1,4 @@
-"""What the learner uses of a DeepSpeed engine, since DeepSpeed has no types of its own."""
+"""The members of a DeepSpeed engine that the learner uses, because DeepSpeed has no types."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias, overload
@@ -20,7 +20,7 @@ class Engine(Protocol):
     module: Policy
     device: torch.device
     optimizer: Any
-    """torch's, or ZeRO's wrapper around it."""
+    """torch's optimizer, or ZeRO's wrapper around it."""
 
     @overload
     def __call__(self, batch: MicroBatch) -> tuple[Tensor, Tensor]: ...

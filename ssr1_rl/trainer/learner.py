@@ -1,4 +1,4 @@
-"""One learner rank: a DeepSpeed engine that updates the policy from groups. No Ray.
+"""One learner rank: a DeepSpeed engine that updates the policy from groups. Needs no Ray.
 
 All ranks make the same calls in the same order, each with its own share of the groups. Losses are divided by the
 denominators of the global batch, so no result depends on micro-batching, on the number of ranks or on the ZeRO stage.
@@ -89,7 +89,7 @@ class Learner:
 
     @property
     def cost(self) -> PassCost:
-        """Cost of this policy's passes, by which the controller shares groups among ranks."""
+        """Cost of this policy's passes, which the controller uses to share groups among ranks."""
         return self._passes.cost
 
     def update(self, minibatches: Sequence[Sequence[TrainGroup]]) -> dict[str, float]:
@@ -111,10 +111,10 @@ class Learner:
         return summarise(totals.over_ranks(self._device))
 
     def reference_kl(self, groups: Sequence[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
-        """KL estimates of the policy that sampled the tokens to the reference; a collective.
+        """Estimates the KL divergence from the policy that sampled the tokens to the reference; a collective.
 
-        The engine's log-probs are used, since its policy is the one that sampled. There is one estimate for each
-        group, response and token.
+        It uses the engine's log-probs, because its policy sampled the tokens. There is one estimate for each group,
+        response and token.
         """
         rows = self._passes.rows(groups, self.policy_version)
         ref_logprobs = self._passes.logprobs(self._frozen(), rows, rows)
@@ -125,7 +125,7 @@ class Learner:
         return [tuple(next(estimates) for _ in group.responses) for group in groups]
 
     def compute_gradient(self, rows: Sequence[Row]) -> Totals:
-        """Runs forward and backward passes over all micro-batches, and leaves the reduced gradient; a collective."""
+        """Computes the gradient of all micro-batches, reduced over ranks, in the parameters; a collective."""
         totals = Totals()
         lengths = [len(row.response) for row in rows if row.in_loss and row.response]
         num_tokens, num_responses = (int(sum_over_ranks(n, self._device)) for n in (sum(lengths), len(lengths)))
@@ -153,7 +153,7 @@ class Learner:
             entropy_T,
             batch.response_index_T,
             batch.layout.num_responses,
-            # A filler of masked rows has none, and its weight is 0.
+            # A filler of masked rows has no reference log-probs, and its weight is 0.
             batch.ref_logprobs_T if len(batch.ref_logprobs_T) else logprobs_T.detach(),
         )
         terms = grpo_loss(tokens, denominator, self._grpo, self.kl_coefficient)
@@ -165,11 +165,11 @@ class Learner:
         """The ratio's denominator: the engine's log-probs, or with importance correction the learner's own."""
         if self._grpo.importance_correction == "none":
             return batch.rollout_logprobs_T
-        # A step of one update has not precomputed them, since its old policy is the current one.
+        # A step with one update does not precompute them, because its old policy is the current one.
         return batch.old_logprobs_T if len(batch.old_logprobs_T) else logprobs_T.detach()
 
     def prepared(self, groups: Sequence[TrainGroup]) -> list[Row]:
-        """The groups' rows; with a KL term in the loss they have the reference's log-probs, which no update changes."""
+        """The groups' rows; with a KL term in the loss they hold the reference's log-probs, which no update changes."""
         rows = self._passes.rows(groups, self.policy_version)
         if kl_in_loss(self._grpo):
             rows = self._with_logprobs("ref_logprobs", self._frozen(), rows)

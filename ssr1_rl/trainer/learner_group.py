@@ -1,4 +1,4 @@
-"""All learner ranks, as the controller calls them."""
+"""The controller's handle of all learner ranks."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ class LearnerGroup:
     """Calls every rank and waits for all of them; the first failure is raised at once.
 
     Attributes:
-        attention: how the ranks attend, in words; set by `start`.
+        attention: the ranks' attention backend, and why it was chosen; set by `start`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LearnerGroup:
         return (await self._start([self._ranks[0].call(LearnerRank.find_port, port, setting)], "finding a port"))[0]
 
     async def update_info(self) -> dict[str, list[object]]:
-        """What every weight sync carries, as vLLM's engines take it."""
+        """Names, dtypes and shapes of the tensors of a weight sync, in the form that vLLM's engines need."""
         return (await self._start([self._ranks[0].call(LearnerRank.update_info)], "listing the weights"))[0]
 
     async def update(self, groups: Sequence[TrainGroup], kl_coefficient: float) -> dict[str, float]:
@@ -85,7 +85,7 @@ class LearnerGroup:
         return [kl[group.id] for group in groups]
 
     def _cost_of(self, lengths: Callable[[TrainGroup], tuple[int, ...]]) -> GroupCost:
-        """The cost of a group when only the responses of `lengths` are computed."""
+        """The cost of a group if the responses of these `lengths` are computed."""
         cost = self._pass_cost
         assert cost is not None, "start has returned"
         return lambda group: cost.of_group(group, lengths(group))

@@ -1,12 +1,12 @@
-"""The learner's part of a checkpoint: whole tensors in safetensors, whatever the ZeRO stage.
+"""The learner's part of a checkpoint: whole tensors in safetensors, the same under every ZeRO stage.
 
 Weights are gathered one layer group at a time, Adam's moments one tensor at a time, and rank 0 writes them under the
 names of published checkpoints. So a checkpoint can be resumed with another number of ranks or another ZeRO stage, can
 be exported without a GPU, and contains no pickle.
 
-    weights-00000.safetensors …     every parameter, float32 where it is trained; with LoRA the adapters alone
-    exp_avg-00000.safetensors …     Adam's first moments of the trained ones
-    exp_avg_sq-00000.safetensors …  and the second
+    weights-00000.safetensors …     every parameter, float32 if it is trained; with LoRA only the adapters
+    exp_avg-00000.safetensors …     Adam's first moments of trained parameters
+    exp_avg_sq-00000.safetensors …  Adam's second moments
     learner.json                    update count, policy version, LoRA's settings, torch's RNG state
 """
 
@@ -86,7 +86,7 @@ def load_learner(learner: "Learner", folder: Path) -> None:
     state = learner_settings(folder)
     if state["lora"] != _adapter_shape(learner):
         raise ValueError(
-            f"checkpoint {folder} was written with model.lora {state['lora'] or 'off'}, but the settings say "
+            f"checkpoint {folder} was written with model.lora {state['lora'] or 'off'}, but this run has "
             f"{_adapter_shape(learner) or 'off'}; restore model.lora, or set another run.dir"
         )
     trained = trainable_parameters(learner.model)
@@ -148,7 +148,7 @@ def _has_zero_optimizer(learner: "Learner") -> bool:
 
 
 def _create_moments(learner: "Learner") -> None:
-    """Creates AdamW's state, which torch and DeepSpeed otherwise do in the first step."""
+    """Creates AdamW's state, which torch and DeepSpeed otherwise create in the first step."""
     outer = learner.engine.optimizer
     inner = outer.optimizer if _has_zero_optimizer(learner) else outer
     if hasattr(outer, "fp32_partitioned_groups_flat"):  # ZeRO-3 gives the inner optimizer one subgroup at a time
@@ -165,9 +165,9 @@ def _create_moments(learner: "Learner") -> None:
 
 
 def _link_moments(learner: "Learner") -> None:
-    """Links each parameter to its fragments of the moments, through which ZeRO-1 and 2 read and write them.
+    """Links each parameter to its fragments of the moments; ZeRO-1 and 2 read and write them through these links.
 
-    DeepSpeed links all parameter groups after the first one's first step, when the others have no moments yet.
+    DeepSpeed links all parameter groups after the first step of the first group, when the others have no moments yet.
     """
     optimizer = learner.engine.optimizer
     if learner.num_updates and hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):
@@ -176,7 +176,7 @@ def _link_moments(learner: "Learner") -> None:
 
 
 class ShardWriter:
-    """Writes tensors in safetensors files of at most `max_bytes`, or of one larger tensor; only if it `writes`.
+    """If `writes`, writes tensors to safetensors files of at most `max_bytes`, or of one larger tensor.
 
     Attributes:
         shards: each file written, with the names of its tensors.
@@ -210,7 +210,7 @@ class ShardWriter:
 def _tensors_of(folder: Path, kind: str) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.glob(f"{kind}-*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            yield from ((name, path) for name in file.keys())  # noqa: SIM118 (safe_open is no mapping)
+            yield from ((name, path) for name in file.keys())  # noqa: SIM118 (safe_open is not a mapping)
 
 
 def _read(path: Path, name: str) -> Tensor:
@@ -219,7 +219,7 @@ def _read(path: Path, name: str) -> Tensor:
 
 
 def saved_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The weights of a saved learner state: all by checkpoint name, or with LoRA the adapters' alone."""
+    """The weights of a saved learner state by name: all of them, or with LoRA only those of the adapters."""
     for name, path in _tensors_of(folder, WEIGHTS):
         yield name, _read(path, name)
 
@@ -229,10 +229,10 @@ def _check_same_parameters(folder: Path, expected: dict[str, tuple[int, ...]], s
     if strange:
         raise ValueError(
             f"checkpoint {folder} does not belong to this model: {len(strange)} parameters differ, "
-            f"{strange[0]} for one; set model.path and model.lora to what the run started from, or another run.dir"
+            f"for example {strange[0]}; set model.path and model.lora as the run started, or set another run.dir"
         )
     for name, shape in expected.items():
         with safe_open(stored[name], framework="pt") as file:
             found = tuple(file.get_slice(name).get_shape())
         if found != shape:
-            raise ValueError(f"checkpoint {folder} does not fit this model: {name} is {found} there and {shape} here")
+            raise ValueError(f"{folder} does not fit: {name} is {found} there, {shape} here; restore model.path")

@@ -28,7 +28,7 @@ class LearnerRank:
     """One `Learner` in an actor. Every call but `find_port` and `update_info` is a collective over all ranks."""
 
     def find_port(self, port: int, setting: str) -> tuple[str, int]:
-        """This node's address, and `port` (0: any free one) after a check that it is free."""
+        """Returns this node's address, and `port` (0: any free port) after a check that it is free."""
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -49,12 +49,12 @@ class LearnerRank:
         temperature: float,
         seed: int,
     ) -> tuple[str, PassCost]:
-        """Loads the policy and joins the other ranks. Returns its attention in words, and the cost of its passes."""
+        """Loads the policy and joins the other ranks. Returns its attention in words and its `PassCost`."""
         self._learner = Learner(spec, model, grpo, learner, temperature, seed, fetch_waveform=_fetch)
         return str(self._learner.attention), self._learner.cost
 
     def update_info(self) -> dict[str, list[object]]:
-        """Names, dtypes and shapes of the tensors of a weight sync, as vLLM's engines take them."""
+        """Names, dtypes and shapes of the tensors of a weight sync, in the form that vLLM's engines need."""
         return self._source().update_info()
 
     def join_engines(self, rendezvous: Rendezvous) -> None:
@@ -95,5 +95,5 @@ class LearnerRank:
 
 
 def _fetch(clip: Clip) -> np.ndarray:
-    # Read in place from the object store: read-only, which the feature extractor does not mind.
+    # The object store gives a read-only array, which is enough for the feature extractor.
     return clip if isinstance(clip, np.ndarray) else ray.get(clip)

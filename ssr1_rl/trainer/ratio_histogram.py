@@ -1,7 +1,7 @@
 """Quantiles of the policy ratio over all tokens of a step, from a histogram that can be summed over ranks.
 
 Bins are logarithmic in |log ratio|, 24 per factor of ten from 1e-6 to 10, for either sign. So a quantile is accurate
-to 5 % of its log ratio both for token ratios (some tenths away from 1) and for sequence ratios (some ten-thousandths).
+to 5 % of its log ratio both for token ratios (tenths away from 1) and for sequence ratios (ten-thousandths).
 
 Shapes: _T tokens.
 """
@@ -25,7 +25,7 @@ def count_ratios(ratio_T: Tensor) -> Tensor:
 
 
 def ratio_quantile(counts: Tensor, share: float) -> float:
-    """The ratio below which a `share` of the counted ones lies; 1 if none was counted."""
+    """The ratio below which this `share` of the counted ratios is; 1 if none was counted."""
     total = int(counts.sum())
     if not total:
         return 1.0

@@ -6,7 +6,7 @@ from ssr1_rl.config.schema import LearnerConfig
 
 
 def learning_rate_share(config: LearnerConfig, update: int, num_updates: int) -> float:
-    """The factor of `learning_rate` for `update`, counted from 0, of `num_updates`.
+    """The factor of `learning_rate` in `update`, counted from 0, of a run of `num_updates`.
 
     With w = warmup_steps and p = (update - w) / (num_updates - w): (update + 1) / w during warm-up, then 1
     (constant), 1 - p (linear) or (1 + cos(pi p)) / 2 (cosine).

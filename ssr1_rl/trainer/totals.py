@@ -36,7 +36,7 @@ class Totals:
             self.maxima.setdefault(name, 0.0)
 
     def add_micro_batch(self, batch: MicroBatch, logprobs_T: Tensor, entropy_T: Tensor, terms: LossTerms) -> None:
-        """Counts one micro-batch; of a filler, only the computed tokens."""
+        """Counts one micro-batch. A filler adds only its computed tokens."""
         gap_T = (logprobs_T - batch.rollout_logprobs_T).abs() * batch.comparable_T
         weights = terms.importance.double()
         on_device = {
@@ -53,7 +53,7 @@ class Totals:
             "largest_gap": gap_T.max(),
             "largest_ratio": terms.ratio_T.max(),
         }
-        # Stacked, so that the host waits for the device only once.
+        # Stacked so that the host waits for the device only once.
         figures = torch.stack([value.double() for value in on_device.values()]).tolist()
         sums = dict(zip(on_device, figures, strict=True))
         maxima = {"logprob_abs_diff": sums.pop("largest_gap"), "ratio": sums.pop("largest_ratio")}
@@ -91,7 +91,7 @@ def _scaled(values: dict[str, float], weight: float) -> dict[str, float]:
 
 
 def summarise(totals: Totals) -> dict[str, float]:
-    """The metrics: means over trained tokens, over comparable tokens (the gap of log-probs), or over updates.
+    """Computes the metrics: means over trained tokens, over comparable tokens (log-prob differences), or over updates.
 
     The effective sample size is (sum w)^2 / (n sum w^2) of the n importance weights w as applied, 1 without
     correction. The hit rate is the share of clips whose output of the frozen tower was cached.

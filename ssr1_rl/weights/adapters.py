@@ -1,7 +1,7 @@
 """LoRA adapters as weights: which weight each one changes, and the merged weights that engines and exports get.
 
 An adapter (LoRA, arXiv 2106.09685) adds alpha / rank · B A x to the output of its linear layer, with A [rank, in]
-and B [out, rank]. The merged weight is W + alpha / rank · B A (section 4.1), so no engine needs to know of adapters.
+and B [out, rank]. The merged weight is W + alpha / rank · B A (section 4.1), so engines need no support for adapters.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AdaptedLayer(Protocol):
-    """What we use of peft's wrapper around a linear layer. Each mapping has one key, `ADAPTER`."""
+    """The members of peft's wrapper around a linear layer that we use. Each mapping has one key, `ADAPTER`."""
 
     lora_A: nn.ModuleDict
     lora_B: nn.ModuleDict

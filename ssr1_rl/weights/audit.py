@@ -1,9 +1,9 @@
 """Records which weights an engine loads, so that a sync can be verified tensor by tensor.
 
 vLLM fuses, shards and (on CPUs) repacks tensors while it loads them, so what it holds cannot be
-compared with the learner's tensors. What each of its processes hands to the model's loader can be:
-this extension digests those tensors, whatever the backend and the tensor-parallel size, and lists
-the parameters that the loader did not fill. The log-prob guard checks that the loaded model computes the same.
+compared with the learner's tensors. What each of its processes passes to the model's loader can:
+this extension computes checksums of those tensors, for any backend and tensor-parallel size, and
+lists the parameters that the loader did not fill. The log-prob guard checks what the loaded model computes.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ import torch
 
 
 class AuditReport(TypedDict):
-    """What one process of an engine was handed during an audit.
+    """What one process of an engine received during an audit.
 
-    `digests`: of every tensor, by checkpoint name. `untouched`: the engine's parameters that no tensor was loaded into.
+    `digests`: checksums by checkpoint name. `untouched`: the engine's parameters that no tensor was loaded into.
     """
 
     digests: dict[str, str]
@@ -30,10 +30,10 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 class WeightAudit:
-    """Mixin of vLLM's workers, by `worker_extension_cls`; `self` is the worker."""
+    """Mixin that vLLM adds to its workers (`worker_extension_cls`); `self` is the worker."""
 
     def start_weight_audit(self) -> None:
-        """Digests every tensor that is handed to the model's loader from now on."""
+        """Records the checksum of every tensor that the model's loader gets until `finish_weight_audit`."""
         model = self._model()
         self._audit_digests: dict[str, str] = {}
         self._audit_untouched = {name for name, _ in model.named_parameters()}

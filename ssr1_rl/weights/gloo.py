@@ -1,6 +1,6 @@
-"""A `gloo` backend of vLLM's weight-transfer protocol, so that CPUs run the same path as `nccl` on GPUs.
+"""A `gloo` backend for vLLM's weight-transfer protocol, so that CPUs run the same path as `nccl` on GPUs.
 
-Tensors travel in buckets: consecutive parameters of one dtype, flattened into one broadcast. Both sides cut the
+Tensors are sent in buckets: consecutive parameters of one dtype, flattened into one broadcast. Both sides cut the
 buckets from the same metadata, so a sync needs no message besides the one that starts it.
 
 vLLM's engines run in processes of their own, which find this module through the entry point `ssr1_rl` of the group
@@ -29,7 +29,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
 
 BUCKET_BYTES = 64 * 2**20
-"""Bytes of one broadcast. A single larger tensor travels alone."""
+"""Most bytes of one broadcast. A larger tensor is sent alone."""
 
 
 def register() -> None:
@@ -64,7 +64,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
 
 
 def cut_buckets(metadata: Sequence[ParamMeta], bucket_bytes: int = BUCKET_BYTES) -> Iterator[list[ParamMeta]]:
-    """Cuts consecutive parameters of one dtype into buckets of at most `bucket_bytes` (one tensor at least)."""
+    """Cuts consecutive parameters of one dtype into buckets of at most `bucket_bytes`, or of one larger tensor."""
     bucket: list[ParamMeta] = []
     size = 0
     for meta in metadata:
@@ -98,7 +98,7 @@ def _join(info: GlooInitInfo | GlooTrainerInitInfo, rank: int) -> ProcessGroup:
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, NCCLWeightTransferUpdateInfo]):
-    """The engine's side: receives buckets and loads them by vLLM's layerwise reload, as the nccl backend does."""
+    """The engine's side: receives buckets and loads them with vLLM's layerwise reload, as the nccl backend does."""
 
     init_info_cls = GlooInitInfo
     update_info_cls = NCCLWeightTransferUpdateInfo
@@ -125,7 +125,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, NCCLWeightTran
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: NCCLWeightTransferUpdateInfo) -> None:
-        """Receives every bucket in order and hands its tensors to the model."""
+        """Receives every bucket in order and loads its tensors into the model."""
         metadata = [
             ParamMeta(name, getattr(torch, dtype), tuple(shape))
             for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
@@ -145,7 +145,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, NCCLWeightTran
 class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
     """The learners' side. Every rank iterates the source (a collective); rank 0 alone sends.
 
-    It calls no engine: whoever calls `send_weights` calls the engines side by side.
+    It does not call the engines: the caller of `send_weights` calls them at the same time.
     """
 
     init_info_cls = GlooTrainerInitInfo
@@ -180,5 +180,5 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
                     raise ValueError(f"weight source yields {name} {tensor.dtype} {tuple(tensor.shape)} for {meta}")
                 parts.append(tensor.detach().reshape(-1).cpu())
             _broadcast(self._group, torch.cat(parts))
-        # Run the source to its end: gathering the last tensors is a collective too.
+        # Iterate to the end: gathering the last tensors is a collective too.
         assert next(tensors, None) is None, "weight source yields more than its metadata says"

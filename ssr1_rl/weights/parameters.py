@@ -1,4 +1,4 @@
-"""The policy's parameters: their published names, which of them are trained, and whole tensors of ZeRO-3 shards.
+"""The policy's parameters: their published names, which are trained, and how ZeRO-3 shards become whole tensors.
 
 transformers may name parameters in memory differently from the checkpoints that it reads. vLLM expects
 the checkpoints' names, and so do exports and our own checkpoints.
@@ -19,13 +19,13 @@ ADAPTER = "default"
 
 
 def checkpoint_name(name: str, model_type: str) -> str:
-    """The published checkpoint's name of the parameter that is called `name` in memory."""
+    """The name, in published checkpoints, of the parameter `name` in memory."""
     family = AUDIO_FAMILIES.get(model_type)
     return family.published_name(name) if family else name
 
 
 def named_weights(model: "PreTrainedModel") -> dict[str, nn.Parameter]:
-    """Every parameter of the published model by checkpoint name; tied ones once, adapters left out."""
+    """Every parameter of the published model by checkpoint name: tied ones once, adapters excluded."""
     return {
         checkpoint_name(name.replace(".base_layer.", "."), model.config.model_type): p
         for name, p in model.named_parameters()
@@ -39,12 +39,12 @@ def named_adapters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def trainable_parameters(model: "PreTrainedModel") -> dict[str, nn.Parameter]:
-    """The parameters that get a gradient: adapters, or else weights by checkpoint name."""
+    """The parameters that get a gradient: the adapters if there are any, else weights by checkpoint name."""
     return {name: p for name, p in (named_weights(model) | named_adapters(model)).items() if p.requires_grad}
 
 
 def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """A parameter's shape, also where ZeRO-3 holds only a shard of it."""
+    """The whole shape of a parameter, even if ZeRO-3 holds only a shard here."""
     return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 

@@ -1,4 +1,4 @@
-"""The learner's weights as a stream of whole tensors, in the form that vLLM's weight-transfer protocol takes."""
+"""The learner's weights as a stream of whole tensors, in the form that vLLM's weight-transfer protocol needs."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +27,7 @@ class ZeroWeightSource(WeightSource):
         return [ParamMeta(name, p.dtype, whole_shape(p)) for name, p in self._weights.items()]
 
     def update_info(self) -> dict[str, list[object]]:
-        """The metadata as vLLM's engines take it: what one sync carries, in order."""
+        """The tensors of one sync, in order, in the form that vLLM's engines need."""
         metadata = self.metadata()
         return {
             "names": [m.name for m in metadata],

@@ -1,7 +1,7 @@
-"""Where learners and engines meet for the weight sync, and how each side joins; nccl is vLLM's, gloo is ours.
+"""How learners and engines form a group for the weight sync; nccl is vLLM's backend, gloo is in `weights/gloo.py`.
 
-Rank 0 of the transfer group is learner rank 0, which sends; the engines' processes follow. The controller tells both
-sides when to start, so that no learner holds an engine's handle.
+Rank 0 of the transfer group is learner rank 0, which sends; the engines' processes follow. The controller starts
+both sides, so that no learner holds an engine's handle.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def transfer_backend(device: str, weight_transfer: str) -> str:
-    """The transport that `rollout.weight_transfer` means on this device."""
+    """The backend that `rollout.weight_transfer` selects on this device."""
     if weight_transfer != "auto":
         return weight_transfer
     return "gloo" if device == "cpu" else "nccl"
@@ -22,7 +22,7 @@ def transfer_backend(device: str, weight_transfer: str) -> str:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """A transfer group that is to be formed.
+    """Describes the transfer group for those who join it.
 
     Attributes:
         backend: "nccl" or "gloo".
@@ -38,7 +38,7 @@ class Rendezvous:
     timeout_s: float
 
     def of_engine(self, rank_offset: int) -> dict[str, object]:
-        """What vLLM's engine is told to join; its first process has rank `rank_offset` in the group."""
+        """The init info of a vLLM engine, whose first process has rank `rank_offset` in the group."""
         info: dict[str, object] = {
             "master_address": self.address,
             "master_port": self.port,
@@ -70,7 +70,7 @@ def join_as_learner(rendezvous: Rendezvous, rank: int, source: WeightSource) -> 
 
 
 class _ControllerCallsEngines:
-    """vLLM's client of the sender, which calls nobody: the controller calls the engines side by side with it."""
+    """The client that vLLM's sender needs. It does nothing: the controller calls the engines at the same time."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, object]) -> None: ...
 

@@ -1,4 +1,4 @@
-"""A user's run: it trains, is stopped, goes on, and is exported; and leaves no process behind."""
+"""A user's run: it trains, is stopped, resumes, and is exported; it leaves no process behind."""
 
 import json
 import os

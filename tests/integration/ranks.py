@@ -3,8 +3,8 @@
 The processes are started once for each number of ranks and serve every test of the session, because a start takes
 longer than most tests: torch, transformers and DeepSpeed are imported in each.
 
-What such functions share stands below: a small learner, groups for it, its gradient. They import the package
-themselves, in their own process.
+Below is what such functions share: a small learner, groups for it, its gradient. They import the package themselves,
+in their own process.
 """
 
 import gc
@@ -55,7 +55,7 @@ class _Ranks:
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs, rank, world_size, port), daemon=True)
             process.start()
-            # Else the process's end would not close the pipe.
+            # Otherwise the end of the process would not close the pipe.
             theirs.close()
             self._connections.append(ours)
             self._processes.append(process)
@@ -102,7 +102,7 @@ def _serve(connection: Connection, rank: int, world_size: int, port: int) -> Non
             raise
         connection.send(("", result if rank == 0 else None))
         del work, args, result
-        # Learners are full of cycles.
+        # Learners have many reference cycles.
         gc.collect()
 
 
@@ -140,14 +140,14 @@ def groups_of(learner: Any) -> list[TrainGroup]:
 
 
 def share_of(learner: Any, world_size: int) -> list[TrainGroup]:
-    """This rank's share of them."""
+    """This rank's share of the groups."""
     from ssr1_rl.trainer.batches.balance import share_groups
 
     return share_groups(groups_of(learner), world_size, num_tokens)[learner.rank]
 
 
 def num_tokens(group: TrainGroup) -> int:
-    """A cost to share groups by."""
+    """Cost of a group, by which groups are shared among ranks."""
     return group.num_prompt_tokens + sum(map(len, group.responses))
 
 
@@ -165,7 +165,7 @@ def whole_gradient(learner: Any, share: list[TrainGroup]) -> dict[str, np.ndarra
 
 
 def relative_difference(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
-    """Of two whole gradients; "loss" is left out."""
+    """Relative difference of two whole gradients, without "loss"."""
     assert found.keys() == expected.keys()
     names = expected.keys() - {"loss"}
     norm = np.sqrt(sum((expected[n].astype(np.float64) ** 2).sum() for n in names))

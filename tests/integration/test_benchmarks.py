@@ -1,4 +1,4 @@
-"""The benchmark programs start, and give the figures they promise. Nothing is timed here."""
+"""The benchmark programs start, and write the figures that they document. Nothing is timed here."""
 
 import json
 import runpy
@@ -34,7 +34,7 @@ def run(program: str, *arguments: str) -> str:
 
 
 def run_tiny(program: str, results: Path, *arguments: str) -> dict:
-    """The JSON of the last line, which has to be the kept one too, with a plot beside it."""
+    """The JSON of the last line. Checks that the file holds the same JSON and that there is a plot."""
     printed = json.loads(run(program, "--tiny", "--results", str(results), *arguments).splitlines()[-1])
     assert printed == json.loads((results / f"{program}.json").read_text())
     assert printed.keys() >= CIRCUMSTANCES

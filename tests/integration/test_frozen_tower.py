@@ -1,4 +1,4 @@
-"""A frozen audio tower on real ranks: run once per clip, in step whatever each rank has kept, same gradient."""
+"""A frozen audio tower on real ranks: runs once per clip, equally often on every rank, with the same gradient."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ class Clip:
 
 
 def train(rank: int, world_size: int, port: int, model: str, stage: int) -> tuple[list[float], dict[str, np.ndarray]]:
-    """The hit rate of each update, then a gradient for which rank 0 has kept every clip and the others none."""
+    """The hit rate of each update, then a gradient for which rank 0 has all clips cached and the other ranks none."""
     from ssr1_rl.trainer.batches.balance import share_groups
 
     learner = make_learner(
@@ -33,7 +33,7 @@ def train(rank: int, world_size: int, port: int, model: str, stage: int) -> tupl
         grpo={"kl_coefficient": 0.05, "num_epochs": 2},
         fetch_waveform=lambda clip: clip.waveform,
         zero_stage=stage,
-        # A pass of its own for nearly every clip, and several micro-batches.
+        # A separate pass for nearly every clip, and several micro-batches.
         max_tokens_per_micro_batch=60,
         learning_rate=1e-12,
     )
@@ -45,7 +45,7 @@ def train(rank: int, world_size: int, port: int, model: str, stage: int) -> tupl
         share, known = groups, groups
     else:
         share = share_groups(groups, world_size, num_tokens)[rank]
-        # Clips of rank 0 alone: it has them all when it comes to the gradient, the others meet theirs there.
+        # Only clips of rank 0: it has all of them cached for the gradient, and the other ranks none.
         known = share_groups(groups, world_size, num_tokens)[0]
     rates = [learner.update([known])["audio_cache_hit_rate"] for _ in range(2)]
     runs: list[int] = []
@@ -59,7 +59,7 @@ def train(rank: int, world_size: int, port: int, model: str, stage: int) -> tupl
 
 def test_ranks_keep_in_step_whatever_they_have_kept(tiny_audio_model: Path) -> None:
     rates, expected = run_ranks(train, 1, str(tiny_audio_model), 0)
-    # The reference, then two epochs: the first of all finds nothing.
+    # The reference, then two epochs; the very first pass finds nothing in the cache.
     assert rates == pytest.approx([2 / 3, 1.0])
     assert not any(name.startswith("audio_tower.") for name in expected)
     for stage in (1, 3):

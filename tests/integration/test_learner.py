@@ -1,4 +1,4 @@
-"""No result of the learner depends on how the work is cut: real DeepSpeed over gloo, float32."""
+"""No result of the learner depends on how the work is divided: real DeepSpeed over gloo, float32."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ CUTS = [(stage, budget, False) for stage in (0, 1, 2, 3) for budget in (60, 100_
 ]
 """ZeRO stage, tokens per micro-batch (60 splits groups), gradient checkpointing."""
 FAMILY_CUTS = [(1, 100_000), (3, 100)]
-# Everything that needs to know which response a token belongs to, and what has a gradient without an advantage.
+# All settings that need each token's response, or that give a gradient without an advantage.
 FAMILY = {
     "ratio": "sequence",
     "clip_high": 5.0,
@@ -115,7 +115,7 @@ def test_gradient_of_qwen2_5_omni_does_not_depend_on_ranks_or_stage(tmp_path: Pa
 
 
 def family_groups(learner: Any) -> Any:
-    """Advantages that differ from token to token, a group that is masked whole, and parts of others."""
+    """Groups with advantages that differ from token to token; one group is masked as a whole, others in part."""
     groups = groups_of(learner)
     rng = np.random.default_rng(1)
     masks = [(True, False, True), (False, False, False), (True, True, True), (False, True, True)]

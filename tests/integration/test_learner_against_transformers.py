@@ -1,6 +1,6 @@
-"""The whole learner against transformers' own forward passes, a row per response, and a loss written out here.
+"""The whole learner against transformers' own forward passes, with one row per response and a loss written out here.
 
-In float64, without packing, batching, chunks or ranks; of the trainer's code only the names of parameters.
+The reference is in float64, without packing, batching, chunks or ranks. It uses only parameter names of the trainer.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class PlainModel:
 
 
 def make_groups(model: PlainModel) -> list[TrainGroup]:
-    """A masked response, advantages of 0, an empty response and one of one token; log-probs near the model's own."""
+    """Groups with a masked response, advantages of 0, an empty and a one-token response; log-probs near the model's."""
     config = model.model.config
     groups = random_groups(4, range(10, config.text_config.vocab_size), config.audio_token_id)
     first, last = groups[2].responses[0][:1], groups[2].responses[2]
@@ -137,7 +137,7 @@ def what_the_learner_finds(
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Small matrices, and learner ranks that want the cores."""
+    """Uses one thread, because matrices are small and learner ranks need the cores."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -171,7 +171,7 @@ def check_gradient(
     norms = {name: float(np.linalg.norm(value)) for name, value in expected.items()}
     total = float(np.linalg.norm(list(norms.values())))
     for name, value in expected.items():
-        # Some gradients are 0 but for float error: softmax does not feel a key's bias.
+        # Some gradients are 0 but for float error: softmax does not depend on a key's bias.
         scale = max(norms[name], 1e-3 * total)
         assert float(np.linalg.norm(gradient[name] - value)) <= 1e-5 * scale, (case, name)
 

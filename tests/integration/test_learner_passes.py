@@ -1,4 +1,4 @@
-"""Which log-probs a step computes, and which it need not: passes are counted on the models themselves."""
+"""Which log-probs a step computes and which it does not: the passes of the models are counted."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ PASSES = [
     ({"num_minibatches": 2, **WEIGHTS}, (2 + 2, 0)),
     ({"kl_coefficient": 0.1}, (1, 1)),
     ({"kl_coefficient": 0.1, "num_epochs": 2, **WEIGHTS}, (1 + 2, 1)),
-    # It comes with the advantages.
+    # The KL term is part of the advantages.
     ({"kl_coefficient": 0.1, "kl_placement": "reward"}, (1, 0)),
 ]
 
@@ -56,9 +56,9 @@ def test_a_step_runs_no_pass_that_it_does_not_need(random_audio_model: Path) -> 
 
 
 def as_bfloat16_engines_report_them(groups: list[TrainGroup], learner: Any) -> list[TrainGroup]:
-    """The groups with the learner's own log-probs, each off by 0.015 nats in the mean."""
+    """The groups with the learner's own log-probs, changed by 0.015 nats in the mean."""
     rng = np.random.default_rng(0)
-    # k1 of the engine's policy to the start, which is the policy still.
+    # k1 of the engine's policy to the start, which still is the policy.
     return [
         replace(
             group,

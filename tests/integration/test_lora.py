@@ -123,7 +123,7 @@ def resume_with_another_alpha(rank: int, world_size: int, port: int, model: str,
 def test_another_alpha_would_be_another_policy(saved: tuple[Path, dict[str, float]], tiny_audio_model: Path) -> None:
     message = run_ranks(resume_with_another_alpha, 1, str(tiny_audio_model), saved[0])
     assert "was written with model.lora {'rank': 4, 'alpha': 8.0}, but" in message
-    assert "the settings say {'rank': 4, 'alpha': 16.0}" in message
+    assert "this run has {'rank': 4, 'alpha': 16.0}" in message
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -201,7 +201,7 @@ async def sampled(pool: Any, questions: list[Any]) -> list[Any]:
 async def train(system: Any, questions: list[Any], policy_version: int) -> dict[str, float]:
     """One update on made-up advantages; its metrics compare engine and learner before the update.
 
-    `policy_version`: the learner's, so that it compares whatever the engine has.
+    `policy_version`: the learner's, so that all tokens are compared.
     """
     from ssr1_rl.algorithm.step_batch import train_group
     from ssr1_rl.config.schema import GrpoConfig
@@ -215,7 +215,7 @@ async def train(system: Any, questions: list[Any], policy_version: int) -> dict[
 
 
 def check_merged_tensors(config: Any, folder: Path, sent: dict[str, Any]) -> None:
-    """The export holds what engines were sent, which is the base but for the targets."""
+    """The export holds what engines received: the base weights, changed only in the targets."""
     from ssr1_rl.weights.audit import digest
 
     exported = load_file(folder / "model.safetensors")
@@ -273,7 +273,7 @@ def unmerged_policy(config: Any, checkpoint: Any) -> Any:
 
 @torch.no_grad()
 def policy_logprobs(policy: Any, config: Any, questions: list[Any], groups: list[Any]) -> torch.Tensor:
-    """Of every sampled token, in the groups' order."""
+    """Log-probs of every sampled token, in the groups' order."""
     import ray
 
     from ssr1_rl.data.prompt import expand_audio_placeholders

@@ -134,7 +134,7 @@ def test_an_update_below_bfloat16s_resolution_is_not_lost(tiny_audio_model: Path
         assert np.array_equal(used, used_last), f"{case}: nothing to see in bfloat16"
         moved = np.abs(first - start) > 5e-7
         assert moved.mean() > 0.9
-        # Adam's steps on one and the same batch go on in one direction at about the learning rate.
+        # Adam's steps on the same batch keep one direction, with a size of about the learning rate.
         assert np.median(np.abs(last - start)[moved]) == pytest.approx(4e-6, rel=0.1)
 
 

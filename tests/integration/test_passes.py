@@ -1,4 +1,4 @@
-"""Ranks stay in step however unequal their shares are: real ranks over gloo, ZeRO-3."""
+"""All ranks run the same number of passes, also with unequal shares: real ranks over gloo, ZeRO-3."""
 
 from dataclasses import replace
 from pathlib import Path

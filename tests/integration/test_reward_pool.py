@@ -1,4 +1,4 @@
-"""The reward stage on a real Ray: what succeeds, what is retried, what fails, and what comes back."""
+"""The reward stage on a real Ray: successes, retries, failures, and what the pool returns."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ class Meets:
         return [1.0 for _ in completions]
 
 async def meets_another_actor(completions, folder):
-    """Answers once two actors have been at work; fails if this one is given another group meanwhile."""
+    """Answers when two actors have run; fails if this one gets another group in the meantime."""
     busy = Path(folder) / f"busy-{os.getpid()}"
     busy.touch(exist_ok=False)
     (Path(folder) / f"actor-{os.getpid()}").touch()

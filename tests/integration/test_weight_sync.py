@@ -58,7 +58,7 @@ async def test_logprobs_agree_before_and_after_a_sync(system: System, prepared: 
 
 
 async def test_requests_in_flight_are_kept(system: System, prepared: list[PreparedQuestion]) -> None:
-    # 8 groups of 32 long responses: the syncs come while they are being written.
+    # 8 groups of 32 long responses: the syncs happen during their generation.
     flying = asyncio.create_task(sample(system, prepared, num_completions=32, max_response_tokens=150))
     while not system.waits.describe():
         await asyncio.sleep(0.01)

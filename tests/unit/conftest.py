@@ -1,4 +1,4 @@
-"""What unit tests share: one thread (tests run beside each other), and tiny models of random weights."""
+"""What unit tests share: one thread (tests run in parallel), and tiny models with random weights."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import torch
 from tests.conftest import TEXTS
 
 torch.set_num_threads(1)
-# A property holds however busy the machine is.
+# A property must also hold on a busy machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 

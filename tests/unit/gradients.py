@@ -11,10 +11,10 @@ def gradients(model, loss):
 
 
 def check_gradients(found, expected):
-    """Equal to 1e-5 of each parameter's gradient."""
+    """Checks that gradients are equal to 1e-5 of each parameter's gradient."""
     assert found.keys() == expected.keys()
     total = float(torch.cat([gradient.flatten() for gradient in expected.values()]).norm())
     for name, gradient in expected.items():
-        # Some gradients are 0 but for float error: softmax does not feel a key's bias, nor a lone key at all.
+        # Some gradients are 0 but for float error: softmax does not depend on a key's bias, nor on a single key.
         scale = max(float(gradient.norm()), 1e-3 * total)
         assert float((found[name] - gradient).norm()) <= 1e-5 * scale, name

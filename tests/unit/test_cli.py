@@ -1,4 +1,4 @@
-"""What a user can mend is one sentence; a bug is a traceback, also when an actor raised it."""
+"""An error that a user can fix is one sentence; a bug is a traceback, also if an actor raised it."""
 
 from typing import get_args, get_type_hints
 
@@ -12,7 +12,7 @@ from ssr1_rl.config.schema import GrpoConfig
 
 
 def in_an_actor(error):
-    """The error as Ray hands it to the caller."""
+    """The error as Ray raises it in the caller."""
     return RayTaskError("f", "traceback", error, pid=1, ip="1").as_instanceof_cause()
 
 

@@ -1,4 +1,4 @@
-"""What a run asks of the cluster, and what is said when the cluster has less. No Ray runs here."""
+"""What a run needs of the cluster, and the error if the cluster has less. No Ray runs here."""
 
 import pytest
 

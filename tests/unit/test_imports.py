@@ -1,4 +1,4 @@
-"""Settings, types and reward functions are light, and so is `ssr1-rl --help`: no torch, no Ray, no vLLM."""
+"""Settings, types, reward functions and `ssr1-rl --help` import no torch, no Ray and no vLLM."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ WRONG = HELP.replace("'--help'", "'grpo', 'no_such_file.yaml', '--dry-run'")
 
 
 def test_the_learner_s_pass_needs_neither_engines_nor_ray():
-    """So that it can be measured on a GPU with torch and transformers alone."""
+    """So it can be measured on a GPU with only torch and transformers."""
     code = (
         "import sys; sys.path.append('benchmarks'); import gpu_learner; "
         "found = {'ray', 'vllm', 'omegaconf', 'deepspeed'} & set(sys.modules); sys.exit(str(found) if found else 0)"

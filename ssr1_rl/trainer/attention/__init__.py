@@ -1,7 +1,7 @@
-"""Attention over packed rows: SDPA, FlashAttention or FlexAttention. Where groups lie in a row is `batches.layout`'s.
+"""Attention over packed rows: SDPA, FlashAttention or FlexAttention. `batches.layout` says where groups are in a row.
 
-Each backend is a class with one instance per packed row, which every layer of the model calls. All compute the same
-result to float error: that of `[prompt | response]` rows computed one by one.
+Each backend is a class with one instance per packed row, which every layer of the model calls. All compute, to float
+error, the same result: that of `[prompt | response]` rows computed one by one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Chooses the attention backend that the learner uses. Imports no torch, so that settings are checked early."""
+"""Chooses the attention backend that the learner uses. Does not import torch, so that settings are checked early."""
 
 import importlib
 import importlib.metadata
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 FASTEST_FIRST = ("flash", "flex", "sdpa")
 PACKAGES = {"flash": "flash_attn", "flex": "triton"}
-"""The package that a backend needs besides torch."""
+"""The package that each backend needs in addition to torch."""
 
 OLDEST_FLASH_ATTN = (2, 1)
 """Older versions align the causal mask of fewer queries than keys to the top left: silently wrong for responses."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
 
-# The kernel behind scaled_dot_product_attention on CPUs, called directly since it also returns the logsumexp.
+# The kernel of scaled_dot_product_attention on CPUs, called directly because it also returns the logsumexp.
 _attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _attend_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
@@ -71,7 +71,7 @@ class _PromptAndSelf(torch.autograd.Function):
         grad_output = grad_output.contiguous()
         whole = (tensor[None] for tensor in (grad_output, query, prompt_key, prompt_value, output, sums))
         grad_query, *grads_of_prompt = _attend_backward(*whole, 0.0, False, scale=scale)
-        # The gradient of padding is 0, so it contributes nothing, whatever its logsumexp.
+        # The gradient of padding is 0, so its logsumexp has no effect.
         parts = (padded(tensor, lengths) for tensor in (grad_output, query, key, value, output, sums))
         grads_of_own = _attend_backward(*parts, 0.0, True, scale=scale)
         own_query, own_key, own_value = (joined(gradient, lengths) for gradient in grads_of_own)

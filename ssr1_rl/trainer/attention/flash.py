@@ -1,4 +1,4 @@
-"""Packed attention by FlashAttention's variable-length kernel (arXiv 2307.08691; the package flash-attn, NVIDIA GPUs).
+"""Packed attention with FlashAttention's variable-length kernel (arXiv 2307.08691; package flash-attn, NVIDIA GPUs).
 
 One call computes the whole row. The queries are the row's tokens, cut into prompts and responses. A prompt's keys are
 its own; a response's keys are those of its group's prompt followed by its own. With more keys than queries the
@@ -21,7 +21,7 @@ from ssr1_rl.trainer.batches.layout import PackedLayout
 
 
 class FlashAttention:
-    """The `PackedAttention` of GPUs with flash-attn."""
+    """The `PackedAttention` for GPUs with flash-attn."""
 
     def __init__(self, layout: PackedLayout, device: torch.device) -> None:
         num_queries: list[int] = []

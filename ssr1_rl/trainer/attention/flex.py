@@ -1,4 +1,4 @@
-"""Packed attention by torch's FlexAttention (arXiv 2412.05496), compiled by triton; on CPUs it has no backward pass.
+"""Packed attention with torch's FlexAttention (arXiv 2412.05496), compiled by triton; no backward pass on CPUs.
 
 The kernel skips blocks of query-key pairs in which no query attends to a key. The blocks are derived from the layout,
 so no L × L mask is needed: the grid has one entry for 128 × 128 pairs.
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 BLOCK = 128
-"""Side of a block in tokens, for which FlexAttention's kernels are tuned."""
+"""Side of a block in tokens; FlexAttention's kernels are tuned for it."""
 
 
 class FlexAttention:
-    """The `PackedAttention` of GPUs without flash-attn."""
+    """The `PackedAttention` for GPUs without flash-attn."""
 
     def __init__(self, layout: PackedLayout, device: torch.device) -> None:
         self._mask = block_mask(layout, device)

@@ -27,7 +27,7 @@ REASONS = {
     "sliding_window": "with sliding-window attention",
     "softcap": "with soft-capped attention scores",
 }
-"""How to describe a model by a keyword of transformers' attention interface that changes the result."""
+"""Keywords of transformers' attention interface that change the result: the words for a model that passes them."""
 
 IGNORED_BY_SDPA = {"softcap", "s_aux"}
 """Keywords that transformers' sdpa silently ignores."""
@@ -37,11 +37,11 @@ NEUTRAL = {"position_ids", "use_cache", "output_attentions", "is_causal"}
 
 
 class InexactAttention(ValueError):
-    """A model's attention does more than packed attention can. The message completes "a model …"."""
+    """A model's attention needs more than packed attention computes. The message completes "a model …"."""
 
 
 def use_packed_attention(backbone: "PreTrainedModel") -> None:
-    """Makes a language model attend by the `PackedAttention` that its forward pass is given as `packing`.
+    """Makes a language model use the `PackedAttention` that its forward pass gets as `packing`.
 
     Without that keyword it uses transformers' sdpa.
     """

@@ -1,4 +1,4 @@
-"""Packed attention by torch's scaled_dot_product_attention over each group's parts: any device, any dtype.
+"""Packed attention with torch's scaled_dot_product_attention over each group's parts: any device, any dtype.
 
 Shapes: _P prompt tokens, _G responses, _R tokens of the longest one, _S tokens of all responses, _T = P + R,
 _N heads, _D head size.
@@ -13,7 +13,7 @@ from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout
 
 
 class SdpaAttention:
-    """The `PackedAttention` that runs everywhere. Responses of a group are padded to its longest."""
+    """The `PackedAttention` that runs everywhere. Responses of a group are padded to the longest one."""
 
     def __init__(self, layout: PackedLayout, device: torch.device) -> None:
         self._groups = layout.groups
@@ -43,7 +43,7 @@ class SdpaAttention:
 
 
 class UnderMask:
-    """`attend_to_prompt_and_self` on any device, by a mask and a copy of the prompt's keys for each response."""
+    """`attend_to_prompt_and_self` for any device, with a mask and a copy of the prompt's keys per response."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -68,7 +68,7 @@ class UnderMask:
         return joined(output, lengths)
 
     def _mask(self, prompt_length: int, num_tokens: int) -> Tensor:
-        """bool [R, P + R]: the whole prompt, and the response up to the token itself. Cached for all layers."""
+        """bool [R, P + R]: True for the whole prompt, and for the response up to the token. Cached for all layers."""
         shape = num_tokens, prompt_length + num_tokens
         if shape not in self._masks:
             whole = torch.ones(shape, dtype=torch.bool, device=self._device)

@@ -22,7 +22,7 @@ def share_minibatches(
 ) -> list[list[list[TrainGroup]]]:
     """Cuts groups into mini-batches in their order, then shares each among the ranks: [rank][mini-batch] -> groups.
 
-    So what an update trains on does not depend on the number of ranks.
+    So the groups of an update do not depend on the number of ranks.
     """
     size = len(groups) // num_minibatches
     parts = [groups[start : start + size] for start in range(0, len(groups), size)]
@@ -60,7 +60,7 @@ def response_lengths(group: TrainGroup) -> tuple[int, ...]:
 
 
 def trained_lengths(group: TrainGroup, keep_all: bool) -> tuple[int, ...]:
-    """Tokens of each response of a group that has a gradient, as `rows_to_train` decides it."""
+    """Tokens of each response that has a gradient, by the rules of `rows_to_train`."""
     num_responses = len(group.responses)
     mask_G = group.loss_mask_G or (True,) * num_responses
     advantages = group.token_advantages or [(advantage,) for advantage in group.advantages_G]
@@ -72,18 +72,18 @@ def trained_lengths(group: TrainGroup, keep_all: bool) -> tuple[int, ...]:
 
 
 def cut_parts(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
-    """Groups rows by prompt, and splits groups beyond `max_tokens` into parts, each with the whole prompt."""
+    """Groups rows by prompt, and splits larger groups than `max_tokens` into parts, each with the whole prompt."""
     return [part for of_prompt in by_prompt(rows) for part in _cut(of_prompt, packed_tokens, max_tokens)]
 
 
 def cut_padded(items: Iterable[Item], length: Callable[[Item], int], max_tokens: int) -> Iterator[list[Item]]:
-    """Batches items of similar length: as many as fit into `max_tokens` with padding, but at least one."""
+    """Batches items of similar length: as many as `max_tokens` allows with padding, but at least one."""
     longest_first = sorted(items, key=length, reverse=True)
     return _cut(longest_first, lambda batch: len(batch) * length(batch[0]), max_tokens)
 
 
 def _cut(items: Iterable[Item], size: Callable[[list[Item]], int], most: int) -> Iterator[list[Item]]:
-    """Cuts items in their order into parts of at most `most`, but at least one item."""
+    """Cuts items, in order, into parts of at most size `most`, but at least one item."""
     part: list[Item] = []
     for item in items:
         if part and size([*part, item]) > most:
@@ -95,7 +95,7 @@ def _cut(items: Iterable[Item], size: Callable[[list[Item]], int], most: int) ->
 
 
 def pack_tightly(parts: Sequence[list[Row]], max_tokens: int) -> list[list[Row]]:
-    """Packs parts into few passes of at most `max_tokens` (or one part): first fit decreasing."""
+    """Packs parts into few passes of at most `max_tokens` (or one larger part): first fit decreasing."""
     passes: list[list[Row]] = []
     rooms: list[int] = []
     for part in sorted(parts, key=packed_tokens, reverse=True):
@@ -112,9 +112,9 @@ def pack_tightly(parts: Sequence[list[Row]], max_tokens: int) -> list[list[Row]]
 def pack_evenly(
     parts: Sequence[list[Row]], max_tokens: int, num_passes: int, cost: Callable[[list[Row]], float]
 ) -> list[list[Row]]:
-    """Packs parts into at most `num_passes` passes of similar cost and at most `max_tokens` (or one part).
+    """Packs parts into at most `num_passes` passes of similar cost and at most `max_tokens` (or one larger part).
 
-    Falls back to `pack_tightly`, which needs no more passes, if a part fits into none.
+    If a part does not fit into any pass, falls back to `pack_tightly`, which needs no more passes than that.
     """
     passes: list[list[Row]] = [[] for _ in range(num_passes)]
     costs, rooms = [0.0] * num_passes, [max_tokens] * num_passes

@@ -1,4 +1,4 @@
-"""Clips as the audio tower's input: log-mel features, computed once per rank and clip.
+"""Log-mel features of clips, the audio tower's input. Each rank caches them.
 
 Shapes: C clips, M mel bins, F frames of the longest clip and its margin.
 """
@@ -24,7 +24,7 @@ Entry: TypeAlias = tuple[Tensor, int]
 """A clip's features, and its number of mel frames."""
 
 FeaturesOf: TypeAlias = Callable[[Clip], tuple[ClipKey, Tensor, int]]
-"""Gives a clip's key (the same for the same clip), its features, and its number of mel frames."""
+"""Returns a clip's key (the same for the same clip), its features, and its number of mel frames."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ class ClipFeatures:
 
 
 def clip_key(handle: Clip) -> ClipKey:
-    """Identifies a clip: by a reference's name, since the reference itself would pin the waveform in memory."""
+    """Identifies a clip without holding its reference, which would keep the waveform in memory."""
     return id(handle) if isinstance(handle, np.ndarray) else handle.hex()
 
 
 def can_be_cached(handle: Clip) -> bool:
-    """Whether the clip's key stays unique for the whole run: an array's id may be used again."""
+    """Whether the clip's key stays unique for the whole run: an array's id may be reused."""
     return not isinstance(handle, np.ndarray)

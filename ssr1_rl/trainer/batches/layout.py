@@ -1,9 +1,9 @@
-"""Prefix packing: where the prompts and responses of groups lie in a pass, and which positions they have.
+"""Prefix packing: where the prompts and responses of groups are in a pass, and which positions they have.
 
 A packed row is `[prompt | response 1 | … | response G] [prompt | …]`. A response attends to its group's prompt and to
 itself, and its positions continue from the prompt's end. So hidden states and gradients equal those of separate
 `[prompt | response]` rows to float error, while a prompt is computed once instead of G times. The attention itself is
-in `ssr1_rl.trainer.attention`; its time and memory grow with the attended pairs, not with the square of the row.
+in `ssr1_rl.trainer.attention`; its cost grows with the attended pairs, not with the square of the row's length.
 
 Shapes: B rows, L their length, P prompt tokens, _T response tokens of all groups.
 """
@@ -69,7 +69,7 @@ class PackedLayout:
         return positions
 
     def predicting_index(self) -> Tensor:
-        """int64 [T]: index into the flat [B L] hidden states of the one that predicts each response token.
+        """int64 [T]: for each response token, the index into the flat [B L] hidden states of the one that predicts it.
 
         The prompt's last token predicts the first token of every response.
         """

@@ -1,7 +1,7 @@
 """Cost of a group's forward pass, which decides how groups are shared among ranks and packed into passes.
 
-It counts operations rather than tokens, since attention grows with the attended pairs and the head runs on response
-tokens alone.
+It counts operations, not tokens, because attention grows with the attended pairs and the head runs only on response
+tokens.
 """
 
 import math
@@ -51,7 +51,7 @@ class PassCost:
         )
 
     def of_group(self, group: TrainGroup, lengths: tuple[int, ...]) -> int:
-        """Cost of a group of which responses of `lengths` tokens are run, with prompt and clips; 0 without any."""
+        """Cost of a group's prompt and clips, with responses of these `lengths`; 0 without responses."""
         if not lengths:
             return 0
         packed = self.of_packed(PackedGroup(group.num_prompt_tokens, lengths))

@@ -1,8 +1,8 @@
-"""Turns a rank's groups into its passes: micro-batches, equally many on every rank.
+"""Turns a rank's groups into its passes: micro-batches, the same number on every rank.
 
 ZeRO-3 gathers each layer's weights from all ranks within every pass, so all ranks must run the same number of passes.
-They agree on the number that the rank with the most rows needs. Each spreads its rows evenly over that many passes,
-and fills up with passes of weight 0 if it has too few rows.
+They agree on the largest number that any rank needs. Each spreads its rows evenly over that number of passes, and adds
+passes of weight 0 (fillers) if it has too few rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class Passes:
             )
 
     def rows(self, groups: Sequence[TrainGroup], policy_version: int) -> list[Row]:
-        """Rows of the groups' responses, in order; comparable are those of groups submitted at `policy_version`."""
+        """Rows of the groups' responses, in order; `comparable` if the group was submitted at `policy_version`."""
         return [row for group in groups for row in self._rows_of(group, policy_version)]
 
     def _rows_of(self, group: TrainGroup, policy_version: int) -> list[Row]:
@@ -90,7 +90,7 @@ class Passes:
     def micro_batches(self, rows: Sequence[Row], spare: Sequence[Row]) -> list[MicroBatch]:
         """The micro-batches of `rows`, then fillers; a collective.
 
-        A filler is the shortest row; of `spare`, if there are no `rows`.
+        A filler is the shortest of `rows`, or of `spare` if there are no rows.
         """
         parts, num_own = self._cut(rows, spare)
         batches = [self._collate(part) for part in parts]
@@ -99,7 +99,7 @@ class Passes:
     def logprobs(
         self, policy: Callable[[MicroBatch], tuple[Tensor, Tensor]], rows: Sequence[Row], spare: Sequence[Row]
     ) -> list[tuple[float, ...]]:
-        """For each row the log-probs of its response tokens, computed without gradient; a collective."""
+        """Log-probs of each row's response tokens, without gradient; a collective."""
         found: dict[int, tuple[float, ...]] = {}
         with torch.no_grad():
             for part in self._cut([row for row in rows if row.response], spare)[0]:
@@ -116,7 +116,7 @@ class Passes:
         return {"audio_clips": num_asked, "audio_clips_encoded": num_encoded}
 
     def _cut(self, rows: Sequence[Row], spare: Sequence[Row]) -> tuple[list[list[Row]], int]:
-        """The rows of every pass that this rank runs, fillers last, and how many passes are no fillers."""
+        """The rows of every pass of this rank, fillers last, and the number of passes that are not fillers."""
         max_tokens = self._config.max_tokens_per_micro_batch
         if self._config.prefix_packing:
             parts = cut_parts(rows, max_tokens)

@@ -1,9 +1,9 @@
 """Rows of prompt and response, and the tensors of one pass over them.
 
-Rows that share a prompt are packed behind it, so that prompt and audio are computed once for all of them; see
+Rows that share a prompt are packed after it, so that prompt and audio are computed once for all of them; see
 `ssr1_rl.trainer.batches.layout`.
 
-Shapes: B rows (1 where packed), L their length, _T response tokens of the micro-batch, flattened row by row,
+Shapes: B rows (1 if packed), L their length, _T response tokens of the micro-batch, flattened row by row,
 C clips, N audio features of all clips.
 """
 
@@ -22,7 +22,7 @@ from ssr1_rl.types import Clip
 
 @dataclass(frozen=True)
 class Row:
-    """One response to be trained on, with its prompt. Consecutive rows whose `prompt` is the same object are packed."""
+    """One response with its prompt. Consecutive rows whose `prompt` is the same object are packed."""
 
     prompt: tuple[int, ...]  # one placeholder token per audio feature
     clips: tuple[Clip, ...]  # the prompt's clips, in order
@@ -53,14 +53,14 @@ class MicroBatch:
 
     input_ids: Tensor  # int64 [B, L]
     position_ids: Tensor  # int64 [B, L]
-    layout: PackedLayout  # where prompts and responses lie in input_ids
+    layout: PackedLayout  # where prompts and responses are in input_ids
     mel: Tensor  # float32 [C, mel bins, frames] as in ClipBatch; if encoded, the tower's outputs [C, D, most features]
     num_mel_frames: tuple[int, ...]  # [C] as in ClipBatch
     num_audio_tokens: tuple[int, ...]  # [C] placeholders of each clip in the prompts that have it
     audio_columns: Tensor  # int64 [N]: where in the flat [B L] tokens each audio feature goes
     audio_clips: Tensor  # int64 [N]: which clip each audio feature comes from
     audio_positions: Tensor  # int64 [N]: which position in that clip
-    hidden_index_T: Tensor  # int64 [T]: index into the flat [B L] hidden states of the one that predicts each token
+    hidden_index_T: Tensor  # int64 [T]: index into the flat [B L] hidden states; that state predicts the token
     response_index_T: Tensor  # int64 [T]: which of the micro-batch's responses, from 0, each token belongs to
     targets_T: Tensor  # int64 [T]: the response tokens
     rollout_logprobs_T: Tensor  # float32 [T] as in Row
@@ -70,7 +70,7 @@ class MicroBatch:
     comparable_T: Tensor  # bool [T] as in Row
     num_row_tokens: int  # tokens of all rows; a shared prompt counts once per row
     encoded: bool = False  # whether mel holds outputs of the frozen audio tower
-    weight: float = 1.0  # factor of the loss: 1, or 0 for a filler that only keeps ranks in step
+    weight: float = 1.0  # factor of the loss: 1, or 0 for a filler, which only equalises the number of passes
 
     @property
     def num_computed_tokens(self) -> int:
@@ -110,8 +110,8 @@ def collate(
         placeholder_id: the audio placeholder's token id (-1 for a text-only model).
         features_of: gives each clip's log-mel [num_channels, frames + margin].
         num_channels: the mel bins.
-        pack: True packs rows of one prompt behind it; False gives each row its own prompt, padded to one length.
-        encoded: True where `features_of` gives the frozen tower's output [num_channels, num_features] instead.
+        pack: True packs rows of one prompt after it; False gives each row its own prompt, padded to one length.
+        encoded: True if `features_of` gives the frozen tower's output [num_channels, num_features] instead.
     """
     parts = by_prompt(rows) if pack else [[row] for row in rows]
     layout = (PackedLayout if pack else PaddedLayout)(
@@ -159,7 +159,7 @@ def _audio_index(
 ) -> Iterator[Tensor]:
     """For each clip of the prompt that starts at `first_column`: int64 [3, N of the clip], column, clip and position.
 
-    Placeholders are counted in the prompt alone, since a response may sample the placeholder's id as well.
+    Placeholders are counted in the prompt alone, because a response may also contain the placeholder's id.
     """
     columns = (torch.tensor(row.prompt) == placeholder_id).nonzero()[:, 0]
     start = 0

@@ -1,11 +1,11 @@
 """Outputs of a frozen audio tower: computed once per clip, used by every pass and by the reference model.
 
 A frozen tower always gives a clip the same output, and the reference's tower has the same weights. The projector
-behind the tower is trained, so every pass of either model runs it again.
+after the tower is trained, so every pass of either model runs it again.
 
-The tower runs in passes of its own, before those that train, through the engine's forward pass as ZeRO-3 requires.
-Under ZeRO-3 each layer gathers its weights from all ranks, so every rank must run equally many passes. Each runs as
-many as the rank that needs the most, the surplus ones on silence. No pass runs if every rank has all its clips cached.
+The tower runs in separate passes, before those that train, through the engine's forward pass as ZeRO-3 requires.
+Under ZeRO-3 each layer gathers its weights from all ranks, so every rank must run the same number of passes: that of
+the rank that needs the most. Additional passes run on silence. No pass runs if all ranks have all their clips cached.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -33,12 +33,12 @@ class TowerOutputs:
     Args:
         encode: runs the tower; a collective.
         max_over_ranks: the largest of the ranks' values; a collective.
-        max_bytes: size of the cache that outlasts a call of `prepare`.
+        max_bytes: size of the cache, which persists between calls of `prepare`.
         max_tokens: most audio tokens of one pass of the tower, padding included.
 
     Attributes:
         num_asked: distinct clips that `prepare` was given since the last `take_counts`.
-        num_encoded: those of them that the tower ran on.
+        num_encoded: the clips among them that the tower ran on.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class TowerOutputs:
         self.num_asked = self.num_encoded = 0
 
     def prepare(self, handles: Iterable[Clip]) -> None:
-        """Makes the outputs of these clips, and of no others, available to `__call__`; a collective."""
+        """Makes the outputs of these clips, and only these, available to `__call__`; a collective."""
         wanted = {clip_key(handle): handle for handle in handles}
         self._current = {key: entry for key in wanted if (entry := self._cache.get(key))}
         missing = [handle for key, handle in wanted.items() if key not in self._current]
@@ -67,7 +67,7 @@ class TowerOutputs:
         family = self._clips.family
         lengths = {id(handle): family.num_audio_tokens(self._clips.num_frames(handle)) for handle in missing}
         passes = list(cut_padded(missing, lambda handle: lengths[id(handle)], self._max_tokens))
-        # Agreed on before any rank starts a pass, since ranks wait for each other's weights within one.
+        # Ranks agree on it before any of them starts a pass, because they wait for each other's weights within a pass.
         most = int(self._max_over_ranks(len(passes)))
         for part in passes:
             self._compute(part)

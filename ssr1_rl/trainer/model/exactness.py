@@ -1,8 +1,8 @@
-"""Checks before anything is loaded that the learner's log-probs and published weights will be the model's own.
+"""Checks, before weights are loaded, that the learner's log-probs and published weights will be the model's own.
 
 Packing computes a prompt once, our head computes log-probs from hidden states, and weights are published under the
 names that they have in memory. Each is right for most models of transformers and wrong for some. So a twin of
-the model runs on torch's meta device, where it takes neither memory nor time, and its forward pass is watched.
+the model runs on torch's meta device, where it takes neither memory nor time, and its forward pass is checked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PADDED_INSTEAD = "set learner.prefix_packing: false"
 ANOTHER_MODEL = "it cannot be trained here; set model.path to another"
 MODEL_CODE_ERRORS = (AttributeError, KeyError, RuntimeError, TypeError)
-"""What a model's code raises if it needs more inputs than it was given."""
+"""Errors that a model's code raises if it gets fewer inputs than it needs."""
 
 
 def check_exact(config: PretrainedConfig, prefix_packing: bool) -> None:
@@ -53,11 +53,11 @@ def _refused(config: PretrainedConfig, reason: str, fix: str) -> ValueError:
 
 
 def _unpackable(config: PretrainedConfig, reason: str) -> ValueError:
-    return _refused(config, f"{reason}, which prefix packing cannot serve exactly", PADDED_INSTEAD)
+    return _refused(config, f"{reason}, which prefix packing cannot compute exactly", PADDED_INSTEAD)
 
 
 def _check_names(model: PreTrainedModel) -> None:
-    """Checks that names in memory are those of checkpoints: weights are sent and exported under them."""
+    """Checks that weights have their checkpoint's names in memory, because they are sent and exported under these."""
     from transformers.conversion_mapping import get_model_conversion_mapping
 
     if get_model_conversion_mapping(model, add_legacy=False):
@@ -65,9 +65,9 @@ def _check_names(model: PreTrainedModel) -> None:
 
 
 def _check_head(model: PreTrainedModel) -> None:
-    """Checks that logits are `lm_head` of the hidden states of `model`, and nothing more.
+    """Checks that the logits are exactly `lm_head` of the hidden states.
 
-    Runs the model's own forward pass with small stand-ins for both, and compares the result.
+    Runs the model's own forward pass with a small backbone and head in their place, and compares the result.
     """
     backbone, config = getattr(model, "model", None), model.config
     if not isinstance(backbone, nn.Module) or type(getattr(model, "lm_head", None)) is not nn.Linear:
@@ -80,7 +80,7 @@ def _check_head(model: PreTrainedModel) -> None:
         try:
             logits = probe(input_ids=torch.zeros(1, 3, dtype=torch.long)).logits
         except MODEL_CODE_ERRORS as error:
-            raise _refused(config, f"whose logits take more than hidden states ({error})", ANOTHER_MODEL) from error
+            raise _refused(config, f"whose logits need more than hidden states ({error})", ANOTHER_MODEL) from error
         if not torch.equal(logits, head(hidden)):
             reason = "whose logits are more than lm_head of its hidden states (scaled or soft-capped)"
             raise _refused(config, reason, ANOTHER_MODEL)
@@ -100,7 +100,7 @@ class _GivenHidden(nn.Module):
 
 
 def _check_positions(config: PretrainedConfig) -> None:
-    """Checks that rotary frequencies do not depend on the longest row, which would change the log-probs of others."""
+    """Checks that rotary frequencies do not depend on the longest row, which would change other rows' log-probs."""
     parameters = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
     for rope in by_layer_type or [parameters]:
@@ -114,11 +114,11 @@ def _check_positions(config: PretrainedConfig) -> None:
 
 
 def _check_attention(backbone: PreTrainedModel) -> None:
-    """Checks that the model's attention needs no more than transformers' sdpa computes, in padded rows or packed."""
+    """Checks that transformers' sdpa computes all that the model's attention needs."""
     try:
         backbone.set_attn_implementation("sdpa")
     except ValueError as error:
-        raise _refused(backbone.config, "that transformers does not run by sdpa", ANOTHER_MODEL) from error
+        raise _refused(backbone.config, "that transformers does not run with sdpa", ANOTHER_MODEL) from error
     _follow(backbone, lambda config, reason: _refused(config, f"{reason}, beyond sdpa", ANOTHER_MODEL))
 
 
@@ -128,7 +128,7 @@ def _check_packing(backbone: PreTrainedModel) -> None:
     if others:
         raise _unpackable(config, f"with layers of {', '.join(others)}")
     if not backbone._supports_attention_backend:
-        raise _unpackable(config, "whose attention goes past transformers' attention interface")
+        raise _unpackable(config, "whose attention does not use transformers' attention interface")
     if getattr(config, "rope_parameters", None) is None:
         raise _unpackable(config, "without rotary positions")
     counter = _CountedAttention(PackedLayout(()), torch.device("meta"))
@@ -150,7 +150,7 @@ class _CountedAttention:
 
 
 def _follow(backbone: PreTrainedModel, refuse: Callable[[PretrainedConfig, str], ValueError], **kwargs: object) -> None:
-    """Runs a pass over two tokens to see whether the model's code gets through; its values mean nothing."""
+    """Runs a pass over two tokens to see whether the model's code accepts it; the values are not used."""
     use_packed_attention(backbone)
     tokens, positions = torch.zeros(1, 2, dtype=torch.long, device="meta"), torch.arange(2, device="meta")[None]
     try:
@@ -159,4 +159,4 @@ def _follow(backbone: PreTrainedModel, refuse: Callable[[PretrainedConfig, str],
     except InexactAttention as error:
         raise refuse(backbone.config, str(error)) from error
     except MODEL_CODE_ERRORS as error:
-        raise refuse(backbone.config, f"whose forward pass cannot be followed ({error})") from error
+        raise refuse(backbone.config, f"whose forward pass fails in this check ({error})") from error

@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 TEXT_BACKBONE = "model"
-"""Path of the language model without its head in a text-only model; `trainer/model/exactness.py` checks it."""
+"""Path, in a text-only model, of the language model without its head; `trainer/model/exactness.py` checks it."""
 
 
 def backbone_path(config: "PretrainedConfig") -> str:
-    """Path in a model of its language model without the head."""
+    """Path, in a model, of the language model without its head."""
     family = audio_family_of(config)
     return family.backbone if family else TEXT_BACKBONE
 
 
 def read_config(path: str) -> "PretrainedConfig":
-    """Reads the configuration of what is trained of the model in `path`, see `trained_config`.
+    """Reads the configuration of the trained part of the model in `path`; see `trained_config`.
 
     Raises:
         ValueError: not a model folder, a quantized model, or a model type that the learner cannot train.
@@ -31,8 +31,8 @@ def read_config(path: str) -> "PretrainedConfig":
     whole = AutoConfig.from_pretrained(path)
     if getattr(whole, "quantization_config", None):
         raise ValueError(
-            f"model.path {path} is a quantized model, and the learner trains whole weights; give the model that it "
-            "was made from"
+            f"model.path {path} is a quantized model, and the learner trains unquantized weights; give the "
+            "model that it was made from"
         )
     config = trained_config(whole)
     is_text_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.get_text_config() is config
@@ -61,7 +61,7 @@ def load_model(path: str, dtype: "torch.dtype", attention: str) -> "PreTrainedMo
 
 
 def make_model(config: "PretrainedConfig") -> "PreTrainedModel":
-    """Makes a model of random weights."""
+    """Makes a model with random weights."""
     import transformers
 
     family = audio_family_of(config)

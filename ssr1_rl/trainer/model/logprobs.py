@@ -1,4 +1,4 @@
-"""Log-probs and entropies of given tokens from hidden states, without holding all logits at once.
+"""Computes log-probs and entropies of given tokens from hidden states, without holding all logits at once.
 
 Logits of T tokens over a vocabulary of V are by far the largest tensor of a pass (16,384 tokens of Qwen2-Audio:
 9.5 GiB in float32, several times that with softmax and gradient). Here only the logits of one chunk of tokens exist
@@ -33,7 +33,7 @@ class LogprobHead(nn.Linear):
         """Turns `head` into a `LogprobHead` in place.
 
         Module, name and parameters stay the same. So ZeRO-3 gathers the weight once around the module's forward and
-        backward pass, whatever the number of chunks.
+        backward pass, for any number of chunks.
         """
         assert isinstance(head, nn.Linear), f"lm_head is a {type(head).__name__}, not a linear layer"
         head.__class__ = LogprobHead
@@ -137,7 +137,7 @@ def _grad_of_logits(
 
 
 def _tempered_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:
-    """Logits / temperature [C, V], float32 or wider, in memory of their own."""
+    """Logits / temperature [C, V], float32 or wider, as a new tensor."""
     return linear(hidden_CH, weight_VH, bias_V).to(_wide(hidden_CH.dtype)).div_(temperature)
 
 

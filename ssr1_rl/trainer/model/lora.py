@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) in a policy: found, added, switched off for the reference.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) in a policy: finds their layers, adds them, and switches them off.
 
-peft changes the model in place, so all other modules keep their names. How adapters reach the weights that engines
-and exports get is in `ssr1_rl.weights.adapters`.
+peft changes the model in place, so all other modules keep their names. `ssr1_rl.weights.adapters` merges adapters
+into the weights that engines and exports get.
 """
 
 import difflib
@@ -34,10 +34,10 @@ def add_adapters(model: "PreTrainedModel", rank: int, alpha: float, modules: Seq
 def find_targets(model: "PreTrainedModel", target_modules: Iterable[str]) -> list[str]:
     """Full names of the trainable linear layers whose names end in one of `target_modules`.
 
-    Call it before adapters are added, while `requires_grad` still says which parts may be trained.
+    Call it before adapters are added: it reads from `requires_grad` which parts may be trained.
 
     Raises:
-        ValueError: an entry names no such layer; the message lists those that exist.
+        ValueError: an entry matches no such layer; the message lists the layers that exist.
     """
     head = model.get_output_embeddings()
     linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
@@ -55,17 +55,17 @@ def _no_such_layer(target: str, usable: Sequence[str], frozen: Iterable[str]) ->
     known = sorted({name.rpartition(".")[2] for name in usable})
     if any(f".{name}".endswith(f".{target}") for name in frozen):
         return (
-            f"model.lora.target_modules names {target!r}, which can have no adapter: it is the log-prob head, or lies "
+            f"model.lora.target_modules names {target!r}, which cannot have an adapter: it is the log-prob head, or is "
             f"in the audio tower that model.train_audio_tower=false freezes; there are: {', '.join(known)}"
         )
     near = difflib.get_close_matches(target, known, n=1)
     hint = f"did you mean {near[0]}? There are" if near else "there are"
-    return f"model.lora.target_modules names {target!r}, but no linear layer is called so; {hint}: {', '.join(known)}"
+    return f"model.lora.target_modules names {target!r}, but no linear layer has this name; {hint}: {', '.join(known)}"
 
 
 @contextmanager
 def adapters_off(model: "PreTrainedModel") -> Iterator[None]:
-    """A context in which the model computes what its frozen base computes."""
+    """A context in which the adapters are switched off, so the model computes what its frozen base computes."""
     layers = [layer for _, layer in adapted_layers(model)]
     try:
         for layer in layers:

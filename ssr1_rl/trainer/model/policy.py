@@ -1,6 +1,6 @@
-"""The policy as the learner runs it: audio features once per clip, log-probs of response tokens alone.
+"""The policy as the learner runs it: audio features once per clip, log-probs of response tokens only.
 
-Shapes: B rows (1 where packed), L their length, H hidden size, D width of the audio tower, _T response tokens, C clips.
+Shapes: B rows (1 if packed), L their length, H hidden size, D width of the audio tower, _T response tokens, C clips.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Policy(nn.Module):
-    """A transformers model behind one `forward`: micro-batch in, log-probs out.
+    """Wraps a transformers model in one `forward`: micro-batch in, log-probs out.
 
     Args:
-        model: of transformers, one that `read_config` accepts; it is changed in place.
+        model: a model of transformers that `read_config` accepts; it is changed in place.
         temperature: the sampling temperature; log-probs are those of the tempered distribution.
         train_audio_tower: False freezes the tower's parameters.
         attention: a key of `BACKENDS`.
-        prefix_packing: False for padded rows, which transformers' own attention of that kind processes.
+        prefix_packing: False for padded rows, which use transformers' own attention of that kind.
 
     Raises:
         ValueError: the log-probs would differ from the model's own; see `check_exact`.
@@ -110,7 +110,7 @@ class Policy(nn.Module):
             return batch.mel.transpose(1, 2).to(self.model.dtype)
         if batch.num_mel_frames:
             return self._encode(batch.mel, batch.num_mel_frames)
-        # Ranks reduce gradients together, so each runs the tower in every pass, on silence if it has no clip.
+        # Ranks reduce gradients together, so each rank runs the tower in every pass, on silence if it has no clip.
         tower, family = self.audio_tower, self.audio_family
         assert tower is not None and family is not None, "only audio models have clips"
         num_frames = family.min_mel_frames

@@ -1,4 +1,4 @@
-"""What is waited for has a name, a start and a limit."""
+"""Every wait has a name, a start and a limit."""
 
 import asyncio
 

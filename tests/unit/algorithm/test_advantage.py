@@ -1,4 +1,4 @@
-"""Advantages: every baseline and scale by hand, in float64 by an implementation of its own, and by their laws."""
+"""Advantages: every baseline and scale by hand, against a separate float64 implementation, and by properties."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The loss of the GRPO family: by hand, against an implementation of its own in float64, and by its laws."""
+"""The loss of the GRPO family: by hand, against a separate float64 implementation, and by properties."""
 
 import math
 
@@ -244,7 +244,7 @@ def test_bounding_the_ratio_hides_no_nan(kind):
 
 
 def of_float32(logprobs, old, advantage, kind):
-    """The loss of two responses of a token each."""
+    """The loss of two responses with one token each."""
     tokens = LossTokens(
         logprobs, old, old, torch.full((2,), advantage), torch.zeros(2), torch.arange(2), num_responses=2
     )
@@ -252,7 +252,7 @@ def of_float32(logprobs, old, advantage, kind):
 
 
 def test_shapes_are_checked_here():
-    """Under pytest; a run does not pay for it."""
+    """Only under pytest; a run has no such cost."""
     with pytest.raises(TypeCheckError, match="ref_logprobs_T"):
         kl_estimate(torch.zeros(3), torch.zeros(2), "k1")
 

@@ -1,4 +1,4 @@
-"""From scored groups to what the learners take: overlong responses, the KL term's weight, and the whole."""
+"""From scored groups to the learners' batch: overlong responses, the KL term's weight, and all together."""
 
 import pytest
 from hypothesis import given
@@ -49,7 +49,7 @@ def test_an_adapted_coefficient_goes_on_from_a_checkpoint():
     adapted.resume(0.7)
     assert adapted.value == 0.7
     adapted.resume(0.0)
-    assert adapted.value == 0.7, "the run before had no KL term: nothing to go on from"
+    assert adapted.value == 0.7, "the run before had no KL term: nothing to resume"
 
 
 def completion(num_tokens, finish_reason="stop"):

@@ -1,4 +1,4 @@
-"""What each audio family says of itself, against transformers' own classes and configurations."""
+"""The record of each audio family, against transformers' own classes and configurations."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The operations that the GPU benchmark counts are those that torch counts, and its sides do what they say."""
+"""The GPU benchmark counts the operations that torch counts, and its sides compute what they should."""
 
 import sys
 from pathlib import Path

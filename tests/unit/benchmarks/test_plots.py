@@ -1,4 +1,4 @@
-"""The benchmarks' plots and page agree with the kept results; a busy machine is warned of."""
+"""The benchmarks' plots and page agree with the kept results; a busy machine gives a warning."""
 
 import importlib
 import itertools
@@ -20,7 +20,7 @@ KEPT = sorted(path.stem for path in RESULTS.glob("*.json"))
 
 
 def size_of(path: Path) -> tuple[int, int]:
-    """Width and height of a picture that is not of one colour."""
+    """Width and height of a picture; fails if it has only one colour."""
     pixels = imread(path)
     assert pixels.min() < 0.9 < pixels.max()
     return pixels.shape[1], pixels.shape[0]

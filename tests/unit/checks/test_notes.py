@@ -1,4 +1,4 @@
-"""Settings without effect, or hardly the ones that were meant, are said and not refused."""
+"""Settings without effect, or probably unintended ones, give a note and are not refused."""
 
 from pathlib import Path
 

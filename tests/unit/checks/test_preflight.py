@@ -1,4 +1,4 @@
-"""What would stop a run once its actors have started is refused before, in a dry run and in a real one."""
+"""Errors that would stop a run after its actors have started are found before, in a dry run and in a real run."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ def config(random_text_model, tmp_path):
 
 
 def with_model(config, tmp_path, **changes):
-    """The configuration, its model's own changed."""
+    """The configuration, with changes to the model's config.json."""
     settings = json.loads((tmp_path / "q.json").parent.joinpath(config.model.path, "config.json").read_text())
     folder = tmp_path / "model"
     folder.mkdir()

@@ -173,7 +173,7 @@ def test_mel_of_quiet_and_half_empty_clips(audio_model, waveform):
 
 
 def test_mel_of_a_short_clip_is_cheap(audio_model):
-    """It must not compute 30 s of padding: 15 times the work for a clip of 2 s."""
+    """The extractor must not compute 30 s of padding: 15 times the work for a clip of 2 s."""
     extract = MelExtractor(audio_model)
 
     def seconds(waveform):

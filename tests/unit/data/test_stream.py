@@ -33,7 +33,7 @@ def test_order_depends_on_the_seed_and_not_on_the_order_of_rows():
 
 
 def test_order_is_pinned():
-    """The very order is part of a checkpoint's meaning: a change would reorder a resumed run."""
+    """Checkpoints depend on the exact order: a change would reorder a resumed run."""
     order = [group.question_id for group in take(QuestionStream(questions(6), seed=0), 12)]
     assert "".join(order) == "054213542013"
 

@@ -1,4 +1,4 @@
-"""The world of sounds: reproducible, whole, readable as AVQA, and answerable."""
+"""The world of sounds is reproducible, complete, readable as AVQA, and answerable."""
 
 import dataclasses
 import hashlib
@@ -120,7 +120,7 @@ def test_a_finished_world_is_reused_and_an_interrupted_one_made_anew(tmp_path, m
         patch.setattr(soundworld, "_write_world", interrupted)
         make_world(tmp_path / "world", settings)
     assert not (tmp_path / "world").exists()
-    (tmp_path / "world").mkdir()  # an empty folder is no hindrance
+    (tmp_path / "world").mkdir()  # an empty folder is accepted
     paths = make_world(tmp_path / "world", settings)
     assert len(rows(paths, "train")) == 8
     with monkeypatch.context() as patch:

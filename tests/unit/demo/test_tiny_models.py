@@ -1,4 +1,4 @@
-"""Tiny models are folders like published ones: transformers loads them whole, tokenizers give text back."""
+"""Tiny models are folders like published ones: transformers loads all of them, tokenizers restore text."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_audio_model_loads_with_no_key_missing_or_left_over(audio_model):
 
 
 def test_audio_model_has_the_published_names(audio_model):
-    """vLLM reads these names only; transformers' own save_pretrained writes others."""
+    """vLLM reads only these names; transformers' own save_pretrained writes others."""
     with safe_open(audio_model / "model.safetensors", "pt") as file:
         names = set(file.keys())
     assert {name.split(".")[0] for name in names} == {"language_model", "audio_tower", "multi_modal_projector"}

@@ -1,4 +1,4 @@
-"""Numbers that stop a run: engine against learner, log-probs and weights."""
+"""Checks that stop a run: engine against learner, in log-probs and weights."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""When the watchdog speaks, by a clock that the test turns."""
+"""When the watchdog warns, by a clock that the test sets."""
 
 import asyncio
 import heapq
@@ -9,7 +9,7 @@ from ssr1_rl.faults.watchdog import Watchdog
 
 
 class FakeTime:
-    """Seconds that pass only through `advance`."""
+    """A clock that only `advance` moves."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

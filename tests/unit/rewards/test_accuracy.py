@@ -1,4 +1,4 @@
-"""The accuracy reward, case by case: what an answer may look like, and what is wrong."""
+"""The accuracy reward, case by case: forms of a right answer, and wrong answers."""
 
 import pytest
 from hypothesis import given
@@ -106,7 +106,7 @@ def test_what_is_not_exactly_the_right_choice_is_wrong(answer):
         ("A", "E", ("E", "F", "G"), False),
         ("A) E", "E", ("E", "F", "G"), True),
         ("option 1", "E", ("E", "F", "G"), True),
-        # symbols that are part of what is said
+        # symbols that are part of the answer
         ("C", "C#", ("C#", "D"), False),
         ("c#", "C#", ("C", "C#"), True),
         ("C#", "C", ("C", "D"), False),
@@ -124,7 +124,7 @@ def test_what_is_not_exactly_the_right_choice_is_wrong(answer):
         ("C-4", "C-4", ("C-4", "C 4"), True),
         ("c-4", "C 4", ("C-4", "C 4"), False),
         ("one", "1", ("one", "1"), False),
-        # a choice of nothing but punctuation is not what an empty answer means
+        # an empty answer does not name a choice that has only punctuation
         ("", "?", ("?", "dog"), False),
         ("?", "?", ("?", "!"), True),
         # other scripts
@@ -163,7 +163,7 @@ def test_open_question(answer, ground_truth, is_right):
 
 
 def test_a_question_that_no_answer_could_be_right_for_is_an_error_not_a_zero():
-    with pytest.raises(ValueError, match="'cow' is none of the choices"):
+    with pytest.raises(ValueError, match="'cow' is not one of the choices"):
         choice_match("A", "cow", ANIMALS)
     with pytest.raises(ValueError, match="ground_truth is empty"):
         choice_match("A", " ", ())
@@ -177,7 +177,7 @@ def test_a_question_that_no_answer_could_be_right_for_is_an_error_not_a_zero():
         ("barking dog", "dog barking", ("dog barking", "cat"), True),
         ("dog", "dog barking", ("dog barking", "cat"), False),
         ("not a cat but a dog", "dog", ("dog", "cat"), False),
-        # a token that a wrong choice shares with the answer is not held against the prediction
+        # a token that a wrong choice shares with the answer does not make the prediction wrong
         ("the small dog", "small dog", ("small dog", "small cat"), True),
         ("small dog cat", "small dog", ("small dog", "small cat"), False),
         # a bare letter scores nothing, unless the choice's text holds it

@@ -144,10 +144,10 @@ def test_is_async(rewards_file, function, expected):
     ("config", "message"),
     [
         (RewardConfig(), r"rewards\[2\]\.name and rewards\[2\]\.path are both empty"),
-        (RewardConfig(name="acuracy"), r"rewards\[2\]\.name 'acuracy' is no built-in .*did you mean 'accuracy'\?"),
+        (RewardConfig(name="acuracy"), r"rewards\[2\]\.name 'acuracy' is not a built-in .*did you mean 'accuracy'\?"),
         (
             RewardConfig(name="length"),
-            r"'length' is no built-in reward function \(built in are accuracy, format; .*path",
+            r"'length' is not a built-in reward \(built in are accuracy, format; .*path",
         ),
         (RewardConfig(name="accuracy", options={"mach": "mmau"}), r"options has no 'mach'; did you mean 'match'\?"),
         (RewardConfig(name="accuracy", options={"match": "x"}), r"options {'match': 'x'} do not build .*got 'x'"),

@@ -1,4 +1,4 @@
-"""Questions in, scored groups out in the order of admission: never too many in flight, none lost, none twice."""
+"""Scored groups come in the order of admission: never too many in flight, none lost, none twice."""
 
 import asyncio
 import random
@@ -22,7 +22,7 @@ SAMPLING = Sampling(2, 1.0, 8)
 
 
 def questions(count):
-    """Those of odd number are of kind odd, the others of none."""
+    """Questions; those with an odd number have the kind "odd", the others none."""
     kinds = ("", "odd")
     return [Question(str(i), f"question {i}", "yes", kind=kinds[i % 2], source=f"file row {i}") for i in range(count)]
 

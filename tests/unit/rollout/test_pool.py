@@ -1,4 +1,4 @@
-"""Groups go to the worker with the least outstanding tokens; what is waited for can be told."""
+"""Groups go to the worker with the least outstanding tokens; waits are described in words."""
 
 import asyncio
 

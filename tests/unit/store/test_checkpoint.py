@@ -1,4 +1,4 @@
-"""A checkpoint is there whole or not at all; damage is noticed; what must be kept is kept."""
+"""A checkpoint exists whole or not at all; damage is detected; the right checkpoints are kept."""
 
 import json
 import shutil

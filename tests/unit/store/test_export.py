@@ -1,4 +1,4 @@
-"""An exported folder is the base model's with other weights: transformers loads it, whole, in its dtype."""
+"""An exported folder is the base model's with other weights: transformers loads all of it, in its dtype."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A run's folder: one process at a time, and where the next one resumes."""
+"""A run's folder: one process at a time, and the checkpoint from which the next one resumes."""
 
 import json
 import subprocess

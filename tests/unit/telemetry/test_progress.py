@@ -31,7 +31,7 @@ def shown(console):
 
 
 def picture(progress):
-    """The live area as it is drawn now."""
+    """The current content of the live area."""
     console = Console(file=io.StringIO(), width=100, _environ={})
     console.print(progress._render())
     return console.file.getvalue()
@@ -143,7 +143,7 @@ def test_waiting_is_asked_on_the_event_loop_again_and_again():
         progress.__exit__()
         asked = len(threads)
         await asyncio.sleep(0.4)
-        assert len(threads) == asked  # no longer after the end
+        assert len(threads) == asked  # not after the end
 
     with Progress(10, console=terminal()) as progress:
         progress.phase("connecting to Ray")  # before any loop runs

@@ -28,7 +28,7 @@ def test_what_the_learner_sets_is_refused_with_what_to_use_instead(name):
     settings = {"learner": LearnerConfig(), "model": ModelConfig()}
     for word in used:
         section, _, field = word.rstrip(":,").partition(".")
-        assert section == "grpo" or hasattr(settings[section], field), f"{word} is no setting"
+        assert section == "grpo" or hasattr(settings[section], field), f"{word} is not a setting"
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_what_deepspeed_does_not_know_is_refused(options, message):
 
 
 class Asked(dict):
-    """DeepSpeed's configuration, which notes every name that is looked up in it."""
+    """DeepSpeed's configuration, which records every name that is read from it."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -139,7 +139,7 @@ def test_whatever_the_learner_sets_is_owned():
         for name, value in settings.items():
             yield from leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
 
-    free = {"steps_per_print"}  # how often DeepSpeed prints contradicts nothing
+    free = {"steps_per_print"}  # it sets how often DeepSpeed prints, and contradicts nothing
     assert set(leaves(deepspeed_settings(ModelConfig(), learner))) - free <= OWNED.keys()
 
 

@@ -1,4 +1,4 @@
-"""What a learner counts: quantiles of the ratio, effective sample size, and fillers that count for nothing."""
+"""What a learner counts: quantiles of the ratio, effective sample size; fillers do not count."""
 
 from types import SimpleNamespace
 

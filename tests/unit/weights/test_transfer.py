@@ -1,4 +1,4 @@
-"""Weights on their way: buckets, ranks, checksums, and what an engine may keep afterwards. No engine runs here."""
+"""The transfer of weights: buckets, ranks, checksums, and what an engine may keep. No engine runs here."""
 
 import itertools
 from types import SimpleNamespace
@@ -95,7 +95,7 @@ def test_an_audit_sees_what_was_handed_over_and_what_was_not():
     model.load_weights = lambda pairs: {name for name, _ in pairs if name == "weight"}
     audit = WeightAudit()
     audit.model_runner = SimpleNamespace(get_model=lambda: model)
-    # vLLM's models define load_weights in their class, so that the audit's own can be taken away again.
+    # vLLM's models define load_weights in their class, so the audit can remove its own version.
     type(model).load_weights, found = model.__dict__.pop("load_weights"), {}
     try:
         type(model).load_weights = staticmethod(type(model).load_weights)
@@ -123,7 +123,7 @@ def test_engine_arguments():
 
 
 class Llm:
-    """A double of `AsyncLLM` that notes prompts."""
+    """A double of `AsyncLLM` that records prompts."""
 
     def __init__(self):
         self.prompts, self.log = [], []

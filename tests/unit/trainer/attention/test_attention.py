@@ -1,4 +1,4 @@
-"""Every way of attending over packed rows gives what SDPA over the parts gives, and the right one is chosen."""
+"""Every attention backend for packed rows gives the result of SDPA over the parts, and the right one is chosen."""
 
 import functools
 import gc
@@ -57,7 +57,7 @@ def attended_with_gradients(attention, inputs):
 
 
 def visible_pairs(layout):
-    """bool [L, L], by the definition and nothing cleverer."""
+    """bool [L, L], directly by the definition."""
     visible = torch.zeros(num_tokens(layout), num_tokens(layout), dtype=torch.bool)
     start = 0
     for group in layout.groups:
@@ -104,7 +104,7 @@ def varlen_by_its_documentation(
 
 @pytest.fixture
 def flash_attn(monkeypatch):
-    """The kernel runs on GPUs alone: here stands what it is documented to compute."""
+    """Replaces the kernel, which runs only on GPUs, by what its documentation says."""
     module = types.ModuleType("flash_attn")
     module.flash_attn_varlen_func = varlen_by_its_documentation
     monkeypatch.setitem(sys.modules, "flash_attn", module)
@@ -156,7 +156,7 @@ def test_masks_are_made_once_for_all_layers_and_go_with_the_layout(monkeypatch):
 
 @pytest.mark.parametrize("of_prompt", [1.0, 100.0])
 def test_responses_of_cpus_that_see_nearly_one_part_alone(of_prompt):
-    """Scores of some hundreds on one side: the other's share is 0, and nothing overflows."""
+    """Scores of several hundred on one side: the share of the other side is 0, and nothing overflows."""
     query, key, value = random_inputs(SMALL)
     key *= 101.0 - of_prompt
     key[:, :, :5] *= of_prompt / (101.0 - of_prompt)
@@ -231,7 +231,7 @@ def test_most_blocks_of_a_long_row_are_whole_or_skipped():
 
 
 def test_flex_attention_is_compiled_once_for_all_lengths(flex_on_cpus, monkeypatch):
-    """Beyond torch's limit of compilations it would make the whole matrix of scores. One block is a case of its own."""
+    """Beyond torch's limit of compilations it would compute all scores. One block is a special case."""
     from torch._dynamo.testing import CompileCounter
 
     counter = CompileCounter()
@@ -290,7 +290,7 @@ def test_transformers_does_not_take_packed_attention_for_its_own():
 
 @pytest.fixture
 def packages(monkeypatch):
-    """Lets a test say which packages import, and which flash-attn it is."""
+    """Sets which packages can be imported, and the version of flash-attn."""
 
     def install(*names, flash_attn="2.8.3"):
         def import_module(name):

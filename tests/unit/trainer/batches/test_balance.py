@@ -1,4 +1,4 @@
-"""Groups -> ranks -> passes: everything once, within bounds, and as equal in cost as can be."""
+"""Groups -> ranks -> passes: everything once, within bounds, and with costs as equal as possible."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def row(advantage=1.0, num_tokens=3, prompt=PROMPT):
 
 
 def rows_of(groups):
-    """Rows of (prompt tokens, response lengths) each, a prompt object of its own for each group."""
+    """Rows of (prompt tokens, response lengths) each, with a separate prompt object for each group."""
     prompts = [tuple(range(length)) for length, _ in groups]
     return [row(1.0, n, prompt) for prompt, (_, lengths) in zip(prompts, groups, strict=True) for n in lengths]
 

@@ -41,7 +41,7 @@ def test_collate_against_a_reconstruction():
     first = row((1, AUDIO, 2), "a", (3, AUDIO, 4), 0.5, True, seed=1)  # the response samples the placeholder's id
     rows = [
         first,
-        replace(first, response=(7, 8), rollout_logprobs=(-5.0, -6.0)),  # behind the same prompt
+        replace(first, response=(7, 8), rollout_logprobs=(-5.0, -6.0)),  # with the same prompt
         row((5, 6), (), (7,), -1.0, False, seed=2),  # no clip
         row((AUDIO, 8, AUDIO), "ca", (AUDIO, AUDIO), 2.0, True, seed=3),  # two clips, one shared with the first row
         row((AUDIO,), "b", (9,) * 6, 0.0, False, seed=4),

@@ -54,7 +54,7 @@ def packed(path, model, rows, pack=True):
 
 
 def logprobs_alone(path, model, row):
-    """By transformers alone: its feature extractor with all its padding, its tower, its positions, its merge."""
+    """Log-probs by transformers only: its feature extractor with all padding, tower, positions and merge."""
     audio = {}
     if row.clips:
         extractor = AutoFeatureExtractor.from_pretrained(path)
@@ -133,7 +133,7 @@ def test_weights_have_their_published_names(path):
 
 
 def test_three_part_positions_of_clips_and_text_are_those_of_text(random_omni_model):
-    """Only images and videos move the three parts of Qwen2.5-Omni's positions apart: one part says it all here."""
+    """Only images and videos make the three parts of Qwen2.5-Omni's positions differ, so one part is enough here."""
     path = str(random_omni_model)
     model = load_model(path, torch.float32, "sdpa")
     frames = [100, 251]

@@ -1,4 +1,4 @@
-"""What a pass costs, against counts by hand and against what torch counts."""
+"""The cost of a pass, against counts by hand and by torch."""
 
 import asyncio
 from dataclasses import replace
@@ -44,7 +44,7 @@ def test_of_a_group_by_hand():
 
 
 class Rank:
-    """Stands in for a learner rank's actor: notes its share."""
+    """A double of a learner rank's actor: records its share."""
 
     def __init__(self):
         self.shares = []
@@ -69,7 +69,7 @@ def kinds(share):
 
 
 async def test_ranks_get_equal_costs_of_what_an_update_trains():
-    """Alike in text; only clips and advantages tell them apart."""
+    """The groups have equal text; only clips and advantages differ."""
     trained = [group(f"{name}", n, (5, 5), (1.0, -1.0)) for name, n in (("long", 750), ("mid", 500), ("short", 250))]
     dropped = group("dropped", 750, (5, 5), (0.0, 0.0))
     groups = [trained[2], dropped, trained[0], trained[1]]
@@ -94,7 +94,7 @@ async def test_the_reference_runs_masked_responses_too_and_ranks_share_them_so()
     ]
     found, ranks = learners(overlong="mask", kl_coefficient=0.1, kl_placement="reward")
     await found.reference_kl(masked)
-    # Were they to cost nothing, they would be dealt out in turn: both long ones to the first rank.
+    # With a cost of 0 they would be assigned in turn: both long ones to the first rank.
     assert [kinds(rank.shares[0]) for rank in ranks] == [["long0", "short0"], ["long1", "short1"]]
 
 

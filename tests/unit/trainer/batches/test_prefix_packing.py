@@ -24,7 +24,7 @@ SIZES = {
     "head_dim": 16,
     "tie_word_embeddings": False,
 }
-# Model types, each with what sets it apart.
+# Model types, each with its special feature.
 FAMILIES = {
     "qwen2": {},
     "qwen2 with a tied head": {"tie_word_embeddings": True},
@@ -85,7 +85,7 @@ def random_rows(groups):
 
 
 def logprobs_alone(model, row):
-    """By transformers' own forward over this row alone."""
+    """Log-probs by transformers' own forward pass over this row alone."""
     logits = model(input_ids=torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1]
     return torch.log_softmax(logits, -1).gather(-1, torch.tensor(row.response, dtype=torch.long)[:, None])[:, 0]
 
@@ -121,7 +121,7 @@ GROUPS_OF_ALL_KINDS = [(5, (3, 0, 1)), (9, (1,)), (4, (0, 7, 2, 2)), (6, (0,))]
 
 
 def loss_of(policy, rows):
-    """A loss that tells every token apart, whatever the order of the rows."""
+    """A loss that weighs every token differently, independent of the order of rows."""
     logprobs, _ = policy(packed(rows))
     weights = [(i + 1) * token for row in rows for i, token in enumerate(row.response)]
     return (logprobs * torch.tensor(weights, dtype=torch.float32)).sum()

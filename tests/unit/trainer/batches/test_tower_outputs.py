@@ -1,4 +1,4 @@
-"""A frozen tower runs once per clip while there is room, equally often on every rank, and changes no result."""
+"""A frozen tower runs once per clip while the cache has room, equally often on every rank, and changes no result."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ class Tower:
 
 @pytest.fixture
 def make(random_audio_model):
-    """(outputs, tower) of this rank; `others` is what the rank that lacks most clips would say."""
+    """(outputs, tower) of this rank; `others` is the number of passes of the rank that lacks most clips."""
 
     def make(max_bytes=2**20, max_tokens=1000, others=0.0):
         tower = Tower()
@@ -150,7 +150,7 @@ def model(request):
 
 
 def rows_with(model, clips_of_groups):
-    """Groups of two responses; prompts of their clips between two words."""
+    """Rows of groups of two responses; each prompt has its clips between two words."""
     placeholder, rows = model.config.audio_token_id, []
     for index, clips in enumerate(clips_of_groups):
         counts = [QWEN2_AUDIO.num_audio_tokens(len(clip.waveform) // 160) for clip in clips]

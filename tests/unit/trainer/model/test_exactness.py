@@ -1,4 +1,4 @@
-"""Models whose log-probs or weights would be others than their own are refused, with the reason and what to set."""
+"""Models whose log-probs or weights would be wrong are refused, with the reason and what to set."""
 
 import re
 
@@ -42,7 +42,7 @@ def config_of(model_type, **settings_of_it):
         ("gemma2", {}, "whose logits are more than lm_head of its hidden states"),
         ("granite", {"logits_scaling": 8.0}, "whose logits are more than lm_head"),
         ("cohere", {}, "whose logits are more than lm_head"),
-        ("opt", {}, "whose logits take more than hidden states"),
+        ("opt", {}, "whose logits need more than hidden states"),
         ("gpt2", {}, "without a linear lm_head over a backbone called model"),
         ("mixtral", {}, "whose weights transformers converts while it loads them"),
         ("llama", {"rope_parameters": BY_LAYER["full_attention"]}, "with rope_type dynamic in its config.json"),
@@ -52,7 +52,7 @@ def config_of(model_type, **settings_of_it):
         (
             "gpt_oss",
             WHOLE | {"num_local_experts": 2, "num_experts_per_tok": 1},
-            "that transformers does not run by sdpa",
+            "that transformers does not run with sdpa",
         ),
     ],
 )
@@ -70,7 +70,7 @@ def test_refused_either_way(model_type, settings_of_it, reason, prefix_packing):
         ("lfm2", {"layer_types": ["conv", "full_attention"]}, "with layers of conv"),
         ("mistral", {"sliding_window": 4}, "with sliding-window attention"),
         ("phi3", {"sliding_window": 4}, "with sliding-window attention"),
-        ("stablelm", {}, "whose attention goes past transformers' attention interface"),
+        ("stablelm", {}, "whose attention does not use transformers' attention interface"),
         ("doge", {"num_key_value_heads": 4}, "that makes an attention mask of its own"),
         ("diffllama", {}, "of whose 2 layers 4 attend through transformers' interface"),
         (
@@ -82,7 +82,7 @@ def test_refused_either_way(model_type, settings_of_it, reason, prefix_packing):
 )
 def test_refused_where_packed_and_trained_where_padded(model_type, settings_of_it, reason):
     config = config_of(model_type, **settings_of_it)
-    with pytest.raises(ValueError, match=f"{reason}.*cannot serve exactly; set learner.prefix_packing: false"):
+    with pytest.raises(ValueError, match=f"{reason}.*cannot compute exactly; set learner.prefix_packing: false"):
         check_exact(config, True)
     check_exact(config, False)
 

@@ -13,7 +13,7 @@ HIDDEN = 16
 
 
 def plain(hidden, weight, bias, targets, temperature):
-    """By definition, every logit in memory."""
+    """Log-probs and entropies by definition, with all logits in memory."""
     logprobs = torch.log_softmax(nn.functional.linear(hidden, weight, bias).float() / temperature, -1)
     return logprobs.gather(-1, targets[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(-1)
 
@@ -33,7 +33,7 @@ def chunk_tokens(request, monkeypatch):
 
 
 def results(way, hidden, weight, bias, targets, temperature, of_logprobs, of_entropy):
-    """Log-probs, entropies and gradients under a loss that weighs every token in its own way."""
+    """Log-probs, entropies and gradients under a loss that weighs every token differently."""
     logprobs, entropy = way(hidden, weight, bias, targets, temperature)
     factors = torch.linspace(-1, 2, len(targets)).to(logprobs.dtype)
     loss = of_logprobs * (factors * logprobs).sum() + of_entropy * (factors.flip(0) * entropy.square()).sum()

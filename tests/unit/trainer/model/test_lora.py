@@ -27,7 +27,7 @@ ATTENTION = ["q_proj", "v_proj"]
 
 
 def adapted(folder, targets=ATTENTION, train_audio_tower=False, dtype=torch.float32):
-    """A policy whose adapters do something: B is random, too."""
+    """A policy whose adapters have an effect: B is random too."""
     model = load_model(str(folder), dtype, "sdpa")
     policy = Policy(model, 1.0, train_audio_tower)
     torch.manual_seed(0)
@@ -44,7 +44,7 @@ def folder(request):
 
 
 def batch_for(folder, model):
-    """One group of three responses, behind a clip where the model hears."""
+    """One group of three responses; the prompt of an audio model has a clip."""
     responses = [(11, 12, 13), (14,), (15, 16, 17, 18)]
     if not hasattr(model.config, "audio_config"):
         return collate([Row((1, 2, 3), (), r, (0.0,) * len(r), 1.0, True) for r in responses], -1, lambda clip: clip, 0)
@@ -104,12 +104,12 @@ def test_the_reference_is_the_policy_with_its_adapters_off(folder):
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (["q_porj"], r"names 'q_porj', but no linear layer is called so; did you mean q_proj\? There are: .*v_proj"),
-        (["q_proj", "zzz"], r"names 'zzz', but no linear layer is called so; there are: down_proj, gate_proj"),
+        (["q_porj"], r"names 'q_porj', but no linear layer has this name; did you mean q_proj\? There are: .*v_proj"),
+        (["q_proj", "zzz"], r"names 'zzz', but no linear layer has this name; there are: down_proj, gate_proj"),
         (["proj"], "names 'proj', but no linear layer"),  # names are whole: no part of one counts
         (["embed_tokens"], "names 'embed_tokens', but no linear layer"),
-        (["lm_head"], "names 'lm_head', which can have no adapter: it is the log-prob head"),
-        (["fc1"], r"names 'fc1', which can have no adapter: .*model\.train_audio_tower=false freezes"),
+        (["lm_head"], "names 'lm_head', which cannot have an adapter: it is the log-prob head"),
+        (["fc1"], r"names 'fc1', which cannot have an adapter: .*model\.train_audio_tower=false freezes"),
     ],
 )
 def test_unknown_targets_are_refused_before_anything_is_loaded(random_audio_model, targets, message):

@@ -32,7 +32,7 @@ def model(audio):
 
 @pytest.fixture(scope="module")
 def examples(audio):
-    """(prompt with one placeholder a clip, waveforms, response); clips from one token to the whole 30 s."""
+    """(prompt with one placeholder per clip, waveforms, response); clips from one token to the whole 30 s."""
     builder = PromptBuilder(audio, DataConfig())
     rng = np.random.default_rng(0)
     examples = []
@@ -100,7 +100,7 @@ def test_other_counts_than_the_towers_are_noticed(audio, model, examples):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_one_micro_batch_of_many_clips_equals_transformers(audio, model, examples, temperature):
     assert model.config.audio_token_id not in [t for _, _, response in examples[1:] for t in response]
-    # What follows a placeholder in the response transformers cannot say: it would put a feature there.
+    # transformers cannot compute what follows a placeholder in the response: it would put a feature there.
     chosen = [(p, c, r[:3]) if i == 0 else (p, c, r) for i, (p, c, r) in enumerate(examples)]
     batch = our_batch(audio, model, chosen)
     assert batch.mel.shape[0] == 6
