@@ -128,7 +128,7 @@ class RolloutEngine:
 
     def shutdown(self) -> None:
         """Ends the engine's processes."""
-        # They release what they hold at once; after that the interpreter's own end takes some 5 s, and is not waited for.
+        # They release what they hold at once. Their interpreter then takes some 5 s to end: it is killed instead.
         self._llm.shutdown(timeout=1)
 
 
