@@ -130,7 +130,7 @@ class RolloutEngine:
 
     def shutdown(self) -> None:
         """Ends the engine's processes."""
-        # They release their memory at once; the end of their interpreters takes 5 s more and is not waited for.
+        # They release what they hold at once. Their interpreter then takes some 5 s to end: it is killed instead.
         self._llm.shutdown(timeout=1)
 
 
