@@ -71,6 +71,7 @@ FREE = frozenset({
 # fmt: on
 """Allowed settings at DeepSpeed's top level (a test compares them with DeepSpeed); `OWNED` excludes entries of some."""
 
+
 def check_deepspeed_options(learner: LearnerConfig) -> None:
     """Refuses an entry of `learner.deepspeed` that the learner sets itself, or that DeepSpeed does not know.
 

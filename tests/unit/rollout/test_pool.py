@@ -103,9 +103,7 @@ async def test_busy_time_is_counted_once_however_many_groups(clock):
     await settle(other)
     clock[0] += 4
     assert pool.busy_s() == [9.0, 3.0], "idle time is not counted"
-    assert pool._waits.describe() == [
-        "rollout worker 0: generating epoch 0 question long attempt 0 for 9 s"
-    ]
+    assert pool._waits.describe() == ["rollout worker 0: generating epoch 0 question long attempt 0 for 9 s"]
     first.finish()
     await settle(long)
     clock[0] += 10
