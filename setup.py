@@ -12,7 +12,6 @@ setup(
     package_data={"ssr1_rl": ["demo/demo.yaml", "py.typed"]},
     install_requires=[
         "PyYAML",
-        "accelerate",
         "datasets",
         "deepspeed",
         "jaxtyping",

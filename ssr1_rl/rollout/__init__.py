@@ -1,1 +1,1 @@
-"""Generates groups of responses with vLLM, and keeps the engines' weights current."""
+"""Generates groups of responses with vLLM. How new weights reach the engines is in weights/."""
