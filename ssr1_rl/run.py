@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import check_model, preflight
 from ssr1_rl.cluster import check_fits, connect, make_plan
@@ -120,15 +121,18 @@ async def _run(config: Config, data: Data, progress: Progress) -> Summary:
         progress.note(f"resuming from {resume_from.path}")
         for change in changes:
             progress.note(f"changed setting: {change}")
-    async with running_system(config, data.max_clips, progress.phase) as system:
-        progress.describe_waiting = system.waits.describe
+    waits = Waits()
+    progress.describe_waiting = waits.describe
+    async with (
+        Watchdog(config.telemetry.stall_warning_s, waits.describe, progress.note) as watchdog,
+        running_system(config, data.max_clips, waits, progress.phase) as system,
+    ):
         progress.note(f"attention of the learners: {system.learners.attention}")
-        async with Watchdog(config.telemetry.stall_warning_s, system.waits.describe, progress.note) as watchdog:
-            grpo = Grpo(config, system, data.train, data.validation, progress, resume_from, watchdog.beat)
-            try:
-                await grpo.run()
-            finally:
-                grpo.close()
+        grpo = Grpo(config, system, data.train, data.validation, progress, resume_from, watchdog.beat)
+        try:
+            await grpo.run()
+        finally:
+            grpo.close()
     summary = summarise(Path(config.run.dir), list(data.validation), time.time() - started)
     (Path(config.run.dir) / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import ray
-from ray.exceptions import RayError
 
 from ssr1_rl.actors.handle import Actor
 from ssr1_rl.actors.waits import Waits
@@ -87,13 +86,14 @@ class System:
 
 
 @contextlib.asynccontextmanager
-async def running_system(config: Config, max_clips: int, on_phase: Callable[[str], None]) -> AsyncIterator[System]:
+async def running_system(
+    config: Config, max_clips: int, waits: Waits, on_phase: Callable[[str], None]
+) -> AsyncIterator[System]:
     """Starts every actor, and ends all of them on exit, also after an error.
 
     `max_clips` is the most audio clips of one prompt; `on_phase` is called with what is being started.
     """
     on_phase("reserving resources")
-    waits = Waits()
     placement = reserve(make_plan(config))
     with contextlib.ExitStack() as ending:
         ending.callback(placement.release)
@@ -142,7 +142,7 @@ async def _start_engines(
 
 def _end_workers(workers: Sequence[Actor[RolloutWorker]]) -> None:
     """Ends each engine's processes, then the actors."""
-    with contextlib.suppress(RayError):
-        ray.get([worker.call(RolloutWorker.shutdown) for worker in workers], timeout=10)
+    calls = [worker.call(RolloutWorker.shutdown) for worker in workers]
+    ray.wait(calls, num_returns=len(calls), timeout=10)
     for worker in workers:
         worker.kill()

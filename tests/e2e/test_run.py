@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -61,6 +62,7 @@ class Stopped:
 MORE = [
     *("grpo.preset=reinforce_pp", "grpo.kl_target=0.001", "grpo.dynamic_sampling=true", "grpo.max_staleness=1"),
     *("grpo.importance_correction=truncate", "grpo.entropy_bonus=0.001", "checkpoint.keep_last=100"),
+    "telemetry.stall_warning_s=5",
 ]
 
 
@@ -83,6 +85,7 @@ def test_a_finished_run_goes_on_when_asked_for_more_steps(stopped: Stopped) -> N
     assert f"from {stopped.folder}/checkpoints/step_000002" in stopped.output
     assert "preset reinforce_pp (REINFORCE++, arXiv 2501.03262): " in stopped.output
     assert "grpo.num_steps: 2 before, 500 now" in stopped.output
+    assert re.search(r"(?s)no progress for \d+ s .*  rollout \(1 engines\): starting for \d+ s", stopped.output)
     [third] = [row for row in rows_of_steps(stopped.folder) if row["step"] == 3]
     assert third["train/kl_coefficient"] == 0.001
     assert third["train/kl_to_reference"] != 0, "two steps away from the reference"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions
@@ -48,7 +49,7 @@ async def system(system_config: Config, ray_cluster: None) -> AsyncIterator[Syst
     Every test that only needs some running system shares it: it finds whatever weights and policy version the tests
     before it have left, and calls it in the session's event loop, `pytest.mark.asyncio(loop_scope="session")`.
     """
-    async with running_system(system_config, max_clips=1, on_phase=lambda phase: None) as running:
+    async with running_system(system_config, max_clips=1, waits=Waits(), on_phase=lambda phase: None) as running:
         yield running
 
 

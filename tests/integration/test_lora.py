@@ -132,6 +132,7 @@ def test_engines_serve_the_merged_policy_and_so_does_its_export(soundworld: Path
 
 
 async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> None:
+    from ssr1_rl.actors.waits import Waits
     from ssr1_rl.config.schema import CheckpointConfig
     from ssr1_rl.store.checkpoints import CheckpointStore
     from ssr1_rl.store.export import export_checkpoint
@@ -139,7 +140,7 @@ async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> 
 
     config = small_config(soundworld, tmp_path)
     questions = await prepared_questions(config)
-    async with running_system(config, max_clips=1, on_phase=lambda phase: None) as system:
+    async with running_system(config, max_clips=1, waits=Waits(), on_phase=lambda phase: None) as system:
         first = await train(system, questions, policy_version=0)
         assert first["logprob_abs_diff_max"] < 1e-4, "a fresh adapter changes nothing"
         await system.sync_weights(1, audit=True)

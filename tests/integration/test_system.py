@@ -1,0 +1,34 @@
+"""The end of a system, with real actors in place of engines."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from ssr1_rl.actors.handle import Actor
+from ssr1_rl.system import _end_workers
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+class Fails:
+    async def shutdown(self) -> None:
+        raise RuntimeError("its engine is gone")
+
+
+class TakesItsTime:
+    def __init__(self, done: Path) -> None:
+        self._done = done
+
+    async def shutdown(self) -> None:
+        time.sleep(1)
+        self._done.touch()
+
+
+def test_a_worker_that_fails_to_end_does_not_cut_short_the_others(tmp_path: Path) -> None:
+    workers = [
+        Actor.create(Fails, {"num_cpus": 0}),
+        Actor.create(TakesItsTime, {"num_cpus": 0}, tmp_path / "done"),
+    ]
+    _end_workers(workers)  # type: ignore[arg-type]
+    assert (tmp_path / "done").exists()
