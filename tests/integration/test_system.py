@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from ssr1_rl.actors.handle import Actor
 from ssr1_rl.system import _end_workers
@@ -12,6 +13,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 class Fails:
+    async def started(self) -> None: ...
+
     async def shutdown(self) -> None:
         raise RuntimeError("its engine is gone")
 
@@ -20,15 +23,15 @@ class TakesItsTime:
     def __init__(self, done: Path) -> None:
         self._done = done
 
+    async def started(self) -> None: ...
+
     async def shutdown(self) -> None:
         time.sleep(1)
         self._done.touch()
 
 
 def test_a_worker_that_fails_to_end_does_not_cut_short_the_others(tmp_path: Path) -> None:
-    workers = [
-        Actor.create(Fails, {"num_cpus": 0}),
-        Actor.create(TakesItsTime, {"num_cpus": 0}, tmp_path / "done"),
-    ]
-    _end_workers(workers)  # type: ignore[arg-type]
+    fails, slow = Actor.create(Fails, {"num_cpus": 0}), Actor.create(TakesItsTime, {"num_cpus": 0}, tmp_path / "done")
+    ray.get([fails.call(Fails.started), slow.call(TakesItsTime.started)])
+    _end_workers([fails, slow])  # type: ignore[list-item]
     assert (tmp_path / "done").exists()
