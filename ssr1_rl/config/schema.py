@@ -196,11 +196,9 @@ class GrpoConfig:
     preset: Literal["", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp"] = ""
     """Values of one paper for the settings below. A setting that is given explicitly wins. Empty: none."""
     baseline: Literal["group_mean", "leave_one_out", "batch_mean", "none"] = "group_mean"
-    """What is subtracted from a reward: the mean of its group, of the group's other responses, of the step's tokens, or
-    nothing."""
+    """Subtracted from a reward: the mean of its group, of the group's other responses, of the step's tokens, or 0."""
     advantage_scale: Literal["group_std", "batch_std", "none"] = "group_std"
-    """What advantages are divided by: the standard deviation of the group's rewards, that of the advantages of the
-    step's tokens, or nothing."""
+    """Divides advantages: the standard deviation of the group's rewards, of the step's token advantages, or 1."""
     advantage_epsilon: float = setting(1e-4, gt=0)
     """Added to the standard deviation that advantages are divided by."""
 
