@@ -80,9 +80,7 @@ class System:
 
     async def _in_sync(self, what: str, calls: Sequence[Awaitable[R]]) -> list[R]:
         limit = self.config.sync_timeout_s
-        return await self.waits.result(
-            "weight sync", what, asyncio.gather(*calls), limit, "rollout.sync_timeout_s", "the actors' logs may say why"
-        )
+        return await self.waits.result("weight sync", what, asyncio.gather(*calls), limit, "rollout.sync_timeout_s")
 
 
 @contextlib.asynccontextmanager

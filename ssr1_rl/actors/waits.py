@@ -43,7 +43,7 @@ class Waits:
         Args:
             who, what: such as "rollout worker 0" and "loading the policy".
             setting: name of the setting that holds `timeout_s`.
-            fix: what to do when the limit is too short. Empty: the message points to the actor's log.
+            fix: what to do about it. Empty: raise the setting, or read the actors' logs.
 
         Raises:
             WaitedTooLong: no result within `timeout_s`. A TimeoutError of the call itself is raised as it is.
@@ -57,7 +57,8 @@ class Waits:
             if not limit.expired():
                 raise
             raise WaitedTooLong(
-                f"{who}: {what} took longer than {setting}={timeout_s:g} s; {fix or 'its log may say why'}"
+                f"{who}: {what} took longer than {setting}={timeout_s:g} s; "
+                + (fix or "raise it if that is too short here, or see in the actors' logs what holds them up")
             ) from None
 
     def describe(self) -> list[str]:

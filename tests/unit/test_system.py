@@ -70,7 +70,7 @@ async def test_an_engine_that_does_not_answer_the_weight_audit_is_named(what):
     method = "start_weight_audit" if what == "starting" else "finish_weight_audit"
     under_test = system([Worker([], **{method: never})], Learners([]), sync_timeout_s=0.05)
     with pytest.raises(
-        TimeoutError, match=rf"{what} the weight audit .* took longer than rollout\.sync_timeout_s=0\.05 s"
+        TimeoutError, match=rf"{what} the weight audit .* took longer than rollout\.sync_timeout_s=0\.05 s; raise it"
     ):
         await asyncio.wait_for(under_test.sync_weights(1, audit=True), 5)
 
