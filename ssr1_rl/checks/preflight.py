@@ -50,5 +50,5 @@ def _check_dataset(dataset: DatasetConfig, field: str) -> None:
         raise ConfigError(f"{field}.path {dataset.path} is not a file (looked for in {Path.cwd()}); give a data file")
     if dataset.audio_dir and not Path(dataset.audio_dir).is_dir():
         raise ConfigError(
-            f"{field}.audio_dir {dataset.audio_dir} is not a folder (looked for in {Path.cwd()}); give the clips' folder"
+            f"{field}.audio_dir {dataset.audio_dir} is not a folder (looked for in {Path.cwd()}); set it right"
         )
