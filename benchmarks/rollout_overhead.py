@@ -77,7 +77,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, sizes: Sizes, task: Any) -> dict[str, Any]:
     """Starts both sides, runs them in turns, and compares their medians."""
-    from ssr1_rl.config.schema import RolloutConfig
+    from ssr1_rl.config.sections.rollout import RolloutConfig
     from ssr1_rl.rollout.engine import EngineSpec, Sampling
     from ssr1_rl.types import PreparedQuestion
 

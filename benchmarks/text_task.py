@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tiny_text import build_tiny_qwen2_text
 
-from ssr1_rl.config.schema import DataConfig, DatasetConfig
+from ssr1_rl.config.sections.data import DataConfig, DatasetConfig
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.types import Question

@@ -15,7 +15,8 @@ from ssr1_rl.checks.preflight import check_model, preflight
 from ssr1_rl.cluster import check_fits, connect, make_plan
 from ssr1_rl.config.model_path import is_on_hub
 from ssr1_rl.config.presets import describe_preset
-from ssr1_rl.config.schema import Config, DataConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.faults.watchdog import Watchdog
 from ssr1_rl.grpo import Grpo

@@ -11,7 +11,8 @@ import ray
 from ssr1_rl.actors.handle import Actor
 from ssr1_rl.actors.waits import Waits
 from ssr1_rl.cluster import actor_options, make_plan, reserve
-from ssr1_rl.config.schema import Config, RolloutConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.faults.guards import check_weights
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import EngineSpec

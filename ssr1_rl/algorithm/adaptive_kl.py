@@ -1,6 +1,6 @@
 """The weight of the KL term: fixed, or adapted so that the KL approaches a target."""
 
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 
 GAIN = 0.1
 LARGEST_ERROR = 0.2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 
 ZERO_VARIANCE = 1e-6
 """Rewards of a group that differ by no more than this, relative to their size, count as equal.

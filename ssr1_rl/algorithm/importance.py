@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 
 
 def importance_weights(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ssr1_rl.algorithm.importance import importance_weights, per_response_sum
 from ssr1_rl.algorithm.kl import LARGEST_LOG_RATIO, kl_estimate
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Responses at the token limit: excludes them from the loss, or penalises responses as they approach it."""
 
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.types import Completion
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ssr1_rl.algorithm.advantage import step_advantages
 from ssr1_rl.algorithm.overlong import carries_loss, shaped_reward
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.types import PreparedQuestion, ScoredGroup, TrainGroup
 
 GroupKl = Sequence[Sequence[float]]

@@ -7,8 +7,9 @@ to do instead), and names that DeepSpeed does not know (the error gives the near
 from collections.abc import Mapping
 
 from ssr1_rl.checks.installed import fields_of
-from ssr1_rl.config.schema import ConfigError, LearnerConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.values import nearest
+from ssr1_rl.errors import ConfigError
 
 # fmt: off
 _FIXES = {

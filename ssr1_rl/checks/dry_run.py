@@ -9,7 +9,9 @@ from ssr1_rl.checks.preflight import preflight
 from ssr1_rl.cluster import make_plan
 from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.presets import describe_preset
-from ssr1_rl.config.schema import Config, LearnerConfig, ModelConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.telemetry.progress import summary_table
 from ssr1_rl.trainer.attention.choice import choose_attention
 

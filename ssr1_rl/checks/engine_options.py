@@ -1,8 +1,9 @@
 """`rollout.engine_args`: any argument of vLLM's engine, except those that the system sets. Does not import vLLM."""
 
 from ssr1_rl.checks.installed import fields_of
-from ssr1_rl.config.schema import ConfigError, RolloutConfig
+from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.config.values import nearest
+from ssr1_rl.errors import ConfigError
 
 _ONE_PROCESS_GROUP = (
     "leave it out: rollout.num_workers is the number of engines, rollout.tensor_parallel_size the GPUs of each"

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ssr1_rl.config.schema import Config, DataConfig, ModelConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.data import DataConfig
+from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.model.logprobs import chunk_bytes
 from ssr1_rl.trainer.model.lora import add_adapters, find_targets
 from ssr1_rl.trainer.model.policy import Policy, empty_policy

@@ -2,7 +2,9 @@
 
 import dataclasses
 
-from ssr1_rl.config.schema import Config, GrpoConfig, LearnerConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.grpo import GrpoConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
 
 
 def notes(config: Config) -> list[str]:

@@ -8,7 +8,10 @@ from pathlib import Path
 from ssr1_rl.checks.engine_options import refuse_unknown
 from ssr1_rl.checks.reward_source import check_reward_source
 from ssr1_rl.config.model_path import is_on_hub
-from ssr1_rl.config.schema import Config, ConfigError, DatasetConfig, ModelConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.data import DatasetConfig
+from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.store.folder import check_resume
 
 

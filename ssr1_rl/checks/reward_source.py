@@ -4,8 +4,9 @@ import ast
 import importlib.util
 from collections.abc import Iterator
 
-from ssr1_rl.config.schema import ConfigError, RewardConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.config.values import nearest
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.load import RewardSource, build_reward_fn, read_source
 
 

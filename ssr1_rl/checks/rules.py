@@ -9,7 +9,13 @@ from pathlib import Path
 from ssr1_rl.checks.deepspeed_options import check_deepspeed_options
 from ssr1_rl.checks.engine_options import refuse_owned
 from ssr1_rl.config.load import read_settings
-from ssr1_rl.config.schema import Config, ConfigError, GrpoConfig, LearnerConfig, ModelConfig, RewardConfig, RunConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.grpo import GrpoConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
+from ssr1_rl.config.sections.run import RunConfig
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.load import check_built_in, reward_name
 from ssr1_rl.trainer.attention.choice import what_is_missing
 

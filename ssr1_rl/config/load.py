@@ -13,8 +13,9 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ssr1_rl.config.presets import preset_values
-from ssr1_rl.config.schema import Config, ConfigError
+from ssr1_rl.config.schema import Config
 from ssr1_rl.config.values import Key, Origins, build_section, dotted, entries, lay_over, origin_of
+from ssr1_rl.errors import ConfigError
 
 Layer = dict[str | int, object]
 """Plain settings, nested as in a launch file."""

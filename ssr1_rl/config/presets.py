@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Builds the dataclasses of `ssr1_rl.config.schema` from plain values, with errors in the terms of a launch file.
+"""Builds the dataclasses of `ssr1_rl.config.sections` from plain values, with errors in the terms of a launch file.
 
 Every error says where a value came from (file and line, or override), which setting, its value, and the fix.
 """
@@ -11,8 +11,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from ssr1_rl.config.schema import ConfigError
 from ssr1_rl.config.setting import HOLDS
+from ssr1_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from ssr1_rl.config.schema import DatasetConfig
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.rows import ReadResult, Row, RowError, audio_dir_of, read_rows, read_text
 from ssr1_rl.types import AudioRef, Question
 

@@ -16,7 +16,7 @@ from ssr1_rl.audio_families import audio_family_of, trained_config
 from ssr1_rl.types import Clip, PreparedQuestion, Question
 
 if TYPE_CHECKING:
-    from ssr1_rl.config.schema import DataConfig
+    from ssr1_rl.config.sections.data import DataConfig
 
 NO_PLACEHOLDER = -1
 """Token id of a text-only model's audio placeholder: no token has it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ssr1_rl.config.schema import DatasetConfig
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.avqa import read_avqa
 from ssr1_rl.data.jsonl import read_jsonl
 from ssr1_rl.data.rows import ReadResult

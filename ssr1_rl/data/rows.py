@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ssr1_rl.config.schema import DatasetConfig
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.types import Question
 
 RawRow = TypeVar("RawRow")

@@ -11,7 +11,8 @@ from rich.progress import Progress as Bars
 from transformers.utils import logging as transformers_logging
 
 from ssr1_rl.checks.rules import load_config
-from ssr1_rl.config.schema import Config, DataConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.audio import load_waveform
 from ssr1_rl.data.prompt import PromptBuilder, choice_lines
 from ssr1_rl.data.read import read_questions

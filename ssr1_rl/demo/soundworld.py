@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 from rich.progress import Progress
 
-from ssr1_rl.config.schema import DatasetConfig
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.demo.chains import chain_of_thought, taught_answer
 from ssr1_rl.demo.scenes import KINDS, Scene, SceneStyle, make_scene
 from ssr1_rl.types import SAMPLE_RATE

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ssr1_rl.config.schema import GuardConfig
+from ssr1_rl.config.sections.watch import GuardConfig
 
 if TYPE_CHECKING:
     from ssr1_rl.weights.audit import AuditReport

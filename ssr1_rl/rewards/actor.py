@@ -7,7 +7,8 @@ import inspect
 import traceback
 from dataclasses import dataclass
 
-from ssr1_rl.config.schema import ConfigError, RewardConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.base import InvalidRewards, RewardFn, check_rewards, is_async
 from ssr1_rl.rewards.load import RewardSource, build_reward_fn
 from ssr1_rl.types import RolloutGroup

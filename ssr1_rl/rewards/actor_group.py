@@ -12,7 +12,7 @@ from ray.exceptions import RayError, RuntimeEnvSetupError
 
 from ssr1_rl.actors.handle import Actor, by_reference
 from ssr1_rl.actors.waits import WaitedTooLong, Waits
-from ssr1_rl.config.schema import ConfigError
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.actor import RewardActor, TryFailed, timed_out
 from ssr1_rl.rewards.load import RewardSource, reward_name

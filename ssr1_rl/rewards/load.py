@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssr1_rl.config.schema import ConfigError, RewardConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.config.values import nearest
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.accuracy import Accuracy
 from ssr1_rl.rewards.base import RewardFn
 from ssr1_rl.rewards.format import Format

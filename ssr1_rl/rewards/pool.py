@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import ray
 
 from ssr1_rl.actors.waits import Waits
-from ssr1_rl.config.schema import ConfigError, RewardConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.faults.budget import FailedGroup
 from ssr1_rl.rewards.actor_group import ActorGroup
 from ssr1_rl.rewards.load import check_reward, reward_name

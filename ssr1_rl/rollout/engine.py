@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssr1_rl.config.schema import RolloutConfig
+from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.types import SAMPLE_RATE, Completion, VersionSpan
 from ssr1_rl.weights.transport import transfer_backend
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TypeAlias, TypedDict
 
 from ssr1_rl.algorithm.advantage import has_no_variance
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.data.skipped import UNUSABLE, SkipList
 from ssr1_rl.data.stream import QuestionStream, StreamState
 from ssr1_rl.faults.budget import FailedGroup, FailureBudget

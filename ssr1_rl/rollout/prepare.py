@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
-from ssr1_rl.config.schema import DataConfig
+from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.audio import load_waveform
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.types import AudioRef, PreparedQuestion, Question

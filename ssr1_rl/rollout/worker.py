@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssr1_rl.config.schema import RolloutConfig
+from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling
 from ssr1_rl.types import Completion
 from ssr1_rl.weights.audit import AuditReport

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from ssr1_rl.config.schema import CheckpointConfig
+from ssr1_rl.config.sections.watch import CheckpointConfig
 
 if TYPE_CHECKING:
     from ssr1_rl.rollout.feed import FeedState

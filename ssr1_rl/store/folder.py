@@ -17,8 +17,11 @@ from pathlib import Path
 import yaml
 
 from ssr1_rl.config.load import config_to_yaml
-from ssr1_rl.config.schema import Config, ConfigError, LoraConfig, RunConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.model import LoraConfig
+from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.config.values import Key, dotted, entries
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.store.checkpoints import Checkpoint, DamagedCheckpoint, list_checkpoints, open_checkpoint
 
 

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ssr1_rl.config.schema import LearnerConfig, ModelConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.batches.rows import MicroBatch
 from ssr1_rl.trainer.engine import Engine, LogprobsOf
 from ssr1_rl.trainer.model.families import load_model

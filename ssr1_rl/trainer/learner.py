@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ssr1_rl.algorithm.kl import kl_estimate
 from ssr1_rl.algorithm.loss import LossTokens, grpo_loss, keeps_all, kl_in_loss, loss_denominator
-from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.batches.balance import rows_to_train
 from ssr1_rl.trainer.batches.pass_cost import PassCost

@@ -11,7 +11,9 @@ from ray import ObjectRef
 from ssr1_rl.actors.handle import Actor
 from ssr1_rl.actors.waits import Waits
 from ssr1_rl.algorithm.loss import keeps_all
-from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.batches.balance import (
     GroupCost,
     response_lengths,

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import ray
 
-from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import Learner, RankSpec
 from ssr1_rl.trainer.learner_state import load_learner, save_learner

@@ -2,7 +2,7 @@
 
 import math
 
-from ssr1_rl.config.schema import LearnerConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
 
 
 def learning_rate_share(config: LearnerConfig, update: int, num_updates: int) -> float:

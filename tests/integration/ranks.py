@@ -119,7 +119,9 @@ def make_learner(
     **settings: Any,
 ) -> Any:
     """A learner in float32 on the CPU, one thread a rank; `settings` are those of section `learner`."""
-    from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
+    from ssr1_rl.config.sections.grpo import GrpoConfig
+    from ssr1_rl.config.sections.learner import LearnerConfig
+    from ssr1_rl.config.sections.model import ModelConfig
     from ssr1_rl.trainer.learner import Learner, RankSpec
 
     return Learner(

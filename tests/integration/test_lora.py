@@ -18,7 +18,7 @@ ALPHA = 8.0
 
 
 def lora_learner(rank: int, world_size: int, port: int, model: str, stage: int, alpha: float = ALPHA) -> Any:
-    from ssr1_rl.config.schema import LoraConfig
+    from ssr1_rl.config.sections.model import LoraConfig
 
     lora = LoraConfig(rank=4, alpha=alpha, target_modules=["q_proj", "up_proj"])
     return make_learner(
@@ -133,7 +133,7 @@ def test_engines_serve_the_merged_policy_and_so_does_its_export(soundworld: Path
 
 async def _engines_serve_the_merged_policy(soundworld: Path, tmp_path: Path) -> None:
     from ssr1_rl.actors.waits import Waits
-    from ssr1_rl.config.schema import CheckpointConfig
+    from ssr1_rl.config.sections.watch import CheckpointConfig
     from ssr1_rl.store.checkpoints import CheckpointStore
     from ssr1_rl.store.export import export_checkpoint
     from ssr1_rl.system import running_system
@@ -205,7 +205,7 @@ async def train(system: Any, questions: list[Any], policy_version: int) -> dict[
     `policy_version`: the learner's, so that all tokens are compared.
     """
     from ssr1_rl.algorithm.step_batch import train_group
-    from ssr1_rl.config.schema import GrpoConfig
+    from ssr1_rl.config.sections.grpo import GrpoConfig
     from ssr1_rl.types import ScoredGroup
 
     batch = []

@@ -12,7 +12,7 @@ Case = dict[str, Any]
 
 
 def case_learner(rank: int, world_size: int, port: int, model: str, case: Case) -> Any:
-    from ssr1_rl.config.schema import LoraConfig
+    from ssr1_rl.config.sections.model import LoraConfig
 
     case = {"max_tokens_per_micro_batch": 100, **case}
     of_model = {"train_audio_tower": True, "lora": LoraConfig(rank=case.pop("rank", 0))}

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ssr1_rl.actors.waits import Waits
-from ssr1_rl.config.schema import RewardConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.faults.budget import FailedGroup, FailureBudget, RewardFailure
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup

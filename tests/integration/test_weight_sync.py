@@ -9,7 +9,8 @@ import pytest
 
 from ssr1_rl.algorithm.step_batch import train_group
 from ssr1_rl.checks.rules import load_config
-from ssr1_rl.config.schema import Config, GrpoConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.faults.guards import GuardTripped, check_weights
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.worker import RolloutWorker

@@ -3,7 +3,7 @@
 import torch
 
 from ssr1_rl.algorithm.loss import LossTokens, grpo_loss
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 
 OLD = -1.5
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from ssr1_rl import cli
 from ssr1_rl.config.presets import PRESETS
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 
 
 def in_an_actor(error):

@@ -3,7 +3,8 @@
 import pytest
 
 from ssr1_rl.cluster import ClusterTooSmall, check_fits, make_plan
-from ssr1_rl.config.schema import Config, RewardConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.rewards import RewardConfig
 
 
 def config(device, **sections):

@@ -7,7 +7,7 @@ import pytest
 
 from ssr1_rl.actors.handle import Actor
 from ssr1_rl.actors.waits import Waits
-from ssr1_rl.config.schema import RolloutConfig
+from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.system import System
 
 

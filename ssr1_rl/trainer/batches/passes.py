@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssr1_rl.config.schema import LearnerConfig, ModelConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.trainer.batches.balance import cut_padded, cut_parts, pack_evenly, pack_tightly
 from ssr1_rl.trainer.batches.clips import ClipBatch, ClipFeatures, ClipKey

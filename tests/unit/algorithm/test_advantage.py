@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ssr1_rl.algorithm import advantage
 from ssr1_rl.algorithm.advantage import has_no_variance, step_advantages
 from ssr1_rl.config.presets import PRESETS
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 
 
 def group_advantages(rewards, epsilon, **settings):

@@ -12,7 +12,7 @@ from jaxtyping import TypeCheckError
 from ssr1_rl.algorithm.importance import importance_weights
 from ssr1_rl.algorithm.kl import LARGEST_LOG_RATIO, kl_estimate
 from ssr1_rl.algorithm.loss import LossTokens, grpo_loss, loss_denominator
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 from tests.unit.losses import OLD, double, gradient, loss_of
 
 

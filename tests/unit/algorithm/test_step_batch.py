@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from ssr1_rl.algorithm.adaptive_kl import KlCoefficient
 from ssr1_rl.algorithm.overlong import overlong_penalty
 from ssr1_rl.algorithm.step_batch import mean_kl, num_loss_tokens, train_group, with_advantages
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.types import Completion, GroupId, PreparedQuestion, Question, RolloutGroup, ScoredGroup
 
 

@@ -7,7 +7,10 @@ import pytest
 
 from ssr1_rl.checks.engine_options import OWNED, refuse_owned, vllm_engine_args
 from ssr1_rl.checks.preflight import preflight
-from ssr1_rl.config.schema import Config, ConfigError, DatasetConfig, RewardConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.data import DatasetConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.run import run_grpo
 
 

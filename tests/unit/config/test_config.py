@@ -8,7 +8,8 @@ import pytest
 from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.presets import PRESETS, describe_preset
-from ssr1_rl.config.schema import Config, ConfigError
+from ssr1_rl.config.schema import Config
+from ssr1_rl.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.yaml"))

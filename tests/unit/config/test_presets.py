@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ssr1_rl.algorithm.advantage import step_advantages
 from ssr1_rl.algorithm.loss import loss_denominator
 from ssr1_rl.config.presets import PRESETS
-from ssr1_rl.config.schema import GrpoConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 from tests.unit.losses import OLD, gradient, loss_of
 
 # Each paper's objective (negated) for responses of 2 and 1 tokens with ratios x, y and z, and advantages a and b.

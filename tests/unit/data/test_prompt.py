@@ -9,7 +9,7 @@ from transformers import AutoProcessor, WhisperFeatureExtractor
 
 from benchmarks.tiny_text import build_tiny_qwen2_text
 from ssr1_rl.audio_families import QWEN2_AUDIO
-from ssr1_rl.config.schema import DataConfig
+from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.mel import MelExtractor
 from ssr1_rl.data.prompt import NO_PLACEHOLDER, PromptBuilder, PromptTooLong, expand_audio_placeholders
 from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio

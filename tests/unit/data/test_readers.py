@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ssr1_rl.config.schema import DatasetConfig
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.avqa import read_avqa
 from ssr1_rl.data.jsonl import read_jsonl
 from ssr1_rl.data.read import read_questions

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssr1_rl.config.schema import GuardConfig
+from ssr1_rl.config.sections.watch import GuardConfig
 from ssr1_rl.faults.guards import GuardTripped, check_update, check_weights
 
 LIMITS = GuardConfig(max_logprob_abs_diff_mean=0.05, max_logprob_abs_diff=0.5)

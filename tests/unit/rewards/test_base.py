@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from ssr1_rl.config.schema import RewardConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.rewards.accuracy import Accuracy
 from ssr1_rl.rewards.base import InvalidRewards, check_rewards, is_async
 from ssr1_rl.rewards.format import Format

@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ssr1_rl.config.schema import DataConfig, GrpoConfig
+from ssr1_rl.config.sections.data import DataConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.data.audio import AudioError
 from ssr1_rl.data.skipped import SkipList, TooManyUnusable
 from ssr1_rl.data.stream import QuestionStream

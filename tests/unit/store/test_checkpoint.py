@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from ssr1_rl.config.schema import CheckpointConfig
+from ssr1_rl.config.sections.watch import CheckpointConfig
 from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint, open_checkpoint
 
 STATE = {"step": 1, "feed": {"pending": [[0, "q", 1]]}}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssr1_rl.config.schema import CheckpointConfig
+from ssr1_rl.config.sections.watch import CheckpointConfig
 from ssr1_rl.store import export
 from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint
 from ssr1_rl.store.export import base_model_folder, choose_checkpoint, export_checkpoint, write_model_folder

@@ -6,7 +6,10 @@ import sys
 
 import pytest
 
-from ssr1_rl.config.schema import CheckpointConfig, Config, ConfigError, RunConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.run import RunConfig
+from ssr1_rl.config.sections.watch import CheckpointConfig
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint
 from ssr1_rl.store.folder import RunFolderInUse, check_resume, claim, find_resume, write_config
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from ssr1_rl.checks.deepspeed_options import FREE, OWNED, check_deepspeed_options, zero_options
-from ssr1_rl.config.schema import ConfigError, LearnerConfig, ModelConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.trainer.deepspeed_setup import deepspeed_settings, laid_over, parameter_groups
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy

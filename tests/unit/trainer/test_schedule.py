@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssr1_rl.config.schema import LearnerConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.trainer.schedule import learning_rate_share
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm.distributed.weight_transfer.base import ParamMeta
 
-from ssr1_rl.config.schema import RolloutConfig
+from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling, engine_args
 from ssr1_rl.weights import gloo as gloo_transfer
 from ssr1_rl.weights.audit import WeightAudit, digest

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.nn.attention import flex_attention
 
 from ssr1_rl.checks.rules import load_config
-from ssr1_rl.config.schema import ConfigError
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.trainer.attention import choice, flash, flex, interface, sdpa
 from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.attention.interface import BACKENDS, NAME

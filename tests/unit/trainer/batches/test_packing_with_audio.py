@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from ssr1_rl.config.schema import DataConfig
+from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.mel import MelExtractor
 from ssr1_rl.data.prompt import PromptBuilder, expand_audio_placeholders
 from ssr1_rl.trainer.batches.rows import Row, collate

@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ssr1_rl.actors.handle import Actor
 from ssr1_rl.actors.waits import Waits
-from ssr1_rl.config.schema import GrpoConfig, LearnerConfig
+from ssr1_rl.config.sections.grpo import GrpoConfig
+from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.trainer.batches.layout import PackedGroup
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.batches.rows import Row, collate

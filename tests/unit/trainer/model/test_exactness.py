@@ -8,7 +8,8 @@ from safetensors import safe_open
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from ssr1_rl.checks.preflight import check_model
-from ssr1_rl.config.schema import Config, ModelConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.model.exactness import check_exact
 from ssr1_rl.trainer.model.policy import Policy, empty_policy
 from ssr1_rl.weights.parameters import named_weights

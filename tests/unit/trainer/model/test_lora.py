@@ -10,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.checks.memory import estimate_memory
 from ssr1_rl.checks.preflight import check_model
-from ssr1_rl.config.schema import CheckpointConfig, Config, ModelConfig
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.config.sections.watch import CheckpointConfig
 from ssr1_rl.data.mel import MelExtractor
 from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.store.checkpoints import CheckpointStore

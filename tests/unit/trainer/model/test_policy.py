@@ -8,7 +8,7 @@ import torch
 from transformers import AutoFeatureExtractor
 
 from ssr1_rl.audio_families import QWEN2_AUDIO
-from ssr1_rl.config.schema import DataConfig
+from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.mel import MelExtractor
 from ssr1_rl.data.prompt import PromptBuilder, expand_audio_placeholders
 from ssr1_rl.trainer.batches.rows import Row, collate
@@ -174,7 +174,9 @@ def test_a_tower_of_clips_does_not_wait_for_the_device(model):
 
 
 def test_gradient_checkpointing_takes_place(random_text_model, monkeypatch):
-    from ssr1_rl.config.schema import GrpoConfig, LearnerConfig, ModelConfig
+    from ssr1_rl.config.sections.grpo import GrpoConfig
+    from ssr1_rl.config.sections.learner import LearnerConfig
+    from ssr1_rl.config.sections.model import ModelConfig
     from ssr1_rl.trainer import learner
 
     monkeypatch.setattr(learner, "join_peers", lambda spec, config: None)

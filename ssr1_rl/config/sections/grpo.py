@@ -1,0 +1,83 @@
+"""The GRPO loop, its advantages and its loss."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ssr1_rl.config.setting import setting
+
+
+@dataclass
+class GrpoConfig:
+    """The GRPO loop and its loss."""
+
+    num_steps: int = setting(1000, ge=1)
+    """Training steps."""
+    questions_per_step: int = setting(64, ge=1)
+    """Questions, and so groups of responses, that a step trains on."""
+    group_size: int = setting(8, ge=2, why="group-relative advantages compare the responses of a group")
+    """Responses per question."""
+    max_staleness: int = setting(0, ge=0)
+    """Policy versions that generation may run ahead of training. 0: on-policy."""
+    num_epochs: int = setting(1, ge=1)
+    """Passes over the groups of a step."""
+    num_minibatches: int = setting(1, ge=1)
+    """Optimizer updates per pass."""
+    validate_every: int = setting(20, ge=0)
+    """Steps between validations; the last step is always validated. 0: no validation after a step."""
+    validate_first: bool = True
+    """Validate before the first step too."""
+    max_failed_share: float = setting(0.1, ge=0, le=1)
+    """Largest share of the newest groups (as many as in a step, at least 20) that may fail before the run stops."""
+
+    preset: Literal["", "grpo", "dapo", "dr_grpo", "gspo", "cispo", "rloo", "reinforce_pp"] = ""
+    """Values of one paper for the settings below. A setting that is given explicitly wins. Empty: none."""
+    baseline: Literal["group_mean", "leave_one_out", "batch_mean", "none"] = "group_mean"
+    """Subtracted from a reward: the mean of its group, of the group's other responses, of the step's tokens, or 0."""
+    advantage_scale: Literal["group_std", "batch_std", "none"] = "group_std"
+    """Divides advantages: the standard deviation of the group's rewards, of the step's token advantages, or 1."""
+    advantage_epsilon: float = setting(1e-4, gt=0)
+    """Added to the standard deviation that advantages are divided by."""
+
+    ratio: Literal["token", "sequence", "cispo"] = "token"
+    """Ratio of new to old policy: each token's own, the geometric mean over its response (GSPO), or each token's own,
+    clipped and used as a constant weight (CISPO)."""
+    clip_low: float = setting(0.2, ge=0, le=1)
+    """Ratios are clipped below 1 - clip_low."""
+    clip_high: float = setting(0.2, ge=0)
+    """Ratios are clipped above 1 + clip_high."""
+    dual_clip: float = setting(0.0, ge=0)
+    """Bounds the loss of a token with negative advantage A by dual_clip x |A|. Must be greater than 1. 0: no bound."""
+    denominator: Literal["batch_tokens", "sequence", "constant"] = "batch_tokens"
+    """What the sum over tokens is divided by: the tokens of the global batch; each response's own tokens, and then the
+    number of responses; or `grpo.denominator_tokens` for each response."""
+    denominator_tokens: int = setting(0, ge=0)
+    """Tokens per response that `grpo.denominator=constant` divides by. 0: `rollout.max_response_tokens`."""
+    entropy_bonus: float = setting(0.0, ge=0)
+    """Weight of the tokens' entropy, which is subtracted from the loss."""
+
+    kl_coefficient: float = setting(0.0, ge=0)
+    """Weight of the KL term to the frozen starting policy. 0: no reference model."""
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of the KL of a token (Schulman 2020)."""
+    kl_placement: Literal["loss", "reward", "reward_to_go"] = "loss"
+    """Where the KL term goes: it is added to the loss; its sum over a response is subtracted from the response's
+    reward; or its sum from each token on is subtracted from that token's return."""
+    kl_target: float = setting(0.0, ge=0)
+    """KL in nats per token that `grpo.kl_coefficient` is adapted to after each step. 0: the coefficient is constant."""
+
+    importance_correction: Literal["none", "truncate", "mask"] = "none"
+    """Importance weight of a token: the learner's probability over the engine's, cut at the cap (`truncate`) or 0
+    beyond it (`mask`). `none`: no weights, and the ratio compares with the engine's log-probs."""
+    importance_level: Literal["token", "sequence"] = "token"
+    """One weight per token, or one per response: the product over its tokens."""
+    importance_cap: float = setting(2.0, ge=1)
+    """Largest importance weight. `mask` also drops weights below 1 / cap."""
+
+    dynamic_sampling: bool = False
+    """Replace groups whose rewards are all equal by new ones (DAPO)."""
+    dynamic_sampling_limit: float = setting(3.0, gt=0)
+    """Most groups that are replaced in one step, as a multiple of `grpo.questions_per_step`."""
+    overlong: Literal["keep", "mask", "penalty"] = "keep"
+    """Responses that reach the token limit: kept, masked from the loss, or penalised in reward, as those near it."""
+    overlong_buffer_share: float = setting(0.2, gt=0, le=1)
+    """Last share of `rollout.max_response_tokens`, over which the penalty grows from 0 to 1."""
