@@ -69,7 +69,7 @@ def _exit_when_interrupted() -> Iterator[None]:
         yield
     except Interrupted as stop:
         Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(stop.exit_code)
 
 
 @app.command()

@@ -1,27 +1,45 @@
-"""Validation: answers a split's questions greedily and scores the answers with the run's reward functions."""
+"""Validation: answers a split's questions greedily and scores the answers with the run's reward functions.
+
+A question without a score (its clip cannot be used, its generation or a reward failed) is left out of the means and
+counted; too large a share of them stops the run, because the means would no longer be comparable.
+"""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ray.exceptions import RayTaskError
+
+from ssr1_rl.actors.waits import WaitedTooLong
 from ssr1_rl.data.skipped import UNUSABLE, SkipList
-from ssr1_rl.faults.budget import FailedGroup, RewardFailure
+from ssr1_rl.errors import RunError
+from ssr1_rl.faults.budget import FailedGroup
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.types import VALIDATION, GroupId, Question, ScoredGroup
 
+MAX_UNSCORED_SHARE = 0.05
+"""Default of `grpo.max_unscored_share`."""
+
+
+class TooManyUnscored(RunError):
+    """More questions of a validation split than `grpo.max_unscored_share` have no score."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Means over a split's questions, with one greedy response each."""
+    """Means over a split's questions that have a score, with one greedy response each."""
 
-    score: float  # the accuracy reward if the run has one, else the weighted sum of rewards
+    measure: str  # what `score` is: "accuracy" if the run has that reward, else "reward", the weighted sum
+    score: float
     rewards: Mapping[str, float]  # mean of each reward function, unweighted, by its name
     score_by_kind: Mapping[str, float]  # by kind of question; empty if the data set names no kinds
-    num_questions: int  # questions that were answered and scored
+    num_questions: int  # questions with a score
+    num_unusable: int  # questions whose clip or prompt cannot be used
+    num_failed: int  # questions whose generation or reward failed
     response_tokens_mean: float
     truncated_share: float  # share of responses that were cut at the token limit
 
@@ -32,9 +50,47 @@ class Evaluation:
             "score": self.score,
             **{f"score/{kind}": score for kind, score in self.score_by_kind.items()},
             "num_questions": float(self.num_questions),
+            "num_unusable": float(self.num_unusable),
+            "num_failed": float(self.num_failed),
             "response_tokens_mean": self.response_tokens_mean,
             "truncated_share": self.truncated_share,
         }
+
+
+class _Unscored:
+    """Counts the questions of a split that have no score; raises `TooManyUnscored` above the allowed share.
+
+    One question is always allowed, unless the share is 0.
+    """
+
+    def __init__(self, num_questions: int, max_share: float) -> None:
+        self._num_questions, self._max_share = num_questions, max_share
+        self.num_unusable = self.num_failed = 0
+
+    def unusable(self, question: Question, error: Exception) -> None:
+        self.num_unusable += 1
+        self._check(question, str(error))
+
+    def failed(self, question: Question, error: str) -> None:
+        self.num_failed += 1
+        self._check(question, error)
+
+    @property
+    def num(self) -> int:
+        """Questions without a score so far."""
+        return self.num_unusable + self.num_failed
+
+    def _check(self, question: Question, error: str) -> None:
+        allowed = max(self._max_share * self._num_questions, 1.0 if self._max_share else 0.0)
+        if self.num > allowed:
+            source = f" ({question.source})" if question.source else ""
+            raise TooManyUnscored(
+                f"{self.num} of the {self._num_questions} questions of this validation split have no score "
+                f"({self.num_unusable} cannot be used, {self.num_failed} failed), more than "
+                f"grpo.max_unscored_share={self._max_share:g}; the last one is {question.id!r}{source}: {error}. "
+                "Fix what fails, or raise the share. The step before this validation is saved if checkpoint.every or "
+                "every_s were due"
+            )
 
 
 async def evaluate(
@@ -44,59 +100,74 @@ async def evaluate(
     rewards: RewardPool,
     max_response_tokens: int,
     skips: SkipList,
+    max_unscored_share: float = MAX_UNSCORED_SHARE,
     max_in_flight: int = 512,
     on_progress: Callable[[int], None] = lambda num_done: None,
 ) -> Evaluation:
-    """Answers every question once, greedily.
+    """Answers every question once, greedily. `skips` lists those that cannot be used.
 
     Raises:
-        RewardFailure: a reward function failed on a question; a mean over the others would not be comparable.
-        TooManyUnusable: too many questions cannot be used.
-        ValueError: no question of the split can be used.
+        TooManyUnscored: too many questions have no score.
+        RewardFailure: a reward's actors cannot work at all.
+        ray.exceptions.RayActorError: a rollout worker died.
     """
     sampling = Sampling(1, temperature=0.0, max_response_tokens=max_response_tokens)
     gate = asyncio.Semaphore(max_in_flight)
+    unscored = _Unscored(len(questions), max_unscored_share)
     results: list[ScoredGroup] = []
 
     async def answer(question: Question) -> None:
-        async with gate:
-            try:
-                prepared = await preparer.prepare(question)
-            except UNUSABLE as error:
-                skips.skipped(question, error)
-                return
-            skips.used(question)
-            scored = await rewards.score(await pool.generate(GroupId(VALIDATION, question.id), prepared, sampling))
+        try:
+            prepared = await preparer.prepare(question)
+        except UNUSABLE as error:
+            skips.record(question, error)
+            unscored.unusable(question, error)
+            return
+        try:
+            generated = await pool.generate(GroupId(VALIDATION, question.id), prepared, sampling)
+        except (WaitedTooLong, RayTaskError) as error:
+            # The engine refused or lost this one; if it is broken, all fail and the share stops the run.
+            unscored.failed(question, str(error))
+            return
+        scored = await rewards.score(generated)
         if isinstance(scored, FailedGroup):
-            raise RewardFailure(
-                f"reward {scored.reward_name} failed on validation question {scored.question_id} ({scored.source}) "
-                f"{scored.attempts} times: {scored.error}"
-            )
-        results.append(scored)
-        on_progress(len(results))
+            unscored.failed(question, f"reward {scored.reward_name}, {scored.attempts} tries: {scored.error}")
+        else:
+            results.append(scored)
+
+    async def answer_in_turn(question: Question) -> None:
+        async with gate:
+            await answer(question)
+        on_progress(len(results) + unscored.num)
 
     try:
         async with asyncio.TaskGroup() as tasks:
             for question in questions:
-                tasks.create_task(answer(question))
+                tasks.create_task(answer_in_turn(question))
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None  # the first error cancelled the other tasks
-    return _summarise(results)
+    return _summarise(results, unscored)
 
 
-def _summarise(results: Sequence[ScoredGroup]) -> Evaluation:
+def _summarise(results: Sequence[ScoredGroup], unscored: _Unscored) -> Evaluation:
     if not results:
-        raise ValueError("no question of the validation split can be used; skipped.jsonl in run.dir says why")
+        raise TooManyUnscored(
+            f"no question of the validation split has a score: {unscored.num_unusable} cannot be used (skipped.jsonl "
+            f"in run.dir says why), {unscored.num_failed} failed; fix them, or remove the split from data.validation"
+        )
     by_kind: dict[str, list[float]] = defaultdict(list)
     for result in results:
         if result.group.question.kind:
             by_kind[result.group.question.kind].append(_score(result))
     completions = [result.group.completions[0] for result in results]
     return Evaluation(
+        measure="accuracy" if "accuracy" in results[0].breakdown else "reward",
         score=_mean([_score(result) for result in results]),
         rewards={name: _mean([r.breakdown[name][0] for r in results]) for name in results[0].breakdown},
         score_by_kind={kind: _mean(scores) for kind, scores in sorted(by_kind.items())},
         num_questions=len(results),
+        num_unusable=unscored.num_unusable,
+        num_failed=unscored.num_failed,
         response_tokens_mean=_mean([len(c.token_ids) for c in completions]),
         truncated_share=_mean([c.finish_reason == "length" for c in completions]),
     )

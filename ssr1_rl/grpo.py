@@ -12,8 +12,13 @@
 The feed has (max_staleness + 1) x questions_per_step places, and a group keeps its place until `feed.trained`. So with
 max_staleness 0 generation and training alternate; with k, generation runs up to k policy versions ahead. One loop
 serves both. Waits for actors are named in `Waits`; the first error of an engine or a rank ends the run.
+
+A step is saved before it is validated, so a validation that fails or is killed loses none; its score then joins the
+checkpoint. Nothing in the run's folder changes before engines and learners are up and have the checkpoint's weights.
 """
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,10 +31,13 @@ from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
 from ssr1_rl.faults.guards import check_update
+from ssr1_rl.faults.stop import StopRequest
+from ssr1_rl.files import SetAside
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer
-from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore, ControllerState
+from ssr1_rl.store.checkpoints import FOLDER, Checkpoint, CheckpointStore, ControllerState
+from ssr1_rl.store.resume import Resume
 from ssr1_rl.system import System
 from ssr1_rl.telemetry.metrics import MetricsWriter
 from ssr1_rl.telemetry.progress import Progress
@@ -55,43 +63,81 @@ class Grpo:
         train: Sequence[Question],
         validation: Mapping[str, Sequence[Question]],
         progress: Progress,
-        resume_from: Checkpoint | None,
+        resume: Resume,
+        stop: StopRequest,
         on_progress: Callable[[], None],
     ) -> None:
         self._config, self._system, self._progress = config, system, progress
-        self._validation, self._resume_from, self._on_progress = validation, resume_from, on_progress
-        run_dir = Path(config.run.dir)
-        self.step = resume_from.step if resume_from else 0
+        self._validation, self._resume, self._stop, self._on_progress = validation, resume, stop, on_progress
+        self._run_dir = Path(config.run.dir)
+        self.step = resume.step
         self._preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
-        self._skips = SkipList(run_dir / "skipped.jsonl", config.data.max_skipped_share, len(train))
+        self._skips = SkipList(self._run_dir / "skipped.jsonl", config.data.max_skipped_share, len(train))
         sampling = Sampling(config.grpo.group_size, config.rollout.temperature, config.rollout.max_response_tokens)
         stream = QuestionStream(train, config.run.seed)
         self._feed = GroupFeed(stream, self._preparer, system.pool, system.rewards, sampling, config.grpo, self._skips)
         self._feed.on_group = on_progress
         self._kl = KlCoefficient(config.grpo)
         self._kl_in_reward = config.grpo.kl_coefficient > 0 and config.grpo.kl_placement != "loss"
-        self._metrics = MetricsWriter(run_dir, config.telemetry.tensorboard, self.step)
-        self._samples = SampleWriter(run_dir)
-        self._samples.drop_after(self.step)
-        self._store = CheckpointStore(run_dir, config.checkpoint)
-        self._store.drop_after(self.step)
+        self._store = CheckpointStore(self._run_dir, config.checkpoint, resume.lineage)
+        self._saved = resume.checkpoint  # of the newest step that has a checkpoint
+        self._saved_at_s = time.monotonic()
         self._weights_checked = not config.guard.check_weights
+        self._metrics: MetricsWriter | None = None
 
-    async def run(self) -> None:
-        """Trains until `grpo.num_steps`, from the checkpoint if there is one."""
-        grpo = self._config.grpo
-        if self._resume_from:
-            await self._resume(self._resume_from)
-        elif grpo.validate_first:
-            await self._validate()
-        while self.step < grpo.num_steps:
+    async def start(self) -> SetAside:
+        """Loads the checkpoint, if there is one; then sets aside what the run does not continue from.
+
+        Returns:
+            Where that is now.
+        """
+        if self._resume.checkpoint:
+            await self._load(self._resume.checkpoint)
+        kept_step = self._resume.kept_step(self._run_dir)
+        aside = SetAside(self._run_dir, self.step)
+        await asyncio.to_thread(self._resume.set_checkpoints_aside, self._run_dir, aside)
+        self._samples = SampleWriter(self._run_dir)
+        self._samples.set_aside_after(kept_step, aside)
+        if kept_step < 0:
+            self._skips.set_aside(aside)
+        revalidates = self._lacks_validation()
+        self._metrics = MetricsWriter(self._run_dir, self._config.telemetry.tensorboard, aside, kept_step, revalidates)
+        return aside
+
+    async def run(self) -> bool:
+        """Trains until `grpo.num_steps`, or until a stop is asked for; either way the last step is saved.
+
+        Returns:
+            Whether the run is finished.
+        """
+        self._stop.heeded = True
+        await self._validate_at_start()
+        while self.step < self._config.grpo.num_steps and not self._stop.by_signal:
             await self._train_one_step()
-            last = self.step == grpo.num_steps
-            score = None
-            if grpo.validate_every and (last or self.step % grpo.validate_every == 0):
-                score = await self._validate()
-            if last or self.step % self._config.checkpoint.every == 0 or self._is_best(score):
-                await self._save(score)
+            await self._save_and_validate()
+            if self._stop.asked:
+                break
+        return self._is_last() and not self._lacks_validation()
+
+    async def _validate_at_start(self) -> None:
+        """Validates the untrained policy, or the checkpoint if an earlier process was stopped before it could."""
+        if not self.step and self._config.grpo.validate_first:
+            await self._stop.unless_signalled(self._validate())
+        elif self._saved and self._lacks_validation():
+            self._saved = await self._store.begin_revalidation(self._saved)
+            await self._add_score(await self._stop.unless_signalled(self._validate()))
+
+    async def _save_and_validate(self) -> None:
+        validates = self._is_validated(self.step)
+        if self._is_last() or self._stop.asked or self._save_is_due():
+            await self._save(None)
+        if not validates or self._stop.asked:
+            return
+        score = await self._stop.unless_signalled(self._validate())
+        if self._saved and self._saved.step == self.step:
+            await self._add_score(score)
+        elif self._is_best(score) or self._stop.asked:
+            await self._save(score)
 
     async def _train_one_step(self) -> None:
         clock = StepClock(self._system.pool)
@@ -140,11 +186,15 @@ class Grpo:
             self._feed.num_replaced, self._feed.reached_limit, self._feed.num_failed, self._skips.num_skipped
         )
         metrics = step_metrics(scored, batch, learner_metrics, clock, self.step, not_trained)
-        self._metrics.write(self.step, metrics)
+        self._write(metrics)
         if self._config.telemetry.samples:
             self._samples.write(self.step, self.step - 1, scored, [g.advantages_G for g in batch])
         self._progress.step(self.step, metrics)
         self._on_progress()
+
+    def _write(self, metrics: Mapping[str, float]) -> None:
+        assert self._metrics is not None, "start has returned"
+        self._metrics.write(self.step, metrics)
 
     async def _validate(self) -> float | None:
         """Scores every validation split; returns the first one's score, None without splits."""
@@ -158,18 +208,39 @@ class Grpo:
                 self._system.rewards,
                 self._config.rollout.max_response_tokens,
                 self._skips,
+                self._config.grpo.max_unscored_share,
                 on_progress=partial(self._answered, name, len(questions)),
             )
             scores.append(result.score)
-            self._metrics.write(
-                self.step, {f"validation/{name}/{figure}": value for figure, value in result.metrics().items()}
-            )
-            self._progress.validation(name, result.score, result.num_questions)
+            self._write({f"validation/{name}/{figure}": value for figure, value in result.metrics().items()})
+            self._progress.validation(name, result.measure, result.score, result.num_questions, len(questions))
         return scores[0] if scores else None
 
     def _answered(self, split: str, num_questions: int, num_done: int) -> None:
         self._progress.phase(f"validating {split} {num_done}/{num_questions}")
         self._on_progress()
+
+    def _is_last(self) -> bool:
+        return self.step >= self._config.grpo.num_steps
+
+    def _is_validated(self, step: int) -> bool:
+        """Whether the policy of this step is to be validated."""
+        every = self._config.grpo.validate_every
+        return bool(self._validation and every) and (self._is_last() or step % every == 0)
+
+    def _lacks_validation(self) -> bool:
+        """Whether this step's own checkpoint has no score yet, and was not tried again in vain, unless it is the last.
+
+        A checkpoint of another folder is that run's to validate.
+        """
+        saved = self._saved
+        if (
+            saved is None
+            or saved.step != self.step
+            or saved.path.resolve().parent != (self._run_dir / FOLDER).resolve()
+        ):
+            return False
+        return self._is_validated(self.step) and saved.score is None and (self._is_last() or not saved.revalidated)
 
     def _is_best(self, score: float | None) -> bool:
         if score is None or not self._config.checkpoint.keep_best:
@@ -177,16 +248,32 @@ class Grpo:
         best = self._store.best()
         return best is None or best.score is None or score > best.score
 
+    def _save_is_due(self) -> bool:
+        checkpoint = self._config.checkpoint
+        is_late = checkpoint.every_s > 0 and time.monotonic() - self._saved_at_s >= checkpoint.every_s
+        return is_late or self.step % checkpoint.every == 0
+
     async def _save(self, score: float | None) -> None:
         self._progress.phase("checkpoint")
-        feed = self._feed.state_dict()
-        state: ControllerState = {"step": self.step, "feed": feed, "kl_coefficient": self._kl.value}
-        await self._store.save(self.step, state, score, self._system.learners.save)
+        state: ControllerState = {
+            "step": self.step,
+            "feed": self._feed.state_dict(),
+            "skips": self._skips.state_dict(),
+            "kl_coefficient": self._kl.value,
+        }
+        self._saved = await self._store.save(self.step, state, score, self._system.learners.save)
+        self._saved_at_s = time.monotonic()
 
-    async def _resume(self, checkpoint: Checkpoint) -> None:
+    async def _add_score(self, score: float | None) -> None:
+        if score is not None and self._saved is not None:
+            self._saved = await self._store.add_score(self._saved, score)
+
+    async def _load(self, checkpoint: Checkpoint) -> None:
         self._progress.phase("loading the checkpoint")
         state = checkpoint.controller_state()
         self._feed.load_state_dict(state["feed"])
+        if "skips" in state:
+            self._skips.load_state_dict(state["skips"])
         self._kl.resume(state["kl_coefficient"])
         version = await self._system.learners.load(checkpoint.learner.absolute())
         assert version == self.step, "a step is one policy version"
@@ -195,4 +282,5 @@ class Grpo:
     def close(self) -> None:
         """Cancels the groups in flight and closes the metrics files."""
         self._feed.close()
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Coroutine, Iterator
@@ -18,10 +17,14 @@ from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.read import read_questions
+from ssr1_rl.data.stream import QuestionStream
+from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.faults.watchdog import Watchdog
+from ssr1_rl.files import write_json
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.rewards.load import check_reward
-from ssr1_rl.store.folder import claim, find_resume, write_config
+from ssr1_rl.store.folder import changed_settings, claim, write_config
+from ssr1_rl.store.resume import Resume, check_data, find_resume
 from ssr1_rl.system import running_system
 from ssr1_rl.telemetry.metrics import read_metrics
 from ssr1_rl.telemetry.progress import Progress
@@ -47,6 +50,14 @@ class Data:
 class Interrupted(Exception):
     """SIGINT or SIGTERM stopped the run; the message says how to resume it."""
 
+    exit_code = 130
+
+
+class TimeIsUp(Interrupted):
+    """The run saved and stopped because of `run.max_time_s`; the message says how to resume it."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: run it again
+
 
 def read_data(config: DataConfig, progress: Progress) -> Data:
     """Reads every split, and prints which rows were left out.
@@ -65,20 +76,26 @@ def read_data(config: DataConfig, progress: Progress) -> Data:
     return Data(splits.pop("train"), splits)
 
 
-def run_grpo(config: Config) -> Summary:
+def run_grpo(config: Config, *, claimed: bool = False) -> Summary:
     """Starts or resumes the run that `config` describes, on the cluster that `ssr1_rl.cluster.connect` finds.
+
+    Args:
+        config: the settings.
+        claimed: whether the caller holds the run folder's lock.
 
     Returns:
         The figures that `summary.json` holds.
 
     Raises:
         ValueError, RuntimeError: something is wrong; the message says how to fix it.
-        Interrupted: SIGINT or SIGTERM stopped the run; every actor has ended.
+        Interrupted: SIGINT, SIGTERM or run.max_time_s stopped the run; every actor has ended.
     """
+    stop = StopRequest(config.run.max_time_s)
     preflight(config)
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
-    with claim(Path(config.run.dir)), Progress(config.grpo.num_steps) as progress:
+    lock = contextlib.nullcontext() if claimed else claim(Path(config.run.dir))
+    with lock, Progress(config.grpo.num_steps) as progress:
         for line in describe_preset(config.grpo) + notes(config):
             progress.note(line)
         progress.phase("reading questions")
@@ -88,8 +105,9 @@ def run_grpo(config: Config) -> Summary:
             check_fits(make_plan(config))
             if is_on_hub(config.model.path):
                 check_model(config.model, config.learner.prefix_packing)
+            resume = _find_resume(config, data, progress)
             try:
-                return asyncio.run(_until_signal(_run(config, data, progress)))
+                return asyncio.run(_until_signal(_run(config, data, resume, stop, progress), stop, progress))
             except asyncio.CancelledError:
                 raise Interrupted(
                     "stopped; run the same command again to resume from the newest checkpoint in "
@@ -111,17 +129,23 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
-async def _run(config: Config, data: Data, progress: Progress) -> Summary:
-    started = time.time()
-    resume_from, damaged = find_resume(config.run)
-    for note in damaged:
+def _find_resume(config: Config, data: Data, progress: Progress) -> Resume:
+    """The checkpoint to continue from, verified, and checked to be of this data; changes nothing."""
+    progress.phase("checking the checkpoint")
+    resume = find_resume(config.run)
+    for note in resume.notes:
         progress.note(note)
-    changes = write_config(config)
-    if resume_from:
-        progress.resume_at(resume_from.step)
-        progress.note(f"resuming from {resume_from.path}")
-        for change in changes:
-            progress.note(f"changed setting: {change}")
+    if resume.checkpoint:
+        check_data(resume.checkpoint, QuestionStream(data.train, config.run.seed))
+        progress.resume_at(resume.step)
+        progress.note(f"resuming from {resume.checkpoint.path}")
+        for change in changed_settings(config):
+            progress.note(change)
+    return resume
+
+
+async def _run(config: Config, data: Data, resume: Resume, stop: StopRequest, progress: Progress) -> Summary:
+    started = time.time()
     waits = Waits()
     progress.describe_waiting = waits.describe
     async with (
@@ -129,27 +153,62 @@ async def _run(config: Config, data: Data, progress: Progress) -> Summary:
         running_system(config, data.max_clips, waits, progress.phase) as system,
     ):
         progress.note(f"attention of the learners: {system.learners.attention}")
-        grpo = Grpo(config, system, data.train, data.validation, progress, resume_from, watchdog.beat)
+        grpo = Grpo(config, system, data.train, data.validation, progress, resume, stop, watchdog.beat)
         try:
-            await grpo.run()
+            aside = await grpo.start()
+            write_config(config, aside)
+            if aside.folder:
+                progress.note(f"what this start does not continue from is kept in {aside.folder}")
+            is_finished = await grpo.run()
         finally:
             grpo.close()
+    if not is_finished:
+        raise _stopped(config, grpo.step, stop)
     summary = summarise(Path(config.run.dir), list(data.validation), time.time() - started)
-    (Path(config.run.dir) / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(Path(config.run.dir) / "summary.json", summary)
     return summary
 
 
-async def _until_signal(run: Coroutine[object, None, Summary]) -> Summary:
-    """Runs to the end, or until SIGINT or SIGTERM cancels it; either way every actor is ended."""
+def _stopped(config: Config, step: int, stop: StopRequest) -> Interrupted:
+    saved = f"step {step} is saved in {config.run.dir}/checkpoints" if step else "no step was done"
+    again = "run the same command again to resume from the newest checkpoint in"
+    if stop.by_signal:
+        return Interrupted(f"stopped by a signal; {saved}; {again} {config.run.dir}/checkpoints")
+    return TimeIsUp(
+        f"run.max_time_s={config.run.max_time_s:g} is over; {saved}; {again} {config.run.dir}/checkpoints "
+        f"(exit code {TimeIsUp.exit_code})"
+    )
+
+
+async def _until_signal(run: Coroutine[object, None, Summary], stop: StopRequest, progress: Progress) -> Summary:
+    """Runs to the end. The first SIGINT or SIGTERM asks the loop to end after its step; any other cancels the run.
+
+    Either way every actor is ended.
+    """
     task = asyncio.ensure_future(run)
     loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, task.cancel)
+
+    def on_signal(name: str) -> None:
+        if not stop.heeded or stop.by_signal:
+            task.cancel()
+            return
+        stop.ask()
+        progress.note(
+            f"{name}: finishing this step, saving it, then stopping. A second signal stops at once; then the steps "
+            "since the last checkpoint are lost"
+        )
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal, number.name)
     return await task
 
 
 def summarise(run_dir: Path, splits: list[str], wall_s: float) -> Summary:
     """Computes the figures of a whole run from its metrics, steps before a resume included.
+
+    accuracy_before_grpo is the first split's score at step 0, accuracy_after_grpo that of the last step; the same for
+    each split by its name. They are named reward_… if the run has no reward `accuracy`, and are absent if that step was
+    not validated.
 
     Speeds are means over steps, not weighted by their duration; `wall_s` is the time of this process only.
     """
@@ -159,15 +218,17 @@ def summarise(run_dir: Path, splits: list[str], wall_s: float) -> Summary:
     def mean(name: str) -> float | None:
         return sum(row[name] for row in steps) / len(steps) if steps else None
 
+    last_step = max((int(row["step"]) for row in steps), default=0)
     summary: Summary = {}
     for split in splits:
-        scores = [row[f"validation/{split}/score"] for row in rows if f"validation/{split}/score" in row]
-        if scores:
-            summary[f"accuracy_before_grpo_{split}"] = scores[0]
-            summary[f"accuracy_after_grpo_{split}"] = scores[-1]
-    if splits and summary:
-        summary["accuracy_before_grpo"] = summary[f"accuracy_before_grpo_{splits[0]}"]
-        summary["accuracy_after_grpo"] = summary[f"accuracy_after_grpo_{splits[0]}"]
+        for when, step in (("before", 0), ("after", last_step)):
+            figures = [row for row in rows if row["step"] == step and f"validation/{split}/score" in row]
+            if figures and (when == "before" or steps):
+                measure = "accuracy" if f"validation/{split}/accuracy" in figures[-1] else "reward"
+                summary[f"{measure}_{when}_grpo_{split}"] = figures[-1][f"validation/{split}/score"]
+    for name in list(summary):
+        if name.endswith(f"_grpo_{splits[0]}"):
+            summary[name.removesuffix(f"_{splits[0]}")] = summary[name]
     return summary | {
         "num_steps": len(steps),
         "wall_s": wall_s,

@@ -12,7 +12,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.errors import ConfigError
-from ssr1_rl.store.folder import check_resume
+from ssr1_rl.store.resume import check_resume
 
 
 def preflight(config: Config) -> None:

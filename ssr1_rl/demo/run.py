@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.progress import Progress as Bars
 from transformers.utils import logging as transformers_logging
@@ -19,36 +20,88 @@ from ssr1_rl.data.read import read_questions
 from ssr1_rl.demo.soundworld import SPLITS, WorldPaths, WorldSettings, make_world
 from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio
 from ssr1_rl.distill.sft import Sft, SftExample, SftSettings
+from ssr1_rl.errors import UserError
+from ssr1_rl.files import PARTIAL, write_json
 from ssr1_rl.run import Summary, run_grpo
+from ssr1_rl.store.folder import claim
 from ssr1_rl.telemetry.progress import summary_table
 from ssr1_rl.types import Question
 
 SETTINGS = Path(__file__).parent / "demo.yaml"
+RUN_NAME = "demo-"
+"""Start of `run.name` of every demo; its seed follows."""
 SFT_STEPS = 270
 """Enough steps for the student to answer like the teacher of the chains, including its mistakes."""
+
+
+MADE_BY = "ssr1-rl demo"
+STAMP = "demo.json"
+"""File that a demo writes first into its folder. Only in a folder with it does a later demo remove anything."""
+MADE_BY_DEMO = (
+    *("world", ".world.partial", "sft", ".random_weights", "checkpoints", "samples", "tensorboard", "set_aside"),
+    *("config.yaml", "metrics.jsonl", "skipped.jsonl", "summary.json", "error.log"),
+)
+"""What a demo leaves in its folder. Everything else there is the user's and stays."""
 
 
 def run_demo(output: Path, seed: int, fresh: bool, overrides: Sequence[str]) -> None:
     """Makes the world and the SFT model if they do not exist, runs GRPO, prints the results and where they are.
 
-    `fresh` deletes `output` first.
+    `fresh` first removes what an earlier demo left in `output`.
+
+    Raises:
+        UserError: `output` holds anything, and no demo made it.
     """
     started = time.monotonic()
-    if fresh and output.exists():
-        shutil.rmtree(output)
-    make_soundworld(output, seed)
-    config = demo_config(output, seed, overrides)
-    Console().print("GRPO, with validation before and after")
-    summary = run_grpo(config)
-    summary["wall_s"] = time.monotonic() - started
-    (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    _refuse_foreign(output)
+    with claim(output):
+        _refuse_foreign(output)
+        if fresh:
+            _remove_earlier_demo(output)
+        config = demo_config(output, seed, overrides)
+        write_json(output / STAMP, {"made_by": MADE_BY, "run.name": config.run.name})
+        make_soundworld(output, seed)
+        Console().print("GRPO, with validation before and after")
+        summary = run_grpo(config, claimed=Path(config.run.dir).resolve() == output.resolve())
+        summary["wall_s"] = time.monotonic() - started
+        write_json(output / "summary.json", summary)
     _report(output, summary)
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Refuses a folder with content unless a demo made it and no other run has used it since."""
+    if not output.is_dir() or all(path.name == ".lock" for path in output.iterdir()):
+        return  # a file is refused by `claim`
+    fix = "move it away, or give another folder by --output"
+    try:
+        stamp = dict(json.loads((output / STAMP).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        stamp = {}
+    if stamp.get("made_by") != MADE_BY:
+        raise UserError(f"{output} is not empty and was not made by this demo (it has no {STAMP} of one); {fix}")
+    settings = output / "config.yaml"
+    if not settings.exists():
+        return
+    try:
+        name = yaml.safe_load(settings.read_bytes())["run"]["name"]
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{settings} is not a demo's: {error!r}; {fix}") from error
+    if name != stamp.get("run.name") and not str(name).startswith(RUN_NAME):
+        raise UserError(f"{output} holds the run {name!r}, which is not the demo's ({settings}); {fix}")
+
+
+def _remove_earlier_demo(output: Path) -> None:
+    for path in (output / name for name in MADE_BY_DEMO):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)  # of a link only the link
 
 
 def demo_config(output: Path, seed: int, overrides: Sequence[str]) -> Config:
     """Loads demo.yaml with the folders and the seed of this demo."""
     world = WorldPaths(output / "world")
-    folders = [f"run.name=demo-{seed}", f"run.dir={output}", f"run.seed={seed}", f"model.path={output / 'sft'}"]
+    folders = [f"run.name={RUN_NAME}{seed}", f"run.dir={output}", f"run.seed={seed}", f"model.path={output / 'sft'}"]
     for section, split in [("train", "train"), *((f"validation.{split}", split) for split in SPLITS[1:])]:
         folders += [f"data.{section}.path={world.questions(split)}", f"data.{section}.audio_dir={world.audio_dir}"]
     return load_config(SETTINGS, [*folders, *overrides])
@@ -61,13 +114,16 @@ def make_soundworld(output: Path, seed: int, settings: WorldSettings | None = No
     """
     transformers_logging.disable_progress_bar()
     world = make_world(output / "world", settings or WorldSettings(seed=seed))
-    if (output / "sft").exists():
+    sft_folder = output / "sft"
+    if (sft_folder / "config.json").is_file():
         return
+    if sft_folder.exists() and any(path.name != PARTIAL for path in sft_folder.iterdir()):
+        raise UserError(f"{sft_folder} is not empty and holds no model; move it away, or choose another folder")
     data = DataConfig(train=world.dataset("train"), instruction="")
     chains: dict[str, str] = json.loads(world.chains.read_text())
     questions = read_questions(data.train, data.max_skipped_share).questions
     texts = [q.text + "".join(choice_lines(q)) for q in questions] + list(chains.values())
-    base = build_tiny_qwen2_audio(output / "random_weights", texts, seed)
+    base = build_tiny_qwen2_audio(output / ".random_weights", texts, seed)
     builder = PromptBuilder(str(base), data)
     examples = [sft_example(question, chains[question.id], builder, data) for question in questions]
     sft = Sft(base, SftSettings(num_steps=sft_steps, seed=seed))
@@ -78,7 +134,7 @@ def make_soundworld(output: Path, seed: int, settings: WorldSettings | None = No
             bars.update(task, completed=step, description=f"SFT step {step}  loss {loss:.3f}")
 
         sft.train(examples, on_step)
-    sft.save(output / "sft")
+    sft.save(sft_folder)
 
 
 def sft_example(question: Question, chain: str, builder: PromptBuilder, data: DataConfig) -> SftExample:
@@ -92,12 +148,12 @@ def sft_example(question: Question, chain: str, builder: PromptBuilder, data: Da
 
 
 def _report(output: Path, summary: Summary) -> None:
+    def share(when: str, split: str) -> str:
+        value = summary.get(f"accuracy_{when}_grpo_{split}")
+        return "not validated" if value is None else f"{value:.1%}"
+
     rows = [
-        {
-            "split": split,
-            "before GRPO": f"{summary[f'accuracy_before_grpo_{split}']:.1%}",
-            "after GRPO": f"{summary[f'accuracy_after_grpo_{split}']:.1%}",
-        }
+        {"split": split, "before GRPO": share("before", split), "after GRPO": share("after", split)}
         for split in SPLITS[1:]
     ]
     summary_table("greedy accuracy on held-out questions", rows)

@@ -21,6 +21,7 @@ from rich.progress import Progress
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.demo.chains import chain_of_thought, taught_answer
 from ssr1_rl.demo.scenes import KINDS, Scene, SceneStyle, make_scene
+from ssr1_rl.errors import UserError
 from ssr1_rl.types import SAMPLE_RATE
 
 SPLITS = ("train", "test", "unseen_scenes", "unseen_questions")
@@ -118,10 +119,10 @@ def make_world(folder: Path, settings: WorldSettings) -> WorldPaths:
     The folder is renamed into place when it is complete, so an interrupted world is made again.
 
     Raises:
-        ValueError: the folder holds something else, or a world with other settings.
+        UserError: the folder holds something else, or a world with other settings.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+    with (folder.parent / f".{folder.name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_made(folder, settings):
             partial = WorldPaths(folder.parent / f".{folder.name}.partial")
@@ -132,16 +133,23 @@ def make_world(folder: Path, settings: WorldSettings) -> WorldPaths:
 
 
 def _is_made(folder: Path, settings: WorldSettings) -> bool:
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file, not a sound world; choose another folder")
+    if not any(folder.iterdir()):
         return False
     stamp = folder / STAMP
     if not stamp.is_file():
-        raise ValueError(f"{folder} is not empty and holds no sound world; choose another folder")
+        raise UserError(f"{folder} is not empty and holds no sound world; choose another folder")
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
-    found = json.loads(stamp.read_text())
+    try:
+        found = dict(json.loads(stamp.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{stamp} is not the stamp of a sound world ({error}); choose another folder") from error
     if found != wanted:
         names = ", ".join(sorted(name for name in wanted if wanted[name] != found.get(name)))
-        raise ValueError(
+        raise UserError(
             f"{folder} holds a sound world with other settings ({names}); choose another folder or delete it"
         )
     return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssr1_rl.types import GroupId, ScoredGroup
@@ -43,6 +44,14 @@ class FailureBudget:
     def failed_share(self) -> float:
         """Failed groups in the window, as a share of its size."""
         return sum(self._newest) / (self._newest.maxlen or 1)
+
+    def window(self) -> list[bool]:
+        """Whether each of the newest groups failed, the oldest first."""
+        return list(self._newest)
+
+    def load_window(self, window: Sequence[bool]) -> None:
+        """Continues after these groups, which were finished before a resume."""
+        self._newest.extend(window)
 
     def record(self, result: ScoredGroup | FailedGroup) -> None:
         """Counts one finished group.

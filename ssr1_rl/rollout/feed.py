@@ -30,18 +30,23 @@ Result: TypeAlias = tuple[ScoredGroup, PreparedQuestion]
 
 
 class FeedState(TypedDict):
-    """The feed's part of a checkpoint; each pending group as [epoch, question id, attempt]."""
+    """The feed's part of a checkpoint; each pending group as [epoch, question id, attempt].
+
+    `newest_failed` tells of each of the newest groups whether it failed. Pending groups are in neither count: a resume
+    issues them again, and counts them then.
+    """
 
     stream: StreamState
     pending: list[tuple[int, str, int]]
     num_failed: int
+    newest_failed: list[bool]
 
 
 class GroupFeed:
     """Sends questions through preparation, rollout and rewards.
 
     Attributes:
-        num_failed: groups left out so far because a reward function failed.
+        num_failed: groups left out of the steps so far because a reward function failed.
         num_replaced: groups without reward variance that the last `take` replaced.
         on_group: called when a group is scored or a reward function has failed on it.
     """
@@ -62,7 +67,8 @@ class GroupFeed:
         most = math.ceil(grpo.dynamic_sampling_limit * grpo.questions_per_step - 1e-9)  # 0.7 x 10 is 7.000000000000001
         self._most_replaced = most if grpo.dynamic_sampling else 0
         self._budget = FailureBudget(grpo.max_failed_share, grpo.questions_per_step)
-        self._admitted: deque[tuple[GroupId, asyncio.Task[Result | None]]] = deque()
+        self._settled = FailureBudget(1.0, grpo.questions_per_step)
+        self._admitted: deque[tuple[GroupId, asyncio.Task[Result | FailedGroup | None]]] = deque()
         self._reissue: deque[GroupId] = deque()
         self._taken: list[Result] = []
         self.num_failed = 0
@@ -85,6 +91,10 @@ class GroupFeed:
             result = await self._head()
             self._admitted.popleft()
             if result is not None:
+                self._settled.record(result if isinstance(result, FailedGroup) else result[0])
+            if isinstance(result, FailedGroup):
+                self.num_failed += 1
+            elif result is not None:
                 if self.num_replaced < self._most_replaced and has_no_variance(result[0].rewards_G):
                     self.num_replaced += 1
                 else:
@@ -97,7 +107,7 @@ class GroupFeed:
         """Whether dynamic sampling replaced as many groups in this step as the limit allows."""
         return bool(self._most_replaced) and self.num_replaced == self._most_replaced
 
-    async def _head(self) -> Result | None:
+    async def _head(self) -> Result | FailedGroup | None:
         """Waits for the oldest group's result; an error in any other group is raised as soon as it happens."""
         while True:
             tasks = [task for _, task in self._admitted]
@@ -121,8 +131,8 @@ class GroupFeed:
             return group_id, self._stream.question(group_id.question_id)
         return next(self._stream)
 
-    async def _follow(self, group_id: GroupId, question: Question) -> Result | None:
-        """Prepares, generates and scores one group; None if it is unusable or a reward failed (both are counted)."""
+    async def _follow(self, group_id: GroupId, question: Question) -> Result | FailedGroup | None:
+        """Prepares, generates and scores one group; None if its question is unusable, which is counted."""
         try:
             prepared = await self._preparer.prepare(question)
         except UNUSABLE as error:
@@ -132,10 +142,7 @@ class GroupFeed:
         result = await self._rewards.score(await self._pool.generate(group_id, prepared, self._sampling))
         self.on_group()
         self._budget.record(result)
-        if isinstance(result, FailedGroup):
-            self.num_failed += 1
-            return None
-        return result, prepared
+        return result if isinstance(result, FailedGroup) else (result, prepared)
 
     def state_dict(self) -> FeedState:
         """The stream's cursor and the groups admitted but not trained on, which a resume issues again."""
@@ -145,6 +152,7 @@ class GroupFeed:
             "stream": self._stream.state_dict(),
             "pending": [(g.epoch, g.question_id, g.attempt + 1) for g in pending],
             "num_failed": self.num_failed,
+            "newest_failed": self._settled.window(),
         }
 
     def load_state_dict(self, state: FeedState) -> None:
@@ -152,6 +160,8 @@ class GroupFeed:
         self._stream.load_state_dict(state["stream"])
         self._reissue = deque(GroupId(*pending) for pending in state["pending"])
         self.num_failed = state["num_failed"]
+        self._settled.load_window(state.get("newest_failed", []))
+        self._budget.load_window(self._settled.window())
 
     def close(self) -> None:
         """Cancels all groups in flight."""

@@ -1,49 +1,44 @@
 """Writes checkpoints so that each exists whole or not at all, and decides which are kept.
 
     checkpoints/step_000040/learner/…        weights and optimizer, see `trainer/learner_state.py`
-    checkpoints/step_000040/controller.json  step, stream cursor, groups in flight, KL coefficient
-    checkpoints/step_000040/manifest.json    step, validation score, size and checksum of every other file
+    checkpoints/step_000040/controller.json  step, stream cursor, groups in flight, counters, KL coefficient
+    checkpoints/step_000040/manifest.json    step, validation score, lineage, size and checksum of every other file
 
-A checkpoint is written under a hidden name and renamed once all of it is on disk.
+A checkpoint is written under a hidden name and renamed once all of it is on disk. Only folders with exactly such a name
+are looked at. A checkpoint that could not be verified is never removed.
 """
 
 import asyncio
-import hashlib
 import json
-import os
+import re
 import shutil
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from ssr1_rl.config.sections.watch import CheckpointConfig
+from ssr1_rl.files import SetAside, set_aside_folders, step_of, sync, write_json
+from ssr1_rl.store.lineage import Branch, Lineage, is_ancestor
+from ssr1_rl.store.manifest import (
+    MANIFEST,
+    DamagedCheckpoint,
+    Manifest,
+    UnreadableCheckpoint,
+    check_files,
+    has_all_files,
+    identity,
+    read_manifest,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
+    from ssr1_rl.data.skipped import SkipState
     from ssr1_rl.rollout.feed import FeedState
 
 FOLDER = "checkpoints"
-PREFIX = "step_"
-PARTIAL = ".partial_"
-
-
-class DamagedCheckpoint(ValueError):
-    """A checkpoint differs from its manifest; the message names the file."""
-
-
-class FileEntry(TypedDict):
-    """Size and BLAKE2b checksum (hexadecimal) of one file."""
-
-    bytes: int
-    blake2b: str
-
-
-class Manifest(TypedDict):
-    """Content of manifest.json; `files` is by path relative to the checkpoint."""
-
-    step: int
-    score: float | None
-    files: dict[str, FileEntry]
+UNREADABLE = "unreadable"
+PARTIAL = re.compile(r"\.partial_\d{6,}", re.ASCII)
 
 
 class ControllerState(TypedDict):
@@ -51,16 +46,25 @@ class ControllerState(TypedDict):
 
     step: int
     feed: "FeedState"
+    skips: "SkipState"
     kl_coefficient: float
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on disk. `score` is the validation score of its policy, None if it was not validated."""
+    """A checkpoint on disk.
+
+    Attributes:
+        score: validation score of its policy, None if it was not validated.
+        lineage: the starts that led to it; empty if it was written before they were recorded.
+        revalidated: whether a resumed run has begun to validate it again.
+    """
 
     path: Path
     step: int
     score: float | None
+    lineage: tuple[Branch, ...] = ()
+    revalidated: bool = False
 
     @property
     def learner(self) -> Path:
@@ -69,28 +73,35 @@ class Checkpoint:
 
     def controller_state(self) -> ControllerState:
         """Reads controller.json."""
-        return json.loads((self.path / "controller.json").read_text())
+        return json.loads((self.path / "controller.json").read_bytes())
+
+    def identity(self) -> str:
+        """A name of its content: the same after it was moved, copied or scored."""
+        return identity(read_manifest(self.path))
 
     def verify(self) -> None:
         """Compares every file with the manifest.
 
         Raises:
-            DamagedCheckpoint: a file is missing, cut short or changed.
+            DamagedCheckpoint: a file is missing, cut short or changed, or the folder has another step's name.
+            UnreadableCheckpoint: the file system refuses to read one.
         """
-        for name, entry in _manifest(self.path)["files"].items():
-            file = self.path / name
-            if not file.is_file():
-                raise DamagedCheckpoint(f"checkpoint {self.path} is damaged: {name} is missing")
-            if file.stat().st_size != entry["bytes"] or _checksum(file) != entry["blake2b"]:
-                raise DamagedCheckpoint(f"checkpoint {self.path} is damaged: {name} differs from its manifest")
+        manifest = read_manifest(self.path)
+        if manifest["step"] != self.step:
+            raise DamagedCheckpoint(
+                f"checkpoint {self.path} holds step {manifest['step']}; give the folder that step's name, or another "
+                "name such as backup_of_step_000040, which is left alone"
+            )
+        check_files(self.path, manifest)
 
 
 class CheckpointStore:
-    """The checkpoints of one run."""
+    """The checkpoints of one run; those that it saves get `lineage`."""
 
-    def __init__(self, run_dir: Path, config: CheckpointConfig) -> None:
-        self._folder = run_dir / FOLDER
+    def __init__(self, run_dir: Path, config: CheckpointConfig, lineage: Lineage = ()) -> None:
+        self._run_dir, self._folder = run_dir, run_dir / FOLDER
         self._config = config
+        self._lineage = tuple(lineage)
 
     async def save(
         self,
@@ -101,58 +112,100 @@ class CheckpointStore:
     ) -> Checkpoint:
         """Writes a checkpoint of `step`, then removes those that the settings do not keep.
 
-        `save_learner` writes the learner's state into the folder that it is given.
+        `save_learner` writes the learner's state into the folder that it is given. A checkpoint of the same step that
+        is already there is set aside.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self._folder.glob(f"{PARTIAL}*"):
-            shutil.rmtree(left_over)
-        partial, final = self._folder / f"{PARTIAL}{step:06d}", self._folder / f"{PREFIX}{step:06d}"
+        await asyncio.to_thread(self._remove_partial)
+        partial, final = self._folder / f".partial_{step:06d}", self._folder / f"step_{step:06d}"
         (partial / "learner").mkdir(parents=True)
         await save_learner((partial / "learner").absolute())
-        (partial / "controller.json").write_text(json.dumps(controller))
-        await asyncio.to_thread(_write_manifest, partial, step, score)
+        write_json(partial / "controller.json", controller)
+        await asyncio.to_thread(write_manifest, partial, step, score, self._lineage)
         if final.exists():
-            os.rename(final, self._folder / f"{PARTIAL}replaced_{step:06d}")
-        os.rename(partial, final)
-        _sync(self._folder)
-        self._prune(newest=step)
-        return Checkpoint(final, step, score)
+            SetAside(self._run_dir, step).move(final)
+        partial.rename(final)
+        sync(self._folder)
+        await asyncio.to_thread(self._prune, step)
+        return Checkpoint(final, step, score, self._lineage)
 
-    def drop_after(self, step: int) -> None:
-        """Removes checkpoints of later steps, which a run resumed from `step` repeats."""
-        for checkpoint in self.all():
-            if checkpoint.step > step:
-                shutil.rmtree(checkpoint.path)
+    async def add_score(self, checkpoint: Checkpoint, score: float) -> Checkpoint:
+        """Writes the validation score into a checkpoint's manifest; then removes what is no longer best."""
+        scored = await asyncio.to_thread(self._amend, replace(checkpoint, score=score))
+        await asyncio.to_thread(self._prune, checkpoint.step)
+        return scored
+
+    async def begin_revalidation(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Notes that a resumed run validates the checkpoint, so that another resume does not try it once more."""
+        return await asyncio.to_thread(self._amend, replace(checkpoint, revalidated=True))
 
     def all(self) -> list[Checkpoint]:
-        return list_checkpoints(self._folder.parent)
+        return list_checkpoints(self._run_dir)
 
     def best(self) -> Checkpoint | None:
         return best_of(self.all())
 
+    def _amend(self, checkpoint: Checkpoint) -> Checkpoint:
+        manifest = read_manifest(checkpoint.path)
+        manifest["score"], manifest["revalidated"] = checkpoint.score, checkpoint.revalidated
+        write_json(checkpoint.path / MANIFEST, manifest)
+        return checkpoint
+
     def _prune(self, newest: int) -> None:
-        kept = {c.step for c in self.all() if c.step <= newest and _is_complete(c.path)}
-        kept = set(sorted(kept)[-self._config.keep_last :])
-        best = self.best()
-        if self._config.keep_best and best is not None:
-            kept.add(best.step)
-        for checkpoint in self.all():
-            if checkpoint.step not in kept:
-                shutil.rmtree(checkpoint.path)
-        for left_over in self._folder.glob(f"{PARTIAL}*"):
-            shutil.rmtree(left_over)
+        """Removes only whole checkpoints, and only those that led to the one of step `newest`."""
+        whole = [
+            c for c in self.all() if is_ancestor(c.step, c.lineage, newest, self._lineage) and has_all_files(c.path)
+        ]
+        kept = whole[-self._config.keep_last :]
+        best = best_of(whole)
+        for checkpoint in whole:
+            if checkpoint not in kept and not (self._config.keep_best and checkpoint == best):
+                self._remove(checkpoint)
+        self._prune_set_aside(newest, whole, best)
+        self._remove_partial()
+
+    def _prune_set_aside(self, newest: int, whole: list[Checkpoint], best: Checkpoint | None) -> None:
+        """Removes what was set aside once the run is past its step and has `keep_last` checkpoints of its own.
+
+        One with a better score than the run's best stays, and so does one that could not be verified.
+        """
+        for folder in set_aside_folders(self._run_dir):
+            resumed_at = int(folder.name.rsplit("_", 1)[1])
+            if sum(c.step > resumed_at for c in whole) < self._config.keep_last:
+                continue
+            for checkpoint in list_checkpoints(folder):
+                is_better = best_of(c for c in (best, checkpoint) if c is not None) == checkpoint
+                stays = is_better and self._config.keep_best
+                if checkpoint.step <= newest and has_all_files(checkpoint.path) and not stays:
+                    self._remove(checkpoint)
+
+    def _remove(self, checkpoint: Checkpoint) -> None:
+        # Renamed first: a kill leaves no checkpoint that lacks files.
+        partial = checkpoint.path.with_name(f".partial_{checkpoint.step:06d}")
+        shutil.rmtree(partial, ignore_errors=True)
+        checkpoint.path.rename(partial)
+        shutil.rmtree(partial, ignore_errors=True)
+
+    def _remove_partial(self) -> None:
+        for path in self._folder.iterdir():
+            if PARTIAL.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
 
-def list_checkpoints(run_dir: Path) -> list[Checkpoint]:
-    """Every checkpoint of a run, oldest first. `Checkpoint.verify` finds out whether one is damaged."""
+def list_checkpoints(run_dir: Path, read: Callable[[Path], Manifest] = read_manifest) -> list[Checkpoint]:
+    """Every checkpoint of a run by its step. `Checkpoint.verify` finds out whether one is damaged."""
+    folder = run_dir / FOLDER
     found = []
-    for path in sorted((run_dir / FOLDER).glob(f"{PREFIX}*")):
+    for path in folder.iterdir() if folder.is_dir() else ():
+        step = step_of(path)
+        if step is None or not path.is_dir():
+            continue
         try:
-            score = _manifest(path)["score"]
-        except DamagedCheckpoint:
-            score = None
-        found.append(Checkpoint(path, int(path.name.removeprefix(PREFIX)), score))
-    return found
+            manifest = read(path)
+            found.append(Checkpoint(path, step, manifest["score"], tuple(manifest["lineage"]), manifest["revalidated"]))
+        except (DamagedCheckpoint, UnreadableCheckpoint):
+            found.append(Checkpoint(path, step, None))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
 
 
 def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -165,53 +218,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in the folder `path`.
 
     Raises:
-        DamagedCheckpoint: there is no checkpoint, or its manifest cannot be read.
+        DamagedCheckpoint: there is no checkpoint, or it has no manifest.
+        UnreadableCheckpoint: the file system refuses to read it.
     """
-    if not (path / "manifest.json").is_file():
+    if not (path / MANIFEST).is_file():
         raise DamagedCheckpoint(
-            f"{path} holds no checkpoint (it has no manifest.json); give a folder such as RUN/checkpoints/step_000040"
+            f"{path} holds no checkpoint (it has no {MANIFEST}); give a folder such as RUN/checkpoints/step_000040"
         )
-    manifest = _manifest(path)
-    return Checkpoint(path, manifest["step"], manifest["score"])
-
-
-def _manifest(path: Path) -> Manifest:
-    try:
-        manifest = json.loads((path / "manifest.json").read_text())
-        return {"step": manifest["step"], "score": manifest["score"], "files": manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"checkpoint {path} is damaged: manifest.json: {error!r}") from error
-
-
-def _is_complete(path: Path) -> bool:
-    """Whether every file exists with its size; checksums are not compared."""
-    try:
-        files = _manifest(path)["files"]
-    except DamagedCheckpoint:
-        return False
-    return all((path / n).is_file() and (path / n).stat().st_size == e["bytes"] for n, e in files.items())
-
-
-def _write_manifest(folder: Path, step: int, score: float | None) -> None:
-    files: dict[str, FileEntry] = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "blake2b": _checksum(file)}
-        _sync(file)
-    manifest: Manifest = {"step": step, "score": score, "files": files}
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    _sync(folder / "manifest.json")
-    _sync(folder)
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's bytes, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    manifest = read_manifest(path)
+    return Checkpoint(path, manifest["step"], manifest["score"], tuple(manifest["lineage"]), manifest["revalidated"])

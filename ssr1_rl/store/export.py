@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssr1_rl.config.model_path import check_model_folder
+from ssr1_rl.files import whole_folder
 from ssr1_rl.store.checkpoints import Checkpoint, best_of, list_checkpoints
 from ssr1_rl.trainer.learner_state import AdapterShape, ShardWriter, learner_settings, saved_weights
 from ssr1_rl.trainer.model.lora import add_adapters
@@ -38,8 +39,8 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
     if adapter:
         if lora is None:
             raise ValueError(f"{checkpoint.path} holds no adapter (model.lora.rank=0); export it without --adapter")
-        _make_empty(output)
-        _write_adapter_folder(base_model, lora, dict(weights), output, torch_dtype)
+        with whole_folder(output) as folder:
+            _write_adapter_folder(base_model, lora, dict(weights), folder, torch_dtype)
     elif lora is not None:
         merged = _merged(base_model, lora["rank"], lora["alpha"], dict(weights), torch_dtype)
         write_model_folder(base_model, merged, output, torch_dtype)
@@ -112,21 +113,15 @@ def write_model_folder(
     both read the published names.
 
     Raises:
-        ValueError: `output` exists and is not empty.
+        UserError: `output` exists and is not empty.
     """
-    _make_empty(output)
-    base = _local_folder(base_model)
-    for path in base.iterdir():
-        if path.is_file() and not path.name.endswith(WEIGHT_FILES):
-            shutil.copy(path, output / path.name)
-    _set_dtype(output / "config.json", str(dtype).removeprefix("torch."))
-    _write_shards(output, weights, dtype)
-
-
-def _make_empty(output: Path) -> None:
-    if output.exists() and any(output.iterdir()):
-        raise ValueError(f"{output} is not empty; remove it or export to another folder")
-    output.mkdir(parents=True, exist_ok=True)
+    with whole_folder(output) as folder:
+        base = _local_folder(base_model)
+        for path in base.iterdir():
+            if path.is_file() and not path.name.endswith(WEIGHT_FILES):
+                shutil.copy(path, folder / path.name)
+        _set_dtype(folder / "config.json", str(dtype).removeprefix("torch."))
+        _write_shards(folder, weights, dtype)
 
 
 def _local_folder(model: str) -> Path:

@@ -1,16 +1,16 @@
-"""The folder of one run: its lock, the checkpoint that the run resumes from, and its settings as a file.
+"""The folder of one run: its lock, and its settings as a file.
 
-config.yaml      the resolved settings
+config.yaml      the resolved settings of the last start that succeeded
 metrics.jsonl    one line per step and validation; the same figures in tensorboard/
 samples/         every step's completions with their rewards (Parquet)
 checkpoints/     see `ssr1_rl.store.checkpoints`
 skipped.jsonl    questions that could not be used
+set_aside/       what a start did not continue from, see `ssr1_rl.store.resume`
 summary.json     figures of the finished run
 """
 
 import contextlib
 import fcntl
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,22 +18,24 @@ import yaml
 
 from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.schema import Config
-from ssr1_rl.config.sections.model import LoraConfig
-from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.config.values import Key, dotted, entries
-from ssr1_rl.errors import ConfigError
-from ssr1_rl.store.checkpoints import Checkpoint, DamagedCheckpoint, list_checkpoints, open_checkpoint
+from ssr1_rl.errors import RunError, UserError
+from ssr1_rl.files import SetAside, write_text
+
+CONFIG = "config.yaml"
 
 
-class RunFolderInUse(RuntimeError):
+class RunFolderInUse(RunError):
     """Another process is running in the same folder."""
 
 
 @contextlib.contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
     """Locks the folder for this process; raises `RunFolderInUse` if another one has locked it."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is a file, so no run can keep its files there; set another run.dir")
     run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
+    with (run_dir / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -43,92 +45,40 @@ def claim(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def find_resume(run: RunConfig) -> tuple[Checkpoint | None, list[str]]:
-    """The checkpoint that `run.resume` selects (None: start from the beginning), and a note on each damaged one.
+def changed_settings(config: Config) -> list[str]:
+    """A line for each setting that differs from config.yaml, which an earlier start of the run has written."""
+    path = Path(config.run.dir) / CONFIG
+    if not path.exists():
+        return []
+    before = _read(path)
+    if before is None:
+        return [f"{path} holds no settings, so nothing is compared with it; it is set aside once the run has started"]
+    then, now = _flat(before), _flat(yaml.safe_load(config_to_yaml(config)))
+    return [
+        f"changed setting: {name}: {then.get(name)!r} before, {now.get(name)!r} now"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name) != now.get(name)
+    ]
 
-    Raises:
-        ConfigError: the folder holds a run and `run.resume` is "never".
-        DamagedCheckpoint: the checkpoint that `run.resume` names is damaged, or all checkpoints in the folder are.
+
+def write_config(config: Config, aside: SetAside) -> None:
+    """Replaces config.yaml, for a start that has succeeded: an export takes the base model from it.
+
+    Only its owner may read it, because options of rewards may hold keys. A file that holds no settings is set aside.
     """
-    if run.resume == "never":
-        _refuse_existing_run(run)
-        return None, []
-    if run.resume != "auto":
-        checkpoint = open_checkpoint(Path(run.resume))
-        checkpoint.verify()
-        return checkpoint, []
-    notes = []
-    for checkpoint in reversed(list_checkpoints(Path(run.dir))):
-        try:
-            checkpoint.verify()
-        except DamagedCheckpoint as error:
-            notes.append(f"{error}; trying an older one")
-            continue
-        return checkpoint, notes
-    if notes:
-        raise DamagedCheckpoint(f"{notes[-1]}: none is left. Remove {run.dir}/checkpoints to start from the beginning")
-    return None, []
+    path = Path(config.run.dir) / CONFIG
+    if path.exists() and _read(path) is None:
+        aside.move(path)
+    write_text(path, config_to_yaml(config), mode=0o600)
 
 
-def check_resume(run: RunConfig, lora: LoraConfig) -> None:
-    """Checks that the run can be resumed as `run.resume` says, without comparing checksums.
-
-    Raises:
-        ConfigError: the folder holds a run and `run.resume` is "never", or the checkpoint has other LoRA adapters.
-        DamagedCheckpoint: `run.resume` is not the path of a checkpoint.
-    """
-    if run.resume == "never":
-        _refuse_existing_run(run)
-        return
+def _read(path: Path) -> dict[str, object] | None:
+    """The settings in a file, None if there are none in it."""
     try:
-        checkpoints = (
-            list_checkpoints(Path(run.dir))[-1:] if run.resume == "auto" else [open_checkpoint(Path(run.resume))]
-        )
-    except DamagedCheckpoint as error:
-        raise DamagedCheckpoint(f"run.resume={run.resume}: {error}") from error
-    for checkpoint in checkpoints:
-        _refuse_other_adapters(checkpoint, lora)
-
-
-def _refuse_existing_run(run: RunConfig) -> None:
-    folder = Path(run.dir)
-    if list_checkpoints(folder) or (folder / "metrics.jsonl").exists():
-        raise ConfigError(
-            f"run.resume=never, but {folder} holds a run; "
-            "set run.resume=auto to resume it, or set another run.name or run.dir"
-        )
-
-
-def _refuse_other_adapters(checkpoint: Checkpoint, lora: LoraConfig) -> None:
-    try:
-        before = json.loads((checkpoint.learner / "learner.json").read_text())["lora"]
-    except (OSError, ValueError, KeyError):
-        return  # damaged: `find_resume` reports it and tries an older one
-    now = {"rank": lora.rank, "alpha": lora.alpha} if lora.rank else None
-    if before != now:
-        settings = (
-            f"model.lora.rank={before['rank']} model.lora.alpha={before['alpha']:g}" if before else "model.lora.rank=0"
-        )
-        raise ConfigError(
-            f"checkpoint {checkpoint.path} was written with model.lora {before or 'off'}, but this run has "
-            f"{now or 'off'}; set {settings}, or another run.dir"
-        )
-
-
-def write_config(config: Config) -> list[str]:
-    """Writes config.yaml; returns a line for each setting that differs from the file it replaces."""
-    path = Path(config.run.dir) / "config.yaml"
-    text = config_to_yaml(config)
-    changes = []
-    if path.exists():
-        before, now = _flat(yaml.safe_load(path.read_text())), _flat(yaml.safe_load(text))
-        changes = [
-            f"{name}: {before.get(name)!r} before, {now.get(name)!r} now"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
-    path.write_text(text)
-    return changes
+        content = yaml.safe_load(path.read_bytes())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _flat(value: object, key: Key = ()) -> dict[str, object]:

@@ -8,7 +8,6 @@ infinity, and strict readers refuse those that Python writes. They are written a
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import time
@@ -16,10 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssr1_rl.errors import UserError
+from ssr1_rl.files import SetAside, replacing
+
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
-
-logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -31,17 +31,21 @@ OWN_FIELDS = ("step", "time_s")
 class MetricsWriter:
     """Appends rows of metrics; a row is on disk when `write` returns.
 
-    Rows of steps after `resume_step`, the checkpoint's, are removed, because these steps are repeated. With 0 the run
-    starts from nothing, and all rows are removed, also those of step 0 (the validation before training).
+    Rows that the run will write again are set aside: those of steps after `kept_step`, the checkpoint's (-1: all rows,
+    as another run wrote them), and with `revalidates` the validations of that step.
     """
 
-    def __init__(self, run_dir: Path, tensorboard: bool, resume_step: int = 0) -> None:
+    def __init__(
+        self, run_dir: Path, tensorboard: bool, aside: SetAside, kept_step: int = -1, revalidates: bool = False
+    ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / METRICS_FILE
         if path.exists():
-            _drop_after(path, resume_step)
+            _set_rows_aside(path, aside, kept_step, revalidates)
+        if kept_step < 0 and (run_dir / TENSORBOARD_FOLDER).exists():
+            aside.move(run_dir / TENSORBOARD_FOLDER)
         self._file = path.open("ab")
-        self._events = _open_events(run_dir, resume_step) if tensorboard else None
+        self._events = _open_events(run_dir, kept_step) if tensorboard else None
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one row; a step may have several. Units are in the names (`_s`, `_bytes`, `_per_s`)."""
@@ -70,12 +74,18 @@ def read_metrics(run_dir: Path) -> list[dict[str, float]]:
 
     Raises:
         FileNotFoundError: the run has no metrics yet.
-        ValueError: a line other than the last one is not JSON.
+        UserError: a line other than the last one is no row.
     """
-    return [
-        {name: int(value) if name == "step" else float(value) for name, value in row.items()}
-        for _, row in _read_lines(run_dir / METRICS_FILE)[0]
-    ]
+    path = run_dir / METRICS_FILE
+    lines = [line for line in path.read_bytes().split(b"\n") if line]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        row = _row(line)
+        if row is None and number < len(lines):
+            raise UserError(f"{path} line {number} is not a row of metrics: {line[:80]!r}; remove that line")
+        if row is not None:
+            rows.append({name: int(value) if name == "step" else float(value) for name, value in row.items()})
+    return rows
 
 
 def _to_json(value: float) -> float | str:
@@ -86,43 +96,46 @@ def _to_json(value: float) -> float | str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def _read_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, float | str]]], bytes]:
-    """Every complete line with its row, and the bytes of an incomplete last line."""
-    lines = [line for line in path.read_bytes().split(b"\n") if line]
-    parsed = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                return parsed, line
-            raise ValueError(f"{path} line {number} is not JSON ({error}); remove that line") from error
-        parsed.append((line, row))
-    return parsed, b""
+def _set_rows_aside(path: Path, aside: SetAside, kept_step: int, revalidates: bool) -> None:
+    """Splits the file in two; a kill leaves the whole file, and perhaps copies of rows in the folder set aside."""
+    content = path.read_bytes()
+    kept, rest = [], []
+    for line in filter(None, content.split(b"\n")):
+        row = _row(line)
+        again = row is None or _step(row) > kept_step or (revalidates and _step(row) == kept_step and _validates(row))
+        (rest if again else kept).append(line + b"\n")
+    if rest:
+        aside.write(METRICS_FILE, b"".join(rest))
+    if b"".join(kept) != content:
+        with replacing(path) as file:
+            file.writelines(kept)
 
 
-def _drop_after(path: Path, resume_step: int) -> None:
-    """Rewrites the file without later steps and an incomplete last line; a kill leaves the old file or the new one."""
-    lines, torn = _read_lines(path)
-    if torn:
-        logger.warning("%s: removed the incomplete last line (%d bytes) of a killed run", path, len(torn))
-    kept = [line + b"\n" for line, row in lines if resume_step > 0 and int(row["step"]) <= resume_step]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def _row(line: bytes) -> dict[str, float | str] | None:
+    """The row of a line, None for a line that is none, such as the incomplete last one of a killed run."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
-def _open_events(run_dir: Path, resume_step: int) -> SummaryWriter:
+def _step(row: Mapping[str, float | str]) -> int:
+    return int(row["step"])
+
+
+def _validates(row: Mapping[str, float | str]) -> bool:
+    return any(name.startswith("validation/") for name in row)
+
+
+def _open_events(run_dir: Path, kept_step: int) -> SummaryWriter:
     # Imported here because tensorboardX imports torch where it is installed; readers of metrics do not need it.
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(
         str(run_dir / TENSORBOARD_FOLDER),
         # TensorBoard hides events of this and later steps in older files.
-        purge_step=resume_step + 1 if resume_step else 0,
+        purge_step=kept_step + 1,
         flush_secs=TENSORBOARD_FLUSH_S,
         # File names hold whole seconds: a run resumed within the same second would overwrite its own events.
         filename_suffix=f".{time.time_ns()}",

@@ -108,10 +108,11 @@ class Progress:
         if self._live is None:
             self.note(f"step {step}/{self._num_steps}  {self._figures}".rstrip())
 
-    def validation(self, name: str, accuracy: float, num_questions: int) -> None:
-        """Shows the result of validating the policy of the newest step."""
-        self._validation = f"{name} {accuracy:.3f}"
-        self.note(f"validation {name}  accuracy {accuracy:.3f} of {num_questions:,} questions  step {self._step}")
+    def validation(self, name: str, measure: str, score: float, num_scored: int, num_questions: int) -> None:
+        """Shows the result of validating the policy of the newest step; `measure` says what the score is."""
+        self._validation = f"{name} {score:.3f}"
+        of = f"{num_questions:,}" if num_scored == num_questions else f"{num_scored:,} of {num_questions:,}"
+        self.note(f"validation {name}  {measure} {score:.3f} over {of} questions  step {self._step}")
 
     def note(self, text: str) -> None:
         """Prints lines of text, above the live area if there is one."""

@@ -1,18 +1,18 @@
 """Writes every completion that a run trained on: one Parquet file per step, one row per completion.
 
-`run_dir/samples/step_000012.parquet` is written under another name and then renamed, so it is never incomplete.
+`run_dir/samples/step_000012.parquet` is written under another name and then renamed, so it is never incomplete. Other
+names in the folder are left alone.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ssr1_rl.files import SetAside, replacing, step_of
 from ssr1_rl.types import Completion, ScoredGroup
 
 SAMPLES_FOLDER = "samples"
@@ -62,19 +62,15 @@ class SampleWriter:
             for row in _group_rows(scored, advantages_G)
         ]
         path = self._folder / f"step_{step:06d}.parquet"
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             pq.write_table(pa.Table.from_pylist(rows, _schema(names)), file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
-    def drop_after(self, step: int) -> None:
-        """Removes the files of steps after `step`, which are repeated, and incomplete files of a killed run."""
-        for path in self._folder.glob("step_*"):
-            match = re.fullmatch(r"step_(\d+)\.(parquet|tmp)", path.name)
-            if match and (int(match[1]) > step or match[2] == "tmp"):
-                path.unlink()
+    def set_aside_after(self, kept_step: int, aside: SetAside) -> None:
+        """Renames the files of steps after `kept_step`, which the run writes again; with -1 all files."""
+        for path in sorted(self._folder.iterdir()):
+            step = step_of(path, ".parquet")
+            if step is not None and step > kept_step:
+                aside.move(path)
 
 
 def _schema(reward_names: Sequence[str]) -> pa.Schema:

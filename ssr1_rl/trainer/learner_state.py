@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssr1_rl.files import write_json
 from ssr1_rl.weights.parameters import gathered, named_weights, trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
             "lora": _adapter_shape(learner),
             "torch_rng": torch.get_rng_state().tolist(),
         }
-        (folder / "learner.json").write_text(json.dumps(state))
+        write_json(folder / "learner.json", state)
     dist.barrier()
 
 
@@ -196,7 +197,7 @@ class ShardWriter:
             self._kind, self._index = kind, 0
         elif self._bytes + tensor.nbytes > self._max_bytes and self._tensors:
             self.flush()
-        self._tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        self._tensors[name] = _on_host(tensor.detach())
         self._bytes += tensor.nbytes
 
     def flush(self) -> None:
@@ -205,6 +206,12 @@ class ShardWriter:
             save_file(self._tensors, path, metadata={"format": "pt"})
             self.shards.append((path, list(self._tensors)))
         self._tensors, self._bytes, self._index = {}, 0, self._index + 1
+
+
+def _on_host(tensor: Tensor) -> Tensor:
+    """A contiguous copy in host memory; of a GPU's tensor in pinned memory, which the GPU writes to at full speed."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+    return host.copy_(tensor)  # waits: the source is a gathered parameter that is freed next
 
 
 def _tensors_of(folder: Path, kind: str) -> Iterator[tuple[str, Path]]:

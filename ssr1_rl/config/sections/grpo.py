@@ -26,6 +26,9 @@ class GrpoConfig:
     """Steps between validations; the last step is always validated. 0: no validation after a step."""
     validate_first: bool = True
     """Validate before the first step too."""
+    max_unscored_share: float = setting(0.05, ge=0, le=1)
+    """Largest share of a validation split's questions that may have no score, because their clip cannot be used or
+    their generation or reward failed, before the run stops. One may always, unless the share is 0."""
     max_failed_share: float = setting(0.1, ge=0, le=1)
     """Largest share of the newest groups (as many as in a step, at least 20) that may fail before the run stops."""
 

@@ -22,4 +22,8 @@ class RunConfig:
     """Seed of the order of questions, of sampling and of torch."""
     resume: str = "auto"
     """`auto`: resume from the newest whole checkpoint in `run.dir`, or start if there is none. `never`: refuse a folder
-    that already holds a run. Anything else is the path of the checkpoint to resume from."""
+    that already holds a run. Anything else is the path of the checkpoint to resume from; once `run.dir` holds steps
+    that were resumed from it, the newest of them."""
+    max_time_s: float = setting(0.0, ge=0)
+    """Seconds from the start of the command after which it finishes its step, saves, and exits with code 75. 0: no
+    limit."""

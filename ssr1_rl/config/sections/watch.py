@@ -11,6 +11,9 @@ class CheckpointConfig:
 
     every: int = setting(50, ge=1)
     """Steps between checkpoints. The last step is always saved."""
+    every_s: float = setting(0.0, ge=0)
+    """Seconds since the last checkpoint after which the next step is saved too. 0: only every `checkpoint.every` steps
+    are."""
     keep_last: int = setting(2, ge=1)
     """Newest checkpoints to keep."""
     keep_best: bool = True

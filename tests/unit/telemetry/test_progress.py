@@ -49,11 +49,11 @@ def test_a_log_gets_one_line_per_step_and_per_phase_outside_the_steps(capsys):
         progress.phase("checkpoint")
         progress.phase("rollouts")
         progress.phase("checkpoint")
-        progress.validation("test", 0.7712, 1400)
+        progress.validation("test", "accuracy", 0.7712, 1400, 1400)
     assert capsys.readouterr().out.splitlines() == [
         "checkpoint",
         "checkpoint",
-        "validation test  accuracy 0.771 of 1,400 questions  step 2",
+        "validation test  accuracy 0.771 over 1,400 questions  step 2",
     ]
 
 
@@ -110,7 +110,7 @@ def test_the_live_area_shows_figures_phase_and_what_is_waited_for():
             for step, ends_s in ((5, 100.0), (6, 110.0), (7, 120.0)):
                 now[0] = ends_s
                 progress.step(step, METRICS)
-            progress.validation("test", 0.7712, 1400)
+            progress.validation("test", "accuracy", 0.7712, 1400, 1400)
             progress.phase("validating test 3/400")
             now[0] = 125.0
             progress.phase("validating test 4/400")
