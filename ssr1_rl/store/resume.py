@@ -117,11 +117,13 @@ def check_data(checkpoint: Checkpoint, stream: QuestionStream) -> None:
         UserError: the training data or the seed is another one; the message gives both values.
     """
     try:
-        stream.load_state_dict(checkpoint.controller_state()["feed"]["stream"])
+        state = checkpoint.controller_state()["feed"]["stream"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedCheckpoint(f"checkpoint {checkpoint.path} is damaged: controller.json: {error!r}") from error
+    try:
+        stream.load_state_dict(state)
     except ValueError as error:
         raise UserError(f"checkpoint {checkpoint.path} cannot be resumed: {error}") from error
-    except (OSError, KeyError, TypeError) as error:
-        raise DamagedCheckpoint(f"checkpoint {checkpoint.path} is damaged: controller.json: {error!r}") from error
 
 
 def _named(run: RunConfig) -> Resume:

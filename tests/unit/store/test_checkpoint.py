@@ -1,12 +1,16 @@
 """A checkpoint exists whole or not at all; damage is detected; the right checkpoints are kept."""
 
+import hashlib
 import json
 import shutil
+import threading
 
 import pytest
 
 from ssr1_rl.config.sections.watch import CheckpointConfig
-from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint, open_checkpoint
+from ssr1_rl.store import manifest
+from ssr1_rl.store.checkpoints import CheckpointStore, open_checkpoint
+from ssr1_rl.store.manifest import DamagedCheckpoint
 
 STATE = {"step": 1, "feed": {"pending": [[0, "q", 1]]}}
 
@@ -146,12 +150,76 @@ async def test_an_unscored_checkpoint_is_never_best(make_store):
     assert store.best() is None
 
 
-async def test_going_on_from_an_older_checkpoint_keeps_what_is_saved(make_store):
-    store = make_store(keep_last=2)
-    await save(store, 60, 80)
-    saved = await save(store, 50)  # run.resume named step 40
-    assert saved.path.exists()
-    assert store.all()[-1].step == 50, "auto must not go back to the abandoned branch"
+async def test_a_step_saved_again_leaves_the_earlier_one_set_aside(make_store, tmp_path):
+    store = make_store(keep_last=9)
+    await save(store, 5, score=0.1)
+    before = (tmp_path / "checkpoints" / "step_000005" / "manifest.json").read_bytes()
+    await save(store, 5, score=0.2)
+    assert (tmp_path / "set_aside/001_at_step_000005/checkpoints/step_000005/manifest.json").read_bytes() == before
+
+
+async def test_a_score_joins_a_saved_checkpoint(make_store):
+    store = make_store(keep_last=1)
+    first = await store.add_score(await save(store, 1), 0.5)
+    second = await save(store, 2)
+    assert store.all() == [first, second], "the best one is kept"
+    scored = await store.add_score(second, 0.75)
+    assert store.all() == [scored] == [store.best()], "and goes when it is no longer the best"
+    assert scored.score == 0.75
+    scored.verify()
+
+
+async def test_a_kill_while_a_score_is_written_loses_nothing(make_store, monkeypatch):
+    store = make_store()
+    saved = await save(store, 1)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ssr1_rl.files.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await store.add_score(saved, 0.5)
+    assert store.all() == [saved]
+    saved.verify()
+
+
+async def test_a_kill_while_a_checkpoint_is_removed_leaves_no_half_one(make_store, monkeypatch):
+    store = make_store(keep_last=1)
+    await save(store, 1)
+
+    def killed(path, **_):
+        if (path / "manifest.json").exists():
+            (path / "learner" / "learner.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ssr1_rl.store.checkpoints.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await save(store, 2)
+    assert [c.step for c in store.all()] == [2]
+    await save(store, 3)
+    assert [c.step for c in store.all()] == [3]
+
+
+async def test_checksums_are_computed_side_by_side_and_are_those_of_one_thread(tmp_path, monkeypatch):
+    together = threading.Barrier(2)
+
+    def checksum(path):
+        together.wait(timeout=30)  # passes only if two threads are here at once
+        return real(path)
+
+    real = manifest.checksum
+    monkeypatch.setattr(manifest, "NUM_THREADS", 2)
+    monkeypatch.setattr(manifest, "checksum", checksum)
+    for index in range(4):
+        (tmp_path / f"file{index}").write_bytes(bytes([index]) * 1000)
+    manifest.write_manifest(tmp_path, 1, None, ())
+    found = manifest.read_manifest(tmp_path)
+    for index in range(4):
+        expected = hashlib.blake2b(bytes([index]) * 1000, digest_size=16).hexdigest()
+        assert found["files"][f"file{index}"] == {"bytes": 1000, "blake2b": expected}
+    manifest.check_files(tmp_path, found)
 
 
 async def test_a_damaged_checkpoint_does_not_push_out_whole_ones(make_store):
@@ -170,7 +238,7 @@ async def test_a_kill_while_a_step_is_saved_again_leaves_one(make_store, monkeyp
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssr1_rl.store.checkpoints.os.rename", killed)
+    monkeypatch.setattr("ssr1_rl.store.checkpoints.Path.rename", killed)
     with pytest.raises(KeyboardInterrupt):
         await save(store, 5)
     assert [c.step for c in store.all()] == [5]

@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from ssr1_rl.config.sections.watch import CheckpointConfig
 from ssr1_rl.store import export
-from ssr1_rl.store.checkpoints import CheckpointStore, DamagedCheckpoint
+from ssr1_rl.store.checkpoints import CheckpointStore
 from ssr1_rl.store.export import base_model_folder, choose_checkpoint, export_checkpoint, write_model_folder
+from ssr1_rl.store.manifest import DamagedCheckpoint
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.weights.parameters import named_weights
 
@@ -70,9 +71,44 @@ def test_qwen2_5_omni_leaves_as_the_thinker_of_a_whole_model(random_omni_model, 
 
 def test_a_folder_with_something_in_it_is_refused(random_audio_model, trained, tmp_path):
     (tmp_path / "kept.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty; remove it or export to another folder"):
+    with pytest.raises(ValueError, match="is not empty; remove it or write to another folder"):
         write_model_folder(str(random_audio_model), trained.items(), tmp_path, torch.float32)
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_an_export_that_fails_leaves_no_folder_and_one_that_is_killed_no_configuration(
+    random_audio_model, trained, tmp_path
+):
+    def half():
+        yield next(iter(trained.items()))
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_model_folder(str(random_audio_model), half(), tmp_path / "out", torch.float32)
+    assert not (tmp_path / "out").exists()
+
+    def killed():
+        yield next(iter(trained.items()))
+        seen.extend(path.name for path in (tmp_path / "out").iterdir())
+
+    seen = []
+    write_model_folder(str(random_audio_model), killed(), tmp_path / "out", torch.float32)
+    assert seen == [".partial"], "until all is written, a loader finds nothing"
+
+
+def test_what_a_killed_export_left_is_cleared_by_the_next(random_audio_model, trained, tmp_path):
+    (tmp_path / "out" / ".partial").mkdir(parents=True)
+    (tmp_path / "out" / ".partial" / "model.safetensors").write_text("half")
+    write_model_folder(str(random_audio_model), trained.items(), tmp_path / "out", torch.float32)
+    assert weights_of(tmp_path / "out").keys() == trained.keys()
+    assert not (tmp_path / "out" / ".partial").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(random_audio_model, trained, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ValueError, match="out is a file; give a new or empty folder"):
+        write_model_folder(str(random_audio_model), trained.items(), tmp_path / "out", torch.float32)
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import os
 import pyarrow.parquet as pq
 import pytest
 
+from ssr1_rl.files import SetAside
 from ssr1_rl.telemetry.samples import SampleWriter
 from ssr1_rl.types import AudioRef, Completion, GroupId, Question, RolloutGroup, ScoredGroup, VersionSpan
 
@@ -78,14 +79,18 @@ def test_a_killed_write_leaves_no_file_under_the_steps_name(tmp_path, monkeypatc
             SampleWriter(tmp_path).write(1, 0, [scored_group()], [(1.0, -1.0)])
     with pytest.raises(FileNotFoundError):
         read_samples(tmp_path, 1)
-    SampleWriter(tmp_path).drop_after(1)
     assert os.listdir(tmp_path / "samples") == []
 
 
-def test_drop_after_keeps_the_step_itself_and_foreign_files(tmp_path):
+def test_files_of_later_steps_are_set_aside_and_strangers_stay(tmp_path):
     writer = SampleWriter(tmp_path)
     for step in (9, 10, 11, 1_000_000):
         writer.write(step, 0, [scored_group()], [(1.0, -1.0)])
-    (tmp_path / "samples" / "step_notes.txt").write_text("mine")
-    writer.drop_after(10)
-    assert sorted(os.listdir(tmp_path / "samples")) == ["step_000009.parquet", "step_000010.parquet", "step_notes.txt"]
+    strangers = ["step_notes.txt", "step_000012.parquet.bak", "step_12.parquet", "step_000012_mine.parquet"]
+    for name in strangers:
+        (tmp_path / "samples" / name).write_text("mine")
+    aside = SetAside(tmp_path, 10)
+    writer.set_aside_after(10, aside)
+    assert set(os.listdir(tmp_path / "samples")) == {"step_000009.parquet", "step_000010.parquet", *strangers}
+    moved = sorted(path.name for path in (aside.folder / "samples").iterdir())
+    assert moved == ["step_000011.parquet", "step_1000000.parquet"]
