@@ -1,6 +1,7 @@
 """Scored groups come in the order of admission: never too many in flight, none lost, none twice."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 
@@ -12,7 +13,6 @@ from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.data.audio import AudioError
 from ssr1_rl.data.skipped import SkipList, TooManyUnusable
 from ssr1_rl.data.stream import QuestionStream
-from ssr1_rl.evaluate import evaluate
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
@@ -233,6 +233,46 @@ async def test_nothing_is_lost_or_trained_twice_across_a_resume(make_feed, stale
     assert set(Counter((g.epoch, g.question_id) for g in trained).values()) == {1}
 
 
+@pytest.mark.parametrize("staleness", [0, 2])
+async def test_failures_are_counted_once_across_a_resume(make_feed, staleness):
+    failing = {g.question_id for g in stream_ids(40)[1::4]}
+    world = World(failing)
+    feed = make_feed(world, staleness=staleness)
+    await run_steps(feed, world, 3)
+    for _ in range(50):
+        await asyncio.sleep(0)  # groups ahead of their turn fail too
+    state = json.loads(json.dumps(feed.state_dict()))
+    feed.close()
+    pending = {question for _, question, _ in state["pending"]}
+    before = {g.question_id for g in world.generated} - pending
+    assert state["num_failed"] == len(before & failing)
+    assert sum(state["newest_failed"]) == len(before & failing)
+
+    resumed_world = World(failing, seed=1)
+    resumed = make_feed(resumed_world, staleness=staleness)
+    resumed.load_state_dict(state)
+    await run_steps(resumed, resumed_world, 3)
+    after = resumed.state_dict()
+    resumed.close()
+    done = {g.question_id for g in world.generated + resumed_world.generated}
+    assert after["num_failed"] == len((done - {question for _, question, _ in after["pending"]}) & failing)
+
+
+async def test_the_failure_budget_goes_on_after_a_resume(make_feed):
+    ids = stream_ids(40)
+    world = World({g.question_id for g in ids[:2]})
+    feed = make_feed(world, max_failed_share=0.1)
+    await run_steps(feed, world, 1)
+    state = feed.state_dict()
+    feed.close()
+    broken = World({g.question_id for g in ids[6:7]})
+    resumed = make_feed(broken, max_failed_share=0.1)
+    resumed.load_state_dict(state)
+    with pytest.raises(RewardFailure, match="3 of the newest 20 groups failed"):
+        await run_steps(resumed, broken, 2)
+    resumed.close()
+
+
 async def test_groups_taken_but_not_trained_on_are_pending(make_feed):
     world = World()
     feed = make_feed(world)
@@ -301,22 +341,3 @@ async def test_a_clip_of_two_questions_is_decoded_once(decoded):
     first, second = [await preparer.prepare(heard(id, "same.wav")) for id in "ab"]
     assert first.waveforms == second.waveforms
     assert decoded == ["same.wav"]
-
-
-async def test_evaluation_is_the_mean_over_a_split(tmp_path):
-    world = World(unusable=["3"])
-    result = await evaluate(questions(5), world, world, world, 8, SkipList(tmp_path / "s", 1.0, 5), max_in_flight=2)
-    figures = {"score": 1.0, "score/odd": 1.0, "num_questions": 4, "response_tokens_mean": 1, "truncated_share": 0}
-    assert {name: result.metrics()[name] for name in figures} == figures
-    assert result.score_by_kind.keys() == {"odd"}, "questions without a kind have no figure of their own"
-    assert world.most_in_flight <= 2
-    with pytest.raises(RewardFailure, match="failed on validation question 2"):
-        await evaluate(
-            questions(5), World(failing=["2"]), World(), World(failing=["2"]), 8, SkipList(tmp_path / "s", 1, 5)
-        )
-
-
-async def test_evaluation_without_a_usable_question_says_so(tmp_path):
-    world = World(unusable=map(str, range(5)))
-    with pytest.raises(ValueError):
-        await evaluate(questions(5), world, world, world, 8, SkipList(tmp_path / "s", 0.01, 1000))
