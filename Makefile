@@ -13,12 +13,13 @@ PIP_INSTALL := bin/python -m pip install -qq --disable-pip-version-check --no-in
 PYTEST := python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test check bench venv venv-trl clean
+.PHONY: help demo unit test soak check bench venv venv-trl clean
 
 help:
 	@echo "make demo      learn from sound on this machine: runs ssr1-rl demo"
 	@echo "make unit      the unit tests: no Ray, no engine (under a minute)"
 	@echo "make test      all tests, with engines and learners (ARGS='-k loss' for some, ARGS=--durations=20 for times)"
+	@echo "make soak      a run that is terminated every 20 s reaches its last step (some minutes; not in make test)"
 	@echo "make check     ruff, pyright, the layers of the rooms (lint-imports), and what stays light to import"
 	@echo "make bench     the benchmarks, TRL beside ours   (makes .venv-trl as well)"
 	@echo "make venv      only the environment, in .venv    (about 2 minutes, once)"
@@ -34,6 +35,9 @@ unit: $(READY)
 
 test: $(READY)
 	$(IN_VENV) $(PYTEST) $(ARGS)
+
+soak: $(READY)
+	$(IN_VENV) python -m pytest -m soak tests/e2e/test_soak.py $(ARGS)
 
 check: $(READY)
 	$(IN_VENV) ruff check

@@ -97,7 +97,10 @@ def test_a_finished_run_goes_on_when_asked_for_more_steps(stopped: Stopped) -> N
 
 def test_ctrl_c_stops_cleanly(stopped: Stopped) -> None:
     assert stopped.returncode == 130
-    assert "from the newest checkpoint in" in stopped.output
+    assert "SIGINT: finishing this step, saving it, then stopping" in stopped.output
+    assert f"step {stopped.last_step()} is saved in {stopped.folder}/checkpoints" in stopped.output
+    assert [row["step"] for row in rows_of_steps(stopped.folder)][-1] == stopped.last_step(), "no step was lost"
+    assert not (stopped.folder / "set_aside").exists(), "and nothing had to be set aside by the resume before"
     assert stopped.left_behind == []
 
 

@@ -1,0 +1,263 @@
+"""The loop's promises about a user's work, with doubles of engines, rewards and learners."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.run import RunConfig
+from ssr1_rl.evaluate import TooManyUnscored
+from ssr1_rl.faults.stop import StopRequest
+from ssr1_rl.grpo import Grpo
+from ssr1_rl.store.checkpoints import list_checkpoints
+from ssr1_rl.store.resume import find_resume
+from ssr1_rl.telemetry.metrics import read_metrics
+from ssr1_rl.telemetry.progress import Progress
+from tests.unit.rollout.test_feed import World, questions
+
+UPDATE = ("loss", "grad_norm", "kl_to_rollout", "comparable_tokens", "row_tokens", "computed_tokens")
+
+
+class Learners:
+    """Learners whose weights are the number of their updates."""
+
+    def __init__(self):
+        self.version, self.on_update, self.on_load = 0, lambda: None, lambda: None
+
+    async def update(self, batch, kl_coefficient):
+        self.version += 1
+        self.on_update()
+        return dict.fromkeys(UPDATE, 0.0) | {"update_s": 1.0}
+
+    async def save(self, folder):
+        (folder / "weights").write_text(str(self.version))
+
+    async def load(self, folder):
+        self.on_load()
+        self.version = int((folder / "weights").read_text())
+        return self.version
+
+
+class System(World):
+    """The whole system; validation questions that are in `failing` have no score."""
+
+    def __init__(self, **world):
+        super().__init__(**world)
+        self.pool = self.rewards = self
+        self.learners, self.validated, self.on_validation = Learners(), [], lambda: None
+
+    def busy_s(self):
+        return [0.0]
+
+    async def sync_weights(self, version, audit):
+        self.version = version
+
+    async def generate(self, group_id, prepared, sampling):
+        if sampling.num_completions == 1:
+            self.validated.append(self.version)
+            self.on_validation()
+            await asyncio.sleep(0)
+        return await super().generate(group_id, prepared, sampling)
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = Config(run=RunConfig(name="x", dir=str(tmp_path / "run"), device="cpu"))
+    config.grpo.questions_per_step, config.grpo.num_steps, config.grpo.validate_every = 2, 6, 2
+    config.grpo.group_size = 2
+    config.checkpoint.every, config.checkpoint.keep_last = 2, 9
+    config.telemetry.tensorboard = False
+    return config
+
+
+@pytest.fixture
+def life(config, monkeypatch):
+    """One process's life: from the start to the end of the loop."""
+
+    async def live(system=None, stop=None):
+        system = system or System()
+        monkeypatch.setattr("ssr1_rl.grpo.PromptBuilder", lambda *_: None)
+        monkeypatch.setattr("ssr1_rl.grpo.Preparer", lambda *_: system)
+        splits = {"test": questions(3)}
+        progress = Progress(config.grpo.num_steps)
+        resume = find_resume(config.run)
+        grpo = Grpo(
+            config, system, questions(40), splits, progress, resume, stop or StopRequest(), on_progress=lambda: None
+        )
+        try:
+            await grpo.start()
+            return await grpo.run()
+        finally:
+            grpo.close()
+
+    return live
+
+
+def checkpoints(config):
+    return {c.step: c.score for c in list_checkpoints(Path(config.run.dir))}
+
+
+def rows_of(config, name):
+    return [row["step"] for row in read_metrics(Path(config.run.dir)) if name in row]
+
+
+def trained_questions(config):
+    import pyarrow.parquet as pq
+
+    files = sorted(Path(config.run.dir, "samples").glob("*.parquet"))
+    return [row["question_id"] for f in files for row in pq.ParquetFile(f).read().to_pylist()[::2]]
+
+
+async def test_a_run_saves_validates_and_finishes(config, life):
+    assert await life()
+    assert checkpoints(config) == {2: 1.0, 4: 1.0, 6: 1.0}
+    assert rows_of(config, "validation/test/score") == [0, 2, 4, 6]
+    assert len(set(trained_questions(config))) == 12
+
+
+async def test_a_validation_that_fails_loses_no_step_and_is_made_again(config, life):
+    system = System()
+    system.learners.on_update = lambda: system.failing.update("012" if system.learners.version == 2 else ())
+    with pytest.raises(TooManyUnscored):
+        await life(system)
+    assert checkpoints(config) == {2: None}, "saved before it was validated"
+    assert await life()
+    assert checkpoints(config)[2] == 1.0
+    assert rows_of(config, "validation/test/score") == [0, 2, 4, 6]
+    assert rows_of(config, "time/step_s") == [1, 2, 3, 4, 5, 6]
+
+
+async def test_one_unscored_question_is_reported(config, life):
+    system = System()
+    system.failing = {"1"}
+    await life(system)
+    row = next(row for row in read_metrics(Path(config.run.dir)) if "validation/test/score" in row)
+    assert (row["validation/test/num_questions"], row["validation/test/num_failed"]) == (2, 1)
+
+
+async def test_a_signal_in_a_step_lets_it_finish_and_saves_it(config, life):
+    stop, system = StopRequest(), System()
+    system.learners.on_update = lambda: stop.ask() if system.learners.version == 3 else None
+    assert not await life(system, stop)
+    assert checkpoints(config) == {2: 1.0, 3: None}
+    assert await life()
+    assert rows_of(config, "time/step_s") == [1, 2, 3, 4, 5, 6]
+    assert not Path(config.run.dir, "set_aside").exists()
+    assert len(set(trained_questions(config))) == 12, "no question twice"
+
+
+@pytest.mark.parametrize("every", [2, 100])
+async def test_a_signal_in_a_validation_ends_it_and_the_step_is_saved(config, life, every):
+    config.checkpoint.every = every
+    stop, system = StopRequest(), System()
+    system.on_validation = lambda: stop.ask() if system.version == 4 else None
+    assert not await life(system, stop)
+    assert checkpoints(config)[4] is None
+    again = System()
+    assert await life(again)
+    assert checkpoints(config)[4] == 1.0, "validated by the next process"
+    assert rows_of(config, "validation/test/score") == [0, 2, 4, 6]
+
+
+async def test_a_validation_longer_than_the_time_slice_does_not_stop_the_run_for_ever(config, life):
+    config.grpo.validate_first = False
+    for _ in range(5):
+        stop, system = StopRequest(), System()
+        system.on_validation = stop.ask
+        if await life(system, stop):
+            break
+    assert max(checkpoints(config)) == 6, "each unfinished validation is tried once more, then the run goes on"
+
+
+async def test_a_signal_before_the_first_step_stops_without_a_checkpoint(config, life):
+    stop, system = StopRequest(), System()
+    system.on_validation = stop.ask
+    assert not await life(system, stop)
+    assert system.learners.version == 0
+    assert checkpoints(config) == {}
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+async def test_one_step_per_process_reaches_the_last_step(config, life, staleness):
+    """The deadline passes before the first step, as with a slow start, and yet each process does one."""
+    config.checkpoint.every, config.grpo.max_staleness = 100, staleness
+    config.grpo.validate_first = False
+    lives = 0
+    while not await life(stop=StopRequest(1.0, clock=iter(range(0, 10**6, 10)).__next__)):
+        lives += 1
+        assert lives < 10
+    assert rows_of(config, "time/step_s") == [1, 2, 3, 4, 5, 6]
+    assert len(trained_questions(config)) == len(set(trained_questions(config))) == 12
+    assert checkpoints(config)[6] == 1.0, "the last step is validated"
+
+
+async def test_seconds_since_the_last_checkpoint_save_too(config, life, monkeypatch):
+    config.checkpoint.every, config.checkpoint.every_s, config.grpo.validate_every = 100, 25.0, 0
+    now = [0.0]
+    system = System()
+    system.learners.on_update = lambda: now.__setitem__(0, now[0] + 10)
+    monkeypatch.setattr("ssr1_rl.grpo.time.monotonic", lambda: now[0])
+    assert await life(system)
+    assert list(checkpoints(config)) == [3, 6]
+
+
+async def test_a_resume_that_fails_changes_nothing(config, life):
+    config.checkpoint.keep_last = 9
+    await life()
+    first = str(Path(config.run.dir) / "checkpoints" / "step_000002")
+    before = {p: p.read_bytes() for p in Path(config.run.dir).rglob("*") if p.is_file()}
+    config.run.resume, config.grpo.num_steps = first, 8
+    system = System()
+
+    def out_of_memory():
+        raise RuntimeError("out of memory")
+
+    system.learners.on_load = out_of_memory
+    with pytest.raises(RuntimeError, match="out of memory"):
+        await life(system)
+    assert {p: p.read_bytes() for p in Path(config.run.dir).rglob("*") if p.is_file()} == before
+
+
+async def test_a_named_resume_sets_the_rest_aside_and_then_continues(config, life):
+    await life()
+    run = Path(config.run.dir)
+    before = {p.name: p.read_bytes() for p in (run / "samples").iterdir()}
+    config.run.resume = str(run / "checkpoints" / "step_000002")
+    system = System()
+    system.learners.on_update = lambda: (_ for _ in ()).throw(RuntimeError("killed")) if system.version == 4 else None
+    with pytest.raises(RuntimeError, match="killed"):
+        await life(system)
+    (aside,) = (run / "set_aside").iterdir()
+    assert [c.step for c in list_checkpoints(aside)] == [4, 6]
+    assert {p.name: p.read_bytes() for p in (aside / "samples").iterdir()} == {
+        name: content for name, content in before.items() if name > "step_000002.parquet"
+    }
+    assert [json.loads(line)["step"] for line in (aside / "metrics.jsonl").read_text().splitlines()] == [
+        *(3, 4, 4, 5, 6, 6)
+    ]
+    assert await life(), "the same command continues"
+    assert rows_of(config, "time/step_s") == [1, 2, 3, 4, 5, 6]
+    assert rows_of(config, "validation/test/score") == [0, 2, 4, 6]
+    assert len(list((run / "set_aside").iterdir())) == 1, "the second start resumed the newest and left nothing behind"
+
+
+async def test_counters_go_on_after_a_resume(config, life):
+    def faulty():
+        return System(failing={"5", "20"}, unusable={str(number) for number in (3, 8)})
+
+    config.data.max_skipped_share = config.grpo.max_failed_share = 1.0
+    config.grpo.validate_every, config.grpo.validate_first = 0, False
+    lives = 0
+    while not await life(faulty(), StopRequest(1.0, clock=iter(range(0, 10**6, 10)).__next__)):
+        lives += 1
+        assert lives < 10
+    in_lives = read_metrics(Path(config.run.dir))[-1]
+    config.run.dir += "_at_once"
+    await life(faulty())
+    at_once = read_metrics(Path(config.run.dir))[-1]
+    for name in ("reward/failed_groups", "data/skipped_questions"):
+        assert in_lives[name] == at_once[name]
+    listed = [Path(folder, "skipped.jsonl") for folder in (config.run.dir, config.run.dir.removesuffix("_at_once"))]
+    assert len({path.read_text() if path.exists() else "" for path in listed}) == 1
