@@ -43,7 +43,7 @@ class NotTrained:
     num_replaced: int = 0  # groups without reward variance that were replaced for this step
     replacement_limit_reached: bool = False  # whether the step replaced as many groups as it may
     num_failed_groups: int = 0  # groups that a reward function failed on, since the run began
-    num_skipped_questions: int = 0  # questions that cannot be used, since the run was started or resumed
+    num_skipped_questions: int = 0  # training questions that cannot be used, since the run began
 
 
 def step_metrics(
