@@ -171,12 +171,11 @@ async def _run(config: Config, data: Data, resume: Resume, stop: StopRequest, pr
 
 def _stopped(config: Config, step: int, stop: StopRequest) -> Interrupted:
     saved = f"step {step} is saved in {config.run.dir}/checkpoints" if step else "no step was done"
-    again = "run the same command again to resume from the newest checkpoint in"
+    again = "run the same command again to continue"
     if stop.by_signal:
-        return Interrupted(f"stopped by a signal; {saved}; {again} {config.run.dir}/checkpoints")
+        return Interrupted(f"stopped by a signal; {saved}; {again}")
     return TimeIsUp(
-        f"run.max_time_s={config.run.max_time_s:g} is over; {saved}; {again} {config.run.dir}/checkpoints "
-        f"(exit code {TimeIsUp.exit_code})"
+        f"run.max_time_s={config.run.max_time_s:g} is over; {saved}; {again} (exit code {TimeIsUp.exit_code})"
     )
 
 

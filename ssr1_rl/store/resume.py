@@ -56,9 +56,12 @@ class Resume:
         )
 
     def kept_step(self, run_dir: Path) -> int:
-        """The step up to which the folder's metrics and samples belong to this run; -1 if none do."""
-        belongs = self.checkpoint and any(self.leads_here(c) for c in list_checkpoints(run_dir))
-        return self.step if belongs else -1
+        """The step up to which the folder's metrics and samples belong to this run; -1 if none do.
+
+        Those of a checkpoint from elsewhere end at the last one in the folder that led to it.
+        """
+        ancestors = [c for c in list_checkpoints(run_dir) if self.leads_here(c)]
+        return max((c.step for c in ancestors), default=-1)
 
     def set_checkpoints_aside(self, run_dir: Path, aside: SetAside) -> None:
         """Renames each checkpoint of the folder that does not lead here, the newest first."""

@@ -20,10 +20,12 @@ def test_a_run_that_is_terminated_every_20_s_reaches_its_last_step(soundworld: P
     """SIGTERM comes 20 s after each start, or as soon as the first step runs where the start takes longer."""
     run = tmp_path / "run"
     kept = [o for o in SMALL if not o.startswith(("grpo.num_steps", "checkpoint.every"))]
+    # Without validations: where a start takes longer than 20 s, each of them would be broken off.
     settings = [*kept, f"grpo.num_steps={NUM_STEPS}", "checkpoint.every=1000", "grpo.validate_first=false"]
+    settings += ["grpo.validate_every=0"]
     command = [str(SSR1_RL), "grpo", "launch/local.yaml", f"run.dir={run}", *settings]
     codes = []
-    for _ in range(NUM_STEPS + 2):
+    for _ in range(NUM_STEPS):
         codes.append(one_life(command, environment(soundworld), run))
         if codes[-1] == 0:
             break
@@ -32,7 +34,7 @@ def test_a_run_that_is_terminated_every_20_s_reaches_its_last_step(soundworld: P
     assert set(codes) == {0, 130}
     assert [row["step"] for row in rows_of_steps(run)] == list(range(1, NUM_STEPS + 1))
     assert not (run / "set_aside").exists(), "no step was made twice"
-    assert json.loads((run / "summary.json").read_text())["accuracy_after_grpo"] is not None
+    assert json.loads((run / "summary.json").read_text())["num_steps"] == NUM_STEPS
 
 
 def one_life(command: list[str], env: dict[str, str], run: Path) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ssr1_rl import run
+from ssr1_rl.cli import _exit_when_interrupted
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.faults.stop import StopRequest
@@ -105,6 +106,13 @@ def test_what_stopped_the_run_is_told_with_its_exit_code(config):
     assert isinstance(told, TimeIsUp)
     assert told.exit_code == 75
     assert "run.max_time_s=3600 is over; step 7 is saved" in str(told)
+
+
+@pytest.mark.parametrize(("error", "code"), [(Interrupted("stopped"), 130), (TimeIsUp("time"), 75)])
+def test_the_command_exits_with_the_code_of_what_stopped_it(error, code):
+    with pytest.raises(SystemExit) as stopped, _exit_when_interrupted():
+        raise error
+    assert stopped.value.code == code
 
 
 STEP = ("samples_per_s", "rollout/tokens_per_s", "learner/tokens_per_s", "train/logprob_abs_diff_mean")

@@ -273,6 +273,28 @@ async def test_a_second_branch_does_not_keep_the_first(config, three):
     assert (resume.step, steps(config.run.dir), steps(aside.folder)) == (10, [10], [20, 25])
 
 
+async def test_a_branch_that_was_set_aside_can_be_taken_up_again(config, three):
+    run = Path(config.run.dir)
+    config.run.resume = str(three[0].path)
+    resume, first = start(config)
+    assert resume.kept_step(run) == 10
+    await save(run, resume.lineage, 15, 18)
+    config.run.resume = str(first.folder / "checkpoints" / "step_000030")
+    resume, second = start(config)
+    assert (resume.step, steps(run), steps(second.folder)) == (30, [10], [15, 18])
+    assert resume.kept_step(run) == 10, "rows and samples after it are the other branch's"
+    await save(run, resume.lineage, 40)
+    assert find_resume(config.run).step == 40
+
+
+async def test_a_copy_elsewhere_continues_the_same_run(config, three, tmp_path):
+    shutil.copytree(three[1].path, tmp_path / "backup")
+    config.run.resume = str(tmp_path / "backup")
+    resume, aside = start(config)
+    assert (resume.step, steps(config.run.dir), steps(aside.folder)) == (20, [10, 20], [30])
+    assert resume.kept_step(Path(config.run.dir)) == 20
+
+
 async def test_set_aside_checkpoints_go_when_the_run_is_past_them(config, three, tmp_path):
     config.run.resume = str(three[0].path)
     resume, aside = start(config)
