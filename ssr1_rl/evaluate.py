@@ -88,8 +88,7 @@ class _Unscored:
                 f"{self.num} of the {self._num_questions} questions of this validation split have no score "
                 f"({self.num_unusable} cannot be used, {self.num_failed} failed), more than "
                 f"grpo.max_unscored_share={self._max_share:g}; the last one is {question.id!r}{source}: {error}. "
-                "Fix what fails, or raise the share. The step before this validation is saved if checkpoint.every or "
-                "every_s were due"
+                "Fix what fails, or raise the share; the same command then resumes and validates again"
             )
 
 

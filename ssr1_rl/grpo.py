@@ -13,13 +13,14 @@ The feed has (max_staleness + 1) x questions_per_step places, and a group keeps 
 max_staleness 0 generation and training alternate; with k, generation runs up to k policy versions ahead. One loop
 serves both. Waits for actors are named in `Waits`; the first error of an engine or a rank ends the run.
 
-A step is saved before it is validated, so a validation that fails or is killed loses none; its score then joins the
-checkpoint. Nothing in the run's folder changes before engines and learners are up and have the checkpoint's weights.
+A step is saved before it is validated, so a validation that is killed loses none; its score then joins the checkpoint.
+If engines or rewards fail, the newest step is saved before the run ends. Nothing in the run's folder changes before
+engines and learners are up and have the checkpoint's weights.
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +37,8 @@ from ssr1_rl.files import SetAside
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer
-from ssr1_rl.store.checkpoints import FOLDER, Checkpoint, CheckpointStore, ControllerState
+from ssr1_rl.store.checkpoints import Checkpoint, ControllerState
+from ssr1_rl.store.keeper import Keeper
 from ssr1_rl.store.resume import Resume
 from ssr1_rl.system import System
 from ssr1_rl.telemetry.metrics import MetricsWriter
@@ -79,9 +81,7 @@ class Grpo:
         self._feed.on_group = on_progress
         self._kl = KlCoefficient(config.grpo)
         self._kl_in_reward = config.grpo.kl_coefficient > 0 and config.grpo.kl_placement != "loss"
-        self._store = CheckpointStore(self._run_dir, config.checkpoint, resume.lineage)
-        self._saved = resume.checkpoint  # of the newest step that has a checkpoint
-        self._saved_at_s = time.monotonic()
+        self._keeper = Keeper(self._run_dir, config.grpo, config.checkpoint, resume, has_splits=bool(validation))
         self._weights_checked = not config.guard.check_weights
         self._metrics: MetricsWriter | None = None
 
@@ -100,7 +100,7 @@ class Grpo:
         self._samples.set_aside_after(kept_step, aside)
         if kept_step < 0:
             self._skips.set_aside(aside)
-        revalidates = self._lacks_validation()
+        revalidates = self._keeper.lacks_validation(self.step)
         self._metrics = MetricsWriter(self._run_dir, self._config.telemetry.tensorboard, aside, kept_step, revalidates)
         return aside
 
@@ -112,37 +112,38 @@ class Grpo:
         """
         self._stop.heeded = True
         await self._validate_at_start()
-        while self.step < self._config.grpo.num_steps and not self._stop.by_signal:
+        while not self._keeper.is_last(self.step) and not self._stop.by_signal:
             await self._train_one_step()
             await self._save_and_validate()
             if self._stop.asked:
                 break
-        return self._is_last() and not self._lacks_validation()
+        return self._keeper.is_last(self.step) and not self._keeper.lacks_validation(self.step)
 
     async def _validate_at_start(self) -> None:
         """Validates the untrained policy, or the checkpoint if an earlier process was stopped before it could."""
         if not self.step and self._config.grpo.validate_first:
             await self._stop.unless_signalled(self._validate())
-        elif self._saved and self._lacks_validation():
-            self._saved = await self._store.begin_revalidation(self._saved)
-            await self._add_score(await self._stop.unless_signalled(self._validate()))
+        elif self._keeper.lacks_validation(self.step):
+            await self._keeper.begin_revalidation()
+            await self._keeper.add_score(await self._stop.unless_signalled(self._validate()))
 
     async def _save_and_validate(self) -> None:
-        validates = self._is_validated(self.step)
-        if self._is_last() or self._stop.asked or self._save_is_due():
+        if self._keeper.is_due(self.step) or self._stop.asked:
             await self._save(None)
-        if not validates or self._stop.asked:
+        if not self._keeper.is_validated(self.step) or self._stop.asked:
             return
-        score = await self._stop.unless_signalled(self._validate())
-        if self._saved and self._saved.step == self.step:
-            await self._add_score(score)
-        elif self._is_best(score) or self._stop.asked:
+        async with self._saved_on_error():
+            score = await self._stop.unless_signalled(self._validate())
+        if self._keeper.is_saved(self.step):
+            await self._keeper.add_score(score)
+        elif self._keeper.is_best(score) or self._stop.asked:
             await self._save(score)
 
     async def _train_one_step(self) -> None:
         clock = StepClock(self._system.pool)
         self._progress.phase("rollouts")
-        taken = await self._feed.take(self._config.grpo.questions_per_step)
+        async with self._saved_on_error():
+            taken = await self._feed.take(self._config.grpo.questions_per_step)
         clock.lap("rollout_wait_s")
         self._progress.phase("update")
         scored = [scored for scored, _ in taken]
@@ -220,39 +221,6 @@ class Grpo:
         self._progress.phase(f"validating {split} {num_done}/{num_questions}")
         self._on_progress()
 
-    def _is_last(self) -> bool:
-        return self.step >= self._config.grpo.num_steps
-
-    def _is_validated(self, step: int) -> bool:
-        """Whether the policy of this step is to be validated."""
-        every = self._config.grpo.validate_every
-        return bool(self._validation and every) and (self._is_last() or step % every == 0)
-
-    def _lacks_validation(self) -> bool:
-        """Whether this step's own checkpoint has no score yet, and was not tried again in vain, unless it is the last.
-
-        A checkpoint of another folder is that run's to validate.
-        """
-        saved = self._saved
-        if (
-            saved is None
-            or saved.step != self.step
-            or saved.path.resolve().parent != (self._run_dir / FOLDER).resolve()
-        ):
-            return False
-        return self._is_validated(self.step) and saved.score is None and (self._is_last() or not saved.revalidated)
-
-    def _is_best(self, score: float | None) -> bool:
-        if score is None or not self._config.checkpoint.keep_best:
-            return False
-        best = self._store.best()
-        return best is None or best.score is None or score > best.score
-
-    def _save_is_due(self) -> bool:
-        checkpoint = self._config.checkpoint
-        is_late = checkpoint.every_s > 0 and time.monotonic() - self._saved_at_s >= checkpoint.every_s
-        return is_late or self.step % checkpoint.every == 0
-
     async def _save(self, score: float | None) -> None:
         self._progress.phase("checkpoint")
         state: ControllerState = {
@@ -261,12 +229,20 @@ class Grpo:
             "skips": self._skips.state_dict(),
             "kl_coefficient": self._kl.value,
         }
-        self._saved = await self._store.save(self.step, state, score, self._system.learners.save)
-        self._saved_at_s = time.monotonic()
+        await self._keeper.save(state, score, self._system.learners.save)
 
-    async def _add_score(self, score: float | None) -> None:
-        if score is not None and self._saved is not None:
-            self._saved = await self._store.add_score(self._saved, score)
+    @contextlib.asynccontextmanager
+    async def _saved_on_error(self) -> AsyncIterator[None]:
+        """Saves the newest step before an error of engines or rewards ends the run: the learners have it unharmed."""
+        try:
+            yield
+        except Exception:
+            if self.step and not self._keeper.is_saved(self.step):
+                try:
+                    await self._save(None)
+                except Exception as error:
+                    self._progress.note(f"step {self.step} could not be saved before the run ends: {error}")
+            raise
 
     async def _load(self, checkpoint: Checkpoint) -> None:
         self._progress.phase("loading the checkpoint")

@@ -9,6 +9,7 @@ import pytest
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.evaluate import TooManyUnscored
+from ssr1_rl.faults.budget import RewardFailure
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.store.checkpoints import list_checkpoints
@@ -47,6 +48,7 @@ class System(World):
         super().__init__(**world)
         self.pool = self.rewards = self
         self.learners, self.validated, self.on_validation = Learners(), [], lambda: None
+        self.on_generation = lambda: None
 
     def busy_s(self):
         return [0.0]
@@ -59,6 +61,7 @@ class System(World):
             self.validated.append(self.version)
             self.on_validation()
             await asyncio.sleep(0)
+        self.on_generation()
         return await super().generate(group_id, prepared, sampling)
 
 
@@ -127,6 +130,46 @@ async def test_a_validation_that_fails_loses_no_step_and_is_made_again(config, l
     assert checkpoints(config)[2] == 1.0
     assert rows_of(config, "validation/test/score") == [0, 2, 4, 6]
     assert rows_of(config, "time/step_s") == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("where", ["a validation", "rewards", "an engine"])
+async def test_the_newest_step_is_saved_before_an_error_ends_the_run(config, life, where):
+    config.checkpoint.every, config.grpo.max_failed_share = 100, 0.0
+    system = System()
+
+    def fail():
+        if system.learners.version == 2:
+            if where == "an engine":
+                system.on_generation = died
+            else:
+                config.grpo.validate_every = 2 if where == "a validation" else 0
+                system.failing.update(map(str, range(40)))
+
+    def died():
+        raise ConnectionError("worker died")
+
+    config.grpo.validate_every = 0
+    system.learners.on_update = fail
+    with pytest.raises({"a validation": TooManyUnscored, "rewards": RewardFailure}.get(where, ConnectionError)):
+        await life(system)
+    assert checkpoints(config) == {2: None}
+    assert await life()
+    assert rows_of(config, "time/step_s") == [1, 2, 3, 4, 5, 6]
+    assert len(trained_questions(config)) == len(set(trained_questions(config))) == 12
+
+
+async def test_a_save_that_fails_too_does_not_hide_the_first_error(config, life, capsys):
+    config.checkpoint.every, config.grpo.max_failed_share, config.grpo.validate_every = 100, 0.0, 0
+    system = System()
+
+    async def full(folder):
+        raise OSError("disk full")
+
+    system.learners.save = full
+    system.learners.on_update = lambda: system.failing.update(map(str, range(40)))
+    with pytest.raises(RewardFailure, match="it raised"):
+        await life(system)
+    assert "step 1 could not be saved before the run ends: disk full" in capsys.readouterr().out
 
 
 async def test_one_unscored_question_is_reported(config, life):
@@ -198,7 +241,7 @@ async def test_seconds_since_the_last_checkpoint_save_too(config, life, monkeypa
     now = [0.0]
     system = System()
     system.learners.on_update = lambda: now.__setitem__(0, now[0] + 10)
-    monkeypatch.setattr("ssr1_rl.grpo.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("ssr1_rl.store.keeper.time.monotonic", lambda: now[0])
     assert await life(system)
     assert list(checkpoints(config)) == [3, 6]
 
