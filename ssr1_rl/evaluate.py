@@ -42,19 +42,18 @@ async def evaluate(
     preparer: Preparer,
     pool: RolloutPool,
     rewards: RewardPool,
-    max_response_tokens: int,
+    sampling: Sampling,
     skips: SkipList,
     max_in_flight: int = 512,
     on_progress: Callable[[int], None] = lambda num_done: None,
 ) -> Evaluation:
-    """Answers every question once, greedily.
+    """Answers every question once, as `sampling` says: one greedy response.
 
     Raises:
         RewardFailure: a reward function failed on a question; a mean over the others would not be comparable.
         TooManyUnusable: too many questions cannot be used.
         ValueError: no question of the split can be used.
     """
-    sampling = Sampling(1, temperature=0.0, max_response_tokens=max_response_tokens)
     gate = asyncio.Semaphore(max_in_flight)
     results: list[ScoredGroup] = []
 

@@ -19,7 +19,8 @@ from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.types import AudioRef, Completion, PreparedQuestion, Question, RolloutGroup, ScoredGroup, VersionSpan
 
-SAMPLING = Sampling(2, 1.0, 8)
+SAMPLING = Sampling(2, 8)
+GREEDILY = SAMPLING.greedy()
 
 
 def questions(count):
@@ -305,18 +306,25 @@ async def test_a_clip_of_two_questions_is_decoded_once(decoded):
 
 async def test_evaluation_is_the_mean_over_a_split(tmp_path):
     world = World(unusable=["3"])
-    result = await evaluate(questions(5), world, world, world, 8, SkipList(tmp_path / "s", 1.0, 5), max_in_flight=2)
+    result = await evaluate(
+        questions(5), world, world, world, GREEDILY, SkipList(tmp_path / "s", 1.0, 5), max_in_flight=2
+    )
     figures = {"score": 1.0, "score/odd": 1.0, "num_questions": 4, "response_tokens_mean": 1, "truncated_share": 0}
     assert {name: result.metrics()[name] for name in figures} == figures
     assert result.score_by_kind.keys() == {"odd"}, "questions without a kind have no figure of their own"
     assert world.most_in_flight <= 2
     with pytest.raises(RewardFailure, match="failed on validation question 2"):
         await evaluate(
-            questions(5), World(failing=["2"]), World(), World(failing=["2"]), 8, SkipList(tmp_path / "s", 1, 5)
+            questions(5),
+            World(failing=["2"]),
+            World(),
+            World(failing=["2"]),
+            GREEDILY,
+            SkipList(tmp_path / "s", 1, 5),
         )
 
 
 async def test_evaluation_without_a_usable_question_says_so(tmp_path):
     world = World(unusable=map(str, range(5)))
     with pytest.raises(ValueError):
-        await evaluate(questions(5), world, world, world, 8, SkipList(tmp_path / "s", 0.01, 1000))
+        await evaluate(questions(5), world, world, world, GREEDILY, SkipList(tmp_path / "s", 0.01, 1000))
