@@ -39,6 +39,7 @@ from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.batches.rows import MicroBatch
 from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import SOFTMAX
 
 TEXT_HEAD_SIZE = 128
 
@@ -180,7 +181,7 @@ def make_sides(args: argparse.Namespace, sizes: Sizes, model: Any, dtype: str) -
             print(f"left out: {error}", flush=True)
             continue
         for way, batch in batches.items():
-            policy = Policy(model, 1.0, args.train_audio_tower, attention)
+            policy = Policy(model, SOFTMAX, args.train_audio_tower, attention)
             sides[f"{way}_{attention}"] = Side(policy, batch.to(torch.device(args.device)))
     return sides
 

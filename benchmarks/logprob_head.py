@@ -22,6 +22,8 @@ from plots import OURS, PEER, new_figure, save
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ssr1_rl.types import SOFTMAX, Distribution
+
 VOCABULARY = 156_032
 WAYS = ("plain", "chunked")
 
@@ -105,7 +107,7 @@ def measure(args: argparse.Namespace, num_tokens: int) -> dict[str, float]:
     def forward_and_backward(num: int) -> None:
         hidden.grad = weight.grad = None
         way = plain_logprobs if args.way == "plain" else token_logprobs
-        logprobs, _ = way(hidden[:num], weight, None, targets[:num], 1.0)
+        logprobs, _ = way(hidden[:num], weight, None, targets[:num], SOFTMAX)
         (logprobs * advantages[:num]).sum().backward()
 
     # Not measured: libraries load, threads start and the gradients are allocated.
@@ -121,10 +123,10 @@ def measure(args: argparse.Namespace, num_tokens: int) -> dict[str, float]:
 
 
 def plain_logprobs(
-    hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_T: Tensor, temperature: float
+    hidden_TH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_T: Tensor, distribution: Distribution
 ) -> tuple[Tensor, Tensor]:
     """Log-probs and entropies from all logits at once."""
-    logits_TV = linear(hidden_TH, weight_VH, bias_V).float() / temperature
+    logits_TV = linear(hidden_TH, weight_VH, bias_V).float() / distribution.temperature
     log_normalizer_T = torch.logsumexp(logits_TV, dim=-1)
     logprobs_T = logits_TV.gather(-1, targets_T[:, None])[:, 0] - log_normalizer_T
     with torch.no_grad():

@@ -27,6 +27,8 @@ from model_flops import flops_of_pass
 from plots import ORANGE, OURS, new_figure, save
 from torch import Tensor
 
+from ssr1_rl.types import SOFTMAX
+
 CLIP_FRAMES = {60: 0, 310: 1000, 800: 3000}
 """Mel frames of the clip by tokens of the prompt: no clip, 10 s (250 of the tokens) and 30 s (750)."""
 # This model has 13.8 M parameters.
@@ -252,7 +254,7 @@ def packed_way(model: Any, group: Group, device: str) -> Callable[[], Tensor]:
     """The learner's policy on one packed row."""
     from ssr1_rl.trainer.model.policy import Policy
 
-    policy = Policy(model, 1.0, trains_tower(model))
+    policy = Policy(model, SOFTMAX, trains_tower(model))
     batch = micro_batch([group], model.config.audio_token_index, packed=True).to(torch.device(device))
     return lambda: policy(batch)[0].view(group.responses.shape)
 

@@ -90,7 +90,7 @@ def measure(args: argparse.Namespace, sizes: Sizes, task: Any) -> dict[str, Any]
         seed=args.seed,
     )
     config = RolloutConfig(num_cpus=1.0, num_threads=args.threads, max_response_tokens=sizes.response_tokens)
-    sampling = Sampling(sizes.group_size, temperature=1.0, max_response_tokens=sizes.response_tokens)
+    sampling = Sampling(sizes.group_size, sizes.response_tokens)
     prepared = [PreparedQuestion(question, token_ids) for question, token_ids in task.read()]
     rounds = [prepared[start : start + sizes.num_prompts] for start in range(0, len(prepared), sizes.num_prompts)]
 

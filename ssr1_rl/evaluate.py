@@ -97,20 +97,19 @@ async def evaluate(
     preparer: Preparer,
     pool: RolloutPool,
     rewards: RewardPool,
-    max_response_tokens: int,
+    sampling: Sampling,
     skips: SkipList,
     max_unscored_share: float = MAX_UNSCORED_SHARE,
     max_in_flight: int = 512,
     on_progress: Callable[[int], None] = lambda num_done: None,
 ) -> Evaluation:
-    """Answers every question once, greedily. `skips` lists those that cannot be used.
+    """Answers every question once, as `sampling` says: one greedy response. `skips` lists those that cannot be used.
 
     Raises:
         TooManyUnscored: too many questions have no score.
         RewardFailure: a reward's actors cannot work at all.
         ray.exceptions.RayActorError: a rollout worker died.
     """
-    sampling = Sampling(1, temperature=0.0, max_response_tokens=max_response_tokens)
     gate = asyncio.Semaphore(max_in_flight)
     unscored = _Unscored(len(questions), max_unscored_share)
     results: list[ScoredGroup] = []

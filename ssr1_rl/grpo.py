@@ -31,9 +31,10 @@ from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
-from ssr1_rl.faults.guards import check_update
+from ssr1_rl.faults.guards import check_logprobs, check_update
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.files import SetAside
+from ssr1_rl.probe import SyncProbe
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer
@@ -75,10 +76,13 @@ class Grpo:
         self.step = resume.step
         self._preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
         self._skips = SkipList(self._run_dir / "skipped.jsonl", config.data.max_skipped_share, len(train))
-        sampling = Sampling(config.grpo.group_size, config.rollout.temperature, config.rollout.max_response_tokens)
+        self._sampling = Sampling.of_training(config.rollout, config.grpo.group_size, config.run.seed)
         stream = QuestionStream(train, config.run.seed)
-        self._feed = GroupFeed(stream, self._preparer, system.pool, system.rewards, sampling, config.grpo, self._skips)
+        self._feed = GroupFeed(
+            stream, self._preparer, system.pool, system.rewards, self._sampling, config.grpo, self._skips
+        )
         self._feed.on_group = on_progress
+        self._probe = SyncProbe(system.pool, system.learners, self._sampling)
         self._kl = KlCoefficient(config.grpo)
         self._kl_in_reward = config.grpo.kl_coefficient > 0 and config.grpo.kl_placement != "loss"
         self._keeper = Keeper(self._run_dir, config.grpo, config.checkpoint, resume, has_splits=bool(validation))
@@ -146,6 +150,8 @@ class Grpo:
             taken = await self._feed.take(self._config.grpo.questions_per_step)
         clock.lap("rollout_wait_s")
         self._progress.phase("update")
+        probed = await self._probe.finish()
+        check_logprobs(probed, self._config.guard, self.step)
         scored = [scored for scored, _ in taken]
         batch, kl_metrics = await self._batch([train_group(s, p, self._config.grpo) for s, p in taken], scored)
         clock.lap("advantages_s")
@@ -154,9 +160,13 @@ class Grpo:
             self._kl.observe(learner_metrics["kl_to_reference"])
         clock.lap("update_s")
         check_update(learner_metrics, self._config.guard, self.step + 1)
+        if not learner_metrics["comparable_tokens"]:
+            learner_metrics |= probed
         self._progress.phase("weight sync")
         await self._sync(self.step + 1)
         clock.lap("sync_s")
+        if self._config.grpo.max_staleness:
+            self._probe.start(taken[-1][1], self.step + 1)
         self._feed.trained()
         self.step += 1
         self._record(scored, batch, learner_metrics, clock)
@@ -207,7 +217,7 @@ class Grpo:
                 self._preparer,
                 self._system.pool,
                 self._system.rewards,
-                self._config.rollout.max_response_tokens,
+                self._sampling.greedy(),
                 self._skips,
                 self._config.grpo.max_unscored_share,
                 on_progress=partial(self._answered, name, len(questions)),
@@ -258,5 +268,6 @@ class Grpo:
     def close(self) -> None:
         """Cancels the groups in flight and closes the metrics files."""
         self._feed.close()
+        self._probe.close()
         if self._metrics is not None:
             self._metrics.close()

@@ -15,7 +15,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.faults.guards import check_weights
 from ssr1_rl.rewards.pool import RewardPool
-from ssr1_rl.rollout.engine import EngineSpec
+from ssr1_rl.rollout.engine import EngineSpec, distribution_of
 from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.rollout.worker import MAX_CONCURRENCY, RolloutWorker
 from ssr1_rl.trainer.learner_group import LearnerGroup
@@ -109,7 +109,7 @@ async def running_system(
         ending.callback(learners.kill)
         # All start side by side; the first failure is raised at once.
         await asyncio.gather(
-            learners.start(config.model, config.run.device, config.rollout.temperature, config.run.seed),
+            learners.start(config.model, config.run.device, distribution_of(config.rollout), config.run.seed),
             rewards.ready(),
             _start_engines(workers, _engine_spec(config, max_clips), config.rollout, waits),
         )

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform inside the system (mono, float32)."""
 
+TokenValues: TypeAlias = tuple[tuple[float, ...], ...]
+"""[G][T] a number for each token of each response of one group."""
+
 Clip: TypeAlias = "ObjectRef[np.ndarray] | np.ndarray"
 """A waveform, float32 [num_samples] at `SAMPLE_RATE`: a reference to it in the object store, or the array itself."""
 
@@ -58,6 +61,8 @@ class PreparedQuestion:
 
 VALIDATION = -1
 """Stands for the epoch in the id of a validation question's response."""
+PROBE = -2
+"""Stands for the epoch in the id of a response that is only compared with the learner; see `ssr1_rl.probe`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class GroupId:
     def __str__(self) -> str:
         if self.epoch == VALIDATION:
             return f"validation question {self.question_id}"
+        if self.epoch == PROBE:
+            return f"the check of weight sync {self.question_id}"
         return f"epoch {self.epoch} question {self.question_id} attempt {self.attempt}"
 
 
@@ -84,13 +91,38 @@ class VersionSpan:
 
 
 @dataclass(frozen=True)
+class Distribution:
+    """How logits become the distribution that tokens are sampled from; engine and learner compute the same one.
+
+    The order is vLLM's: the logits are divided by the temperature; min_p, then top_k, then top_p drop tokens; what is
+    left is normalised. The defaults drop nothing.
+    """
+
+    temperature: float = 1.0  # 0 is greedy decoding, which only engines do
+    top_p: float = 1.0  # keeps the likeliest tokens until their probabilities add up to top_p
+    top_k: int = 0  # keeps the top_k likeliest tokens; 0 keeps all
+    min_p: float = 0.0  # keeps tokens whose probability is at least min_p times the largest
+
+    @property
+    def drops_tokens(self) -> bool:
+        """Whether some tokens of the vocabulary get the probability 0."""
+        return self.top_p < 1.0 or self.top_k > 0 or self.min_p > 0.0
+
+
+SOFTMAX = Distribution()
+"""The model's own distribution: temperature 1 and every token."""
+GREEDY = Distribution(temperature=0.0)
+"""The likeliest token."""
+
+
+@dataclass(frozen=True)
 class Completion:
     """One sampled response."""
 
     token_ids: tuple[int, ...]  # including the end-of-sequence token if it was sampled
     logprobs: tuple[float, ...]  # natural logarithm, under the distribution that each token was sampled from
     text: str  # decoded, special tokens left out
-    finish_reason: str  # "stop" (end of sequence) or "length" (cut at the token limit)
+    finish_reason: str  # "stop" (end of sequence, or a stop string) or "length" (cut at the token limit)
     versions: tuple[VersionSpan, ...] = ()  # cover all tokens, or are empty if the engine does not give versions
 
 

@@ -14,6 +14,7 @@ from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.config.sections.rewards import RewardConfig
+from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.load import check_built_in, reward_name
@@ -34,12 +35,18 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     _state_can_be_offloaded(config.learner)
     _adapters_have_targets(config.model)
     refuse_owned(config.rollout)
+    _groups_can_differ(config.rollout)
     _family_does_not_contradict_itself(config.grpo)
     _group_std_divides_rewards_centred_on_the_group(config.grpo)
     _attention_suits_device_and_dtype(config.run, config.model)
     if config.model.dtype == "bfloat16" and config.learner.zero_stage == 0:
         raise ConfigError(
             "learner.zero_stage must be 1, 2 or 3 with model.dtype=bfloat16 (only ZeRO keeps float32 masters), got 0"
+        )
+    if config.run.device == "cpu" and config.rollout.engine_args.get("enable_chunked_prefill"):
+        raise ConfigError(
+            "rollout.engine_args.enable_chunked_prefill=true does not work on CPUs, where vLLM then cannot give each "
+            "response a seed of its own; leave it out"
         )
     if config.run.device == "cpu" and config.rollout.weight_transfer == "nccl":
         raise ConfigError("rollout.weight_transfer=nccl needs run.device=cuda; set it to auto or gloo")
@@ -71,6 +78,18 @@ def _rewards_are_named_once(rewards: Sequence[RewardConfig]) -> None:
             check_built_in(reward.name, f"rewards[{index}]")
         if name in names[:index]:
             raise ConfigError(f"rewards[{index}].name {name!r} is used twice; give one of them another name")
+
+
+def _groups_can_differ(rollout: RolloutConfig) -> None:
+    if rollout.top_k == 1 or rollout.min_p == 1:
+        name, value = ("top_k", "1") if rollout.top_k == 1 else ("min_p", "1")
+        raise ConfigError(
+            f"rollout.{name}={value} leaves only the likeliest token, so that the responses of a group are all the "
+            f"same: set rollout.{name} to {'0 (all tokens) or more than 1' if name == 'top_k' else 'less than 1'}"
+        )
+    for index, text in enumerate(rollout.stop):
+        if not text:
+            raise ConfigError(f"rollout.stop[{index}] is empty; give the text that ends a response, or leave it out")
 
 
 def _state_can_be_offloaded(learner: LearnerConfig) -> None:

@@ -17,7 +17,7 @@ from ssr1_rl.trainer.batches.clips import ClipFeatures
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
-from ssr1_rl.types import Clip, PreparedQuestion
+from ssr1_rl.types import SOFTMAX, Clip, PreparedQuestion
 from ssr1_rl.weights.parameters import named_weights
 
 
@@ -55,7 +55,7 @@ class Sft:
         torch.manual_seed(settings.seed)
         self._settings = settings
         self._model_path = str(model_path)
-        self._policy = Policy(load_model(self._model_path, torch.float32, "sdpa"), 1.0, train_audio_tower=True)
+        self._policy = Policy(load_model(self._model_path, torch.float32, "sdpa"), SOFTMAX, train_audio_tower=True)
         self._clips = ClipFeatures(self._model_path, _as_array, keeps_arrays=True)
         self._parameters = [p for p in self._policy.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(

@@ -33,12 +33,21 @@ def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -
             "learner is not finite; the update is not sent to the engines. Lower learner.learning_rate, and check "
             "rollout.engine_args for settings that change sampling"
         )
+    check_logprobs(metrics, config, step)
+
+
+def check_logprobs(metrics: Mapping[str, float], config: GuardConfig, step: int) -> None:
+    """Compares the differences between the log-probs of engines and learner with their limits; {} passes.
+
+    Raises:
+        GuardTripped: a difference is above its limit.
+    """
     limits = {
         "logprob_abs_diff_mean": config.max_logprob_abs_diff_mean,
         "logprob_abs_diff_max": config.max_logprob_abs_diff,
     }
     for name, limit in limits.items():
-        if metrics["comparable_tokens"] and not metrics[name] <= limit:
+        if metrics.get("comparable_tokens") and not metrics[name] <= limit:
             setting = "guard.max_" + name.removesuffix("_max")
             raise GuardTripped(
                 f"step {step}: {name} between rollout engines and learner is {metrics[name]:.3g} over "

@@ -5,15 +5,16 @@ Every sampling field is set here, because vLLM otherwise takes defaults from the
 (`logprobs_mode="processed_logprobs"`).
 """
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ssr1_rl.config.sections.rollout import RolloutConfig
-from ssr1_rl.types import SAMPLE_RATE, Completion, VersionSpan
+from ssr1_rl.types import GREEDY, SAMPLE_RATE, SOFTMAX, Completion, Distribution, GroupId, VersionSpan
 from ssr1_rl.weights.transport import transfer_backend
 
 if TYPE_CHECKING:
@@ -26,11 +27,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the responses of one group are sampled; temperature 0 is greedy decoding."""
+    """How the responses of one group are sampled."""
 
     num_completions: int
-    temperature: float
     max_response_tokens: int
+    distribution: Distribution = SOFTMAX
+    stop: tuple[str, ...] = ()  # texts that end a response
+    seed: int = 0  # of the run; `group_seed` makes the group's own of it
+
+    @staticmethod
+    def of_training(rollout: RolloutConfig, group_size: int, run_seed: int) -> "Sampling":
+        """How a training group is sampled."""
+        return Sampling(
+            group_size, rollout.max_response_tokens, distribution_of(rollout), tuple(rollout.stop), run_seed
+        )
+
+    def greedy(self) -> "Sampling":
+        """One greedy response with the same limits, as validation asks for."""
+        return replace(self, num_completions=1, distribution=GREEDY)
+
+
+def distribution_of(rollout: RolloutConfig) -> Distribution:
+    """What training responses are sampled from."""
+    return Distribution(rollout.temperature, rollout.top_p, rollout.top_k, rollout.min_p)
+
+
+def group_seed(run_seed: int, group_id: GroupId) -> int:
+    """The seed of a group's first response, in [0, 2^62); vLLM adds its index to that of each further one.
+
+    It follows from the run's seed, the epoch and the question alone. So engines never share their noise, and what is
+    sampled does not depend on which engine serves the group, nor on whether a resume issues it again.
+    """
+    name = f"{run_seed}/{group_id.epoch}/{group_id.question_id}"
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 2
 
 
 @dataclass(frozen=True)
@@ -185,21 +215,23 @@ def sampling_params(sampling: Sampling) -> "SamplingParams":
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    distribution = sampling.distribution
     return SamplingParams(
         n=sampling.num_completions,
-        temperature=sampling.temperature,
-        top_p=1.0,
-        top_k=0,
-        min_p=0.0,
+        temperature=distribution.temperature,
+        top_p=distribution.top_p,
+        top_k=distribution.top_k,
+        min_p=distribution.min_p,
+        seed=None if distribution.temperature == 0 else sampling.seed,
         max_tokens=sampling.max_response_tokens,
         min_tokens=0,
         presence_penalty=0.0,
         frequency_penalty=0.0,
         repetition_penalty=1.0,
-        stop=None,
+        stop=list(sampling.stop) or None,
         stop_token_ids=None,
         logprobs=0,
         flat_logprobs=True,
-        detokenize=False,
+        detokenize=bool(sampling.stop),  # only stop texts need it: responses are decoded from their tokens
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

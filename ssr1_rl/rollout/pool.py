@@ -4,11 +4,11 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ssr1_rl.actors.handle import Actor, by_reference
 from ssr1_rl.actors.waits import Waits
-from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.rollout.engine import Sampling, group_seed
 from ssr1_rl.rollout.worker import RolloutWorker
 from ssr1_rl.types import GroupId, PreparedQuestion, RolloutGroup
 
@@ -33,16 +33,25 @@ class RolloutPool:
         self._timeout_s, self._waits = generate_timeout_s, waits
         self._numbers = itertools.count()
 
-    async def generate(self, group_id: GroupId, prepared: PreparedQuestion, sampling: Sampling) -> RolloutGroup:
-        """Generates one group on the least loaded worker.
+    @property
+    def num_workers(self) -> int:
+        """Number of rollout workers."""
+        return len(self._loads)
+
+    async def generate(
+        self, group_id: GroupId, prepared: PreparedQuestion, sampling: Sampling, worker: int | None = None
+    ) -> RolloutGroup:
+        """Generates one group on worker number `worker`, or on the least loaded one.
 
         Raises:
             WaitedTooLong: no answer within `rollout.generate_timeout_s`.
             ray.exceptions.RayActorError: the worker died.
         """
-        load = min(self._loads, key=lambda load: (load.tokens, load.index))
+        loads = self._loads if worker is None else [self._loads[worker]]
+        load = min(loads, key=lambda load: (load.tokens, load.index))
         request_id = f"{next(self._numbers)}-{group_id.question_id}"
         num_prompt_tokens = len(prepared.token_ids) + sum(prepared.num_audio_tokens)
+        sampling = replace(sampling, seed=group_seed(sampling.seed, group_id))
         clips = map(by_reference, prepared.waveforms)
         with self._outstanding(load, num_prompt_tokens + sampling.num_completions * sampling.max_response_tokens):
             completions, version = await self._waits.result(

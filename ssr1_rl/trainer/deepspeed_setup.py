@@ -17,6 +17,7 @@ from ssr1_rl.trainer.engine import Engine, LogprobsOf
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.lora import adapters_off
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import Distribution
 from ssr1_rl.weights.parameters import trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def parameter_groups(model: "PreTrainedModel", weight_decay: float) -> list[dict
 
 
 def load_reference(
-    engine: Engine, model: ModelConfig, learner: LearnerConfig, temperature: float, attention: str
+    engine: Engine, model: ModelConfig, learner: LearnerConfig, distribution: Distribution, attention: str
 ) -> LogprobsOf:
     """The frozen reference of the KL term: with LoRA the policy with its adapters switched off, else a second model.
 
@@ -105,7 +106,7 @@ def load_reference(
     if model.lora.rank:
         return partial(_run_base, engine)
     loaded = load_for_zero(model, learner, dist.get_world_size(), attention)
-    reference = Policy(loaded, temperature, False, attention, learner.prefix_packing)
+    reference = Policy(loaded, distribution, False, attention, learner.prefix_packing)
     reference.requires_grad_(False)
     reference.eval()
     if learner.zero_stage < 3:

@@ -33,7 +33,7 @@ from ssr1_rl.trainer.model.lora import add_adapters, find_targets
 from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.trainer.schedule import learning_rate_share
 from ssr1_rl.trainer.totals import Totals, summarise
-from ssr1_rl.types import Clip, TrainGroup
+from ssr1_rl.types import Clip, Distribution, TokenValues, TrainGroup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 class Learner:
     """Trains the policy, and computes KL estimates to the frozen reference.
 
-    `temperature` is the sampling temperature; `fetch_waveform` resolves a clip's handle to its waveform [num_samples].
+    Responses are sampled from `distribution`; `fetch_waveform` resolves a clip's handle to its waveform [num_samples].
 
     Attributes:
         kl_coefficient: weight of the KL term in the next update; the controller may adapt it.
@@ -56,7 +56,7 @@ class Learner:
         model: ModelConfig,
         grpo: GrpoConfig,
         learner: LearnerConfig,
-        temperature: float,
+        distribution: Distribution,
         seed: int,
         fetch_waveform: Callable[[Clip], np.ndarray],
     ) -> None:
@@ -70,7 +70,7 @@ class Learner:
         if model.gradient_checkpointing:
             checkpoint_layers(hf_model)
         self.policy = Policy(
-            hf_model, temperature, model.train_audio_tower, self.attention.backend, learner.prefix_packing
+            hf_model, distribution, model.train_audio_tower, self.attention.backend, learner.prefix_packing
         )
         self.lora = model.lora
         if model.lora.rank:
@@ -78,7 +78,7 @@ class Learner:
         self.engine = start_deepspeed(self.policy, model, learner)
         self._reference: LogprobsOf | None = None
         if grpo.kl_coefficient:
-            self._reference = load_reference(self.engine, model, learner, temperature, self.attention.backend)
+            self._reference = load_reference(self.engine, model, learner, distribution, self.attention.backend)
         self._passes = Passes(self.policy, model, learner, self._device, self.engine, fetch_waveform)
         self.kl_coefficient = grpo.kl_coefficient
         self.num_updates = 0
@@ -112,7 +112,13 @@ class Learner:
         totals.add_sums(**self._passes.take_clip_counts())
         return summarise(totals.over_ranks(self._device))
 
-    def reference_kl(self, groups: Sequence[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
+    def logprobs(self, groups: Sequence[TrainGroup]) -> list[TokenValues]:
+        """The current policy's log-probs, for each group, response and token; a collective."""
+        rows = self._passes.rows(groups, self.policy_version)
+        found = iter(self._passes.logprobs(self.engine, rows, rows))
+        return [tuple(next(found) for _ in group.responses) for group in groups]
+
+    def reference_kl(self, groups: Sequence[TrainGroup]) -> list[TokenValues]:
         """Estimates the KL divergence from the policy that sampled the tokens to the reference; a collective.
 
         It uses the engine's log-probs, because its policy sampled the tokens. There is one estimate for each group,

@@ -24,7 +24,7 @@ from ssr1_rl.trainer.batches.balance import (
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import RankSpec
 from ssr1_rl.trainer.rank import LearnerRank
-from ssr1_rl.types import TrainGroup
+from ssr1_rl.types import Distribution, GroupId, TokenValues, TrainGroup
 from ssr1_rl.weights.transport import Rendezvous
 
 R = TypeVar("R")
@@ -45,12 +45,17 @@ class LearnerGroup:
         self._pass_cost: PassCost | None = None
         self.attention = ""
 
-    async def start(self, model: ModelConfig, device: str, temperature: float, seed: int) -> None:
-        """Loads the policy in every rank; the ranks join each other. `temperature` is that of the rollouts."""
+    @property
+    def num_ranks(self) -> int:
+        """Number of learner ranks."""
+        return len(self._ranks)
+
+    async def start(self, model: ModelConfig, device: str, distribution: Distribution, seed: int) -> None:
+        """Loads the policy in every rank; the ranks join each other. Responses are sampled from `distribution`."""
         address, port = await self.find_port(self._config.port, "learner.port")
         specs = [RankSpec(index, len(self._ranks), address, port, device) for index in range(len(self._ranks))]
         calls = [
-            rank.call(LearnerRank.start, spec, model, self._grpo, self._config, temperature, seed)
+            rank.call(LearnerRank.start, spec, model, self._grpo, self._config, distribution, seed)
             for rank, spec in zip(self._ranks, specs, strict=True)
         ]
         self.attention, self._pass_cost = (await self._start(calls, "loading the policy"))[0]
@@ -76,15 +81,27 @@ class LearnerGroup:
         ]
         return (await self._work(calls, "updating the policy"))[0]
 
-    async def reference_kl(self, groups: Sequence[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
+    async def reference_kl(self, groups: Sequence[TrainGroup]) -> list[TokenValues]:
         """The KL estimate to the reference, for each group, response and token; see `Learner.reference_kl`."""
+        return await self._per_token(LearnerRank.reference_kl, groups, "running the reference model")
+
+    async def logprobs(self, groups: Sequence[TrainGroup]) -> list[TokenValues]:
+        """The policy's log-probs, for each group, response and token. There are at least as many groups as ranks."""
+        return await self._per_token(LearnerRank.logprobs, groups, "computing log-probs")
+
+    async def _per_token(
+        self,
+        method: Callable[[LearnerRank, list[TrainGroup]], list[TokenValues]],
+        groups: Sequence[TrainGroup],
+        what: str,
+    ) -> list[TokenValues]:
+        """Calls every rank with its share of the groups; the values are in the order of the groups."""
         shares = share_groups(groups, len(self._ranks), self._cost_of(response_lengths))
-        calls = [rank.call(LearnerRank.reference_kl, share) for rank, share in zip(self._ranks, shares, strict=True)]
-        results = await self._work(calls, "running the reference model")
-        kl = {}
-        for share, found in zip(shares, results, strict=True):
-            kl |= zip((group.id for group in share), found, strict=True)
-        return [kl[group.id] for group in groups]
+        calls = [rank.call(method, share) for rank, share in zip(self._ranks, shares, strict=True)]
+        found: dict[GroupId, TokenValues] = {}
+        for share, values in zip(shares, await self._work(calls, what), strict=True):
+            found |= zip((group.id for group in share), values, strict=True)
+        return [found[group.id] for group in groups]
 
     def _cost_of(self, lengths: Callable[[TrainGroup], tuple[int, ...]]) -> GroupCost:
         """The cost of a group if the responses of these `lengths` are computed."""

@@ -14,7 +14,7 @@ from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import Learner, RankSpec
 from ssr1_rl.trainer.learner_state import load_learner, save_learner
-from ssr1_rl.types import Clip, TrainGroup
+from ssr1_rl.types import Clip, Distribution, TokenValues, TrainGroup
 from ssr1_rl.weights.audit import digest
 from ssr1_rl.weights.transport import Rendezvous, join_as_learner
 
@@ -48,11 +48,11 @@ class LearnerRank:
         model: ModelConfig,
         grpo: GrpoConfig,
         learner: LearnerConfig,
-        temperature: float,
+        distribution: Distribution,
         seed: int,
     ) -> tuple[str, PassCost]:
         """Loads the policy and joins the other ranks. Returns its attention in words and its `PassCost`."""
-        self._learner = Learner(spec, model, grpo, learner, temperature, seed, fetch_waveform=_fetch)
+        self._learner = Learner(spec, model, grpo, learner, distribution, seed, fetch_waveform=_fetch)
         return str(self._learner.attention), self._learner.cost
 
     def update_info(self) -> dict[str, list[object]]:
@@ -70,8 +70,11 @@ class LearnerRank:
         metrics = self._learner.update(minibatches)
         return metrics | {"update_s": time.monotonic() - started}
 
-    def reference_kl(self, groups: list[TrainGroup]) -> list[tuple[tuple[float, ...], ...]]:
+    def reference_kl(self, groups: list[TrainGroup]) -> list[TokenValues]:
         return self._learner.reference_kl(groups)
+
+    def logprobs(self, groups: list[TrainGroup]) -> list[TokenValues]:
+        return self._learner.logprobs(groups)
 
     def send_weights(self) -> None:
         """Sends the current weights; rank 0 blocks until every engine has received them."""

@@ -87,6 +87,9 @@ def test_a_finished_run_goes_on_when_asked_for_more_steps(stopped: Stopped) -> N
     assert "grpo.num_steps: 2 before, 500 now" in stopped.output
     assert re.search(r"(?s)no progress for \d+ s .*  rollout \(1 engines\): starting for \d+ s", stopped.output)
     [third] = [row for row in rows_of_steps(stopped.folder) if row["step"] == 3]
+    # With max_staleness=1 no token of this step is of the current policy: the probe after the sync compares.
+    assert third["train/comparable_tokens"] > 0
+    assert third["train/logprob_abs_diff_max"] < 1e-4
     assert third["train/kl_coefficient"] == 0.001
     assert third["train/kl_to_reference"] != 0, "two steps away from the reference"
     assert 0.5 < third["train/effective_sample_size"] <= 1.0

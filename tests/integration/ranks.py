@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ssr1_rl.audio_families import QWEN2_AUDIO
-from ssr1_rl.types import GroupId, TrainGroup
+from ssr1_rl.types import SOFTMAX, Distribution, GroupId, TrainGroup
 from tests.ports import free_ports
 
 
@@ -114,7 +114,7 @@ def make_learner(
     *,
     of_model: dict[str, Any] | None = None,
     grpo: dict[str, Any] | None = None,
-    temperature: float = 1.0,
+    distribution: Distribution = SOFTMAX,
     fetch_waveform: Callable[[Any], np.ndarray] = lambda handle: handle,
     **settings: Any,
 ) -> Any:
@@ -129,7 +129,7 @@ def make_learner(
         ModelConfig(path=model, **{"dtype": "float32"} | (of_model or {})),
         GrpoConfig(**(grpo or {})),
         LearnerConfig(num_workers=world_size, num_threads=1, **{"learning_rate": 1e-3} | settings),
-        temperature=temperature,
+        distribution=distribution,
         seed=0,
         fetch_waveform=fetch_waveform,
     )

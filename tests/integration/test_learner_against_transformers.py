@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssr1_rl.types import TrainGroup
+from ssr1_rl.types import Distribution, TrainGroup
 from tests.integration.ranks import make_learner, num_tokens, random_groups, run_ranks, whole_gradient
 
 TEMPERATURE = 0.7
@@ -120,7 +120,7 @@ def what_the_learner_finds(
             model,
             of_model={"train_audio_tower": True},
             grpo=case,
-            temperature=TEMPERATURE,
+            distribution=Distribution(TEMPERATURE),
             zero_stage=0,
             max_tokens_per_micro_batch=120,
         )

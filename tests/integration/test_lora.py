@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ssr1_rl.types import SOFTMAX
 from tests.integration.ranks import make_learner, relative_difference, run_ranks, share_of, whole_gradient
 
 STAGES = (0, 1, 2, 3)
@@ -195,7 +196,7 @@ async def sampled(pool: Any, questions: list[Any]) -> list[Any]:
     from ssr1_rl.rollout.engine import Sampling
     from ssr1_rl.types import GroupId
 
-    calls = [pool.generate(GroupId(0, str(i)), question, Sampling(4, 1.0, 24)) for i, question in enumerate(questions)]
+    calls = [pool.generate(GroupId(0, str(i)), question, Sampling(4, 24)) for i, question in enumerate(questions)]
     return await asyncio.gather(*calls)
 
 
@@ -264,7 +265,7 @@ def unmerged_policy(config: Any, checkpoint: Any) -> Any:
     from ssr1_rl.weights.parameters import named_adapters
 
     adapters = dict(saved_weights(checkpoint.learner))
-    policy = Policy(load_model(config.model.path, torch.float32, "sdpa"), 1.0, False)
+    policy = Policy(load_model(config.model.path, torch.float32, "sdpa"), SOFTMAX, False)
     add_adapters(policy.model, config.model.lora.rank, config.model.lora.alpha, adapted_modules(adapters))
     with torch.no_grad():
         for name, parameter in named_adapters(policy.model).items():

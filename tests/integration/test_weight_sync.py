@@ -12,16 +12,18 @@ from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.faults.guards import GuardTripped, check_weights
-from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.probe import SyncProbe
+from ssr1_rl.rollout.engine import Sampling, distribution_of
 from ssr1_rl.rollout.worker import RolloutWorker
 from ssr1_rl.system import System
-from ssr1_rl.types import GroupId, PreparedQuestion, RolloutGroup, ScoredGroup
+from ssr1_rl.types import Distribution, GroupId, PreparedQuestion, RolloutGroup, ScoredGroup
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def sample(system: System, prepared: list[PreparedQuestion], **changes: Any) -> list[RolloutGroup]:
-    sampling = Sampling(**({"num_completions": 4, "temperature": 1.0, "max_response_tokens": 24} | changes))
+    defaults = {"num_completions": 4, "max_response_tokens": 24, "distribution": distribution_of(system.config)}
+    sampling = Sampling(**(defaults | changes))
     calls = [
         system.pool.generate(GroupId(0, str(index)), question, sampling) for index, question in enumerate(prepared)
     ]
@@ -87,6 +89,49 @@ async def test_the_audit_finds_a_tensor_that_differs(system: System) -> None:
     name = sorted(held)[3]
     with pytest.raises(GuardTripped, match=f"differ on arrival, for example {name}"):
         check_weights(held | {name: "0" * 16}, reports)
+
+
+async def test_what_is_sampled_depends_on_the_question_and_not_on_the_engine(
+    system: System, prepared: list[PreparedQuestion]
+) -> None:
+    sampling = Sampling(4, 24, Distribution(1.0))
+
+    async def tokens(question_id: str, worker: int) -> list[tuple[int, ...]]:
+        group = await system.pool.generate(GroupId(0, question_id), prepared[0], sampling, worker)
+        return [completion.token_ids for completion in group.completions]
+
+    first, again, other = await asyncio.gather(tokens("a", 0), tokens("a", 1), tokens("b", 1))
+    assert first == again, "a group issued again to another engine is the same group"
+    assert first != other, "two questions with the same prompt do not share their noise"
+    assert len(set(first)) > 1, "nor do two responses of a group"
+
+
+async def test_a_response_ends_after_a_stop_text(system: System, prepared: list[PreparedQuestion]) -> None:
+    unstopped = await sample(system, prepared)
+    words = [c.text.split()[1] for g in unstopped for c in g.completions if len(c.text.split()) > 2]
+    stop = max(words, key=words.count)
+    groups = await sample(system, prepared, stop=(stop,), max_response_tokens=60)
+    ended = [c for g in groups for c in g.completions if stop in c.text]
+    assert ended, "the most frequent word is sampled again"
+    for completion in ended:
+        assert completion.text.index(stop) + len(stop) >= len(completion.text.rstrip()), "nothing follows the stop text"
+        assert completion.finish_reason == "stop"
+        assert len(completion.token_ids) == len(completion.logprobs)
+
+
+async def test_the_probe_compares_both_sides_at_one_version(system: System, prepared: list[PreparedQuestion]) -> None:
+    probe = SyncProbe(system.pool, system.learners, Sampling(4, 24, distribution_of(system.config)))
+    assert await probe.finish() == {}, "no sync, nothing to compare"
+    await train(system, prepared, await sample(system, prepared))
+    await system.sync_weights(5)
+    probe.start(prepared[0], 5)
+    figures = await probe.finish()
+    assert figures["comparable_tokens"] >= 2
+    assert figures["logprob_abs_diff_max"] < 1e-4
+    # The learners train on, and the engines are not told.
+    await train(system, prepared, await sample(system, prepared))
+    probe.start(prepared[0], 5)
+    assert (await probe.finish())["logprob_abs_diff_max"] > 1e-2
 
 
 async def test_work_goes_to_both_engines(system: System, prepared: list[PreparedQuestion]) -> None:

@@ -8,7 +8,7 @@ from ray.exceptions import RayTaskError
 from ssr1_rl.actors.waits import WaitedTooLong
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.evaluate import TooManyUnscored, evaluate
-from tests.unit.rollout.test_feed import World, questions
+from tests.unit.rollout.test_feed import GREEDILY, World, questions
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def skips(tmp_path):
 
 
 async def run(world, skips, num=5, **more):
-    return await evaluate(questions(num), world, world, world, 8, skips, **more)
+    return await evaluate(questions(num), world, world, world, GREEDILY, skips, **more)
 
 
 async def test_evaluation_is_the_mean_over_a_split(skips):

@@ -16,6 +16,7 @@ from ssr1_rl.store.checkpoints import list_checkpoints
 from ssr1_rl.store.resume import find_resume
 from ssr1_rl.telemetry.metrics import read_metrics
 from ssr1_rl.telemetry.progress import Progress
+from ssr1_rl.types import VALIDATION
 from tests.unit.rollout.test_feed import World, questions
 
 UPDATE = ("loss", "grad_norm", "kl_to_rollout", "comparable_tokens", "row_tokens", "computed_tokens")
@@ -24,6 +25,8 @@ UPDATE = ("loss", "grad_norm", "kl_to_rollout", "comparable_tokens", "row_tokens
 class Learners:
     """Learners whose weights are the number of their updates."""
 
+    num_ranks = 1
+
     def __init__(self):
         self.version, self.on_update, self.on_load = 0, lambda: None, lambda: None
 
@@ -31,6 +34,9 @@ class Learners:
         self.version += 1
         self.on_update()
         return dict.fromkeys(UPDATE, 0.0) | {"update_s": 1.0}
+
+    async def logprobs(self, groups):
+        return [group.rollout_logprobs for group in groups]
 
     async def save(self, folder):
         (folder / "weights").write_text(str(self.version))
@@ -44,6 +50,8 @@ class Learners:
 class System(World):
     """The whole system; validation questions that are in `failing` have no score."""
 
+    num_workers = 1
+
     def __init__(self, **world):
         super().__init__(**world)
         self.pool = self.rewards = self
@@ -56,8 +64,8 @@ class System(World):
     async def sync_weights(self, version, audit):
         self.version = version
 
-    async def generate(self, group_id, prepared, sampling):
-        if sampling.num_completions == 1:
+    async def generate(self, group_id, prepared, sampling, worker=None):
+        if group_id.epoch == VALIDATION:
             self.validated.append(self.version)
             self.on_validation()
             await asyncio.sleep(0)

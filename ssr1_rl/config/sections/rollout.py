@@ -21,6 +21,14 @@ class RolloutConfig:
 
     temperature: float = setting(1.0, gt=0, why="a temperature of 0 gives groups without variance")
     """Sampling temperature in training. Validation answers are greedy."""
+    top_p: float = setting(1.0, gt=0, le=1)
+    """Sample only from the likeliest tokens whose probabilities add up to `top_p`. 1: from all."""
+    top_k: int = setting(0, ge=0)
+    """Sample only from the `top_k` likeliest tokens. 0: from all."""
+    min_p: float = setting(0.0, ge=0, le=1)
+    """Sample only tokens at least `min_p` times as likely as the likeliest. 0: all."""
+    stop: list[str] = field(default_factory=list)
+    """A response ends after any of these texts, which stay part of it."""
     max_response_tokens: int = setting(512, ge=1)
     """Longest response in tokens."""
     max_num_seqs: int = setting(256, ge=1)

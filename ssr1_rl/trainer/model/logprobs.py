@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
+from ssr1_rl.trainer.model.truncation import drop_, lowest_kept
+from ssr1_rl.types import SOFTMAX, Distribution
+
 CHUNK_BYTES = 256 * 2**20
 """Size of the float32 logits of one chunk on a CPU; about three such buffers exist at once."""
 
@@ -39,12 +42,12 @@ class LogprobHead(nn.Linear):
         head.__class__ = LogprobHead
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, input: Tensor, targets_T: Tensor | None = None, temperature: float = 1.0
+        self, input: Tensor, targets_T: Tensor | None = None, distribution: Distribution = SOFTMAX
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits [..., V] of hidden states [..., H]; with `targets_T` the result of `token_logprobs`."""
         if targets_T is None:
             return super().forward(input)
-        return token_logprobs(input, self.weight, self.bias, targets_T, temperature)
+        return token_logprobs(input, self.weight, self.bias, targets_T, distribution)
 
 
 def token_logprobs(
@@ -52,23 +55,31 @@ def token_logprobs(
     weight_VH: Float[Tensor, "V H"],
     bias_V: Float[Tensor, " V"] | None,
     targets_T: Int[Tensor, " T"],
-    temperature: float,
+    distribution: Distribution,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
-    """Log-probs log p_t and entropies H = -sum p log p under p = softmax(logits / temperature), in float32 or wider.
+    """Log-probs log p_t and entropies H = -sum p log p under the distribution p, in float32 or wider.
+
+    p is softmax(logits / temperature) over the tokens that the distribution's top_p, top_k and min_p leave; which
+    tokens these are counts as constant in the gradient.
 
     Both carry gradients; that of the entropy is computed only if the loss uses it.
     """
-    return _TokenLogprobs.apply(hidden_TH, weight_VH, bias_V, targets_T, temperature)  # pyright: ignore[reportReturnType]
+    return _TokenLogprobs.apply(hidden_TH, weight_VH, bias_V, targets_T, distribution)  # pyright: ignore[reportReturnType]
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float):
-        logprobs, entropies, log_normalizers = (
-            hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype)) for _ in range(3)
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, distribution: Distribution
+    ):
+        logprobs, entropies, log_normalizers, lowest = (
+            hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype)) for _ in range(4)
         )
         for part in _chunks(len(hidden), weight):
-            logits = _tempered_logits(hidden[part], weight, bias, temperature)
+            logits = _tempered_logits(hidden[part], weight, bias, distribution.temperature)
+            if distribution.drops_tokens:
+                lowest[part] = lowest_kept(logits, distribution)
+                drop_(logits, lowest[part], targets[part])
             largest = logits.amax(-1)
             logits -= largest[:, None]
             logprobs[part] = logits.gather(-1, targets[part, None])[:, 0]
@@ -80,15 +91,15 @@ class _TokenLogprobs(torch.autograd.Function):
             entropies[part] = log_normalizer - probs.mul_(logits).sum(-1) / normalizer
             log_normalizers[part] = log_normalizer + largest
         # The weight itself is saved, not a view: ZeRO-3 frees it after this pass and gathers it for the backward one.
-        ctx.save_for_backward(hidden, weight, bias, targets, entropies, log_normalizers)
-        ctx.temperature = temperature
+        ctx.save_for_backward(hidden, weight, bias, targets, entropies, log_normalizers, lowest)
+        ctx.distribution = distribution
         ctx.set_materialize_grads(False)
         return logprobs, entropies
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logprobs: Tensor | None, grad_entropies: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        hidden, weight, bias, targets, entropies, log_normalizers = ctx.saved_tensors
+        hidden, weight, bias, targets, entropies, log_normalizers, lowest = ctx.saved_tensors
         grad_logprobs = torch.zeros_like(entropies) if grad_logprobs is None else grad_logprobs
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         chunks = list(_chunks(len(hidden), weight))
@@ -98,11 +109,13 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=sum_dtype) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=_wide(bias.dtype)) if wants_bias else None
         for part in chunks:
-            logits = _tempered_logits(hidden[part], weight, bias, ctx.temperature)
+            logits = _tempered_logits(hidden[part], weight, bias, ctx.distribution.temperature)
+            if ctx.distribution.drops_tokens:
+                drop_(logits, lowest[part], targets[part])
             logits -= log_normalizers[part, None]
             of_entropies = None if grad_entropies is None else grad_entropies[part]
             grad = _grad_of_logits(logits, grad_logprobs[part], of_entropies, targets[part], entropies[part])
-            grad /= ctx.temperature
+            grad /= ctx.distribution.temperature
             if grad_bias is not None:
                 grad_bias += grad.sum(0)
             grad = grad.to(weight.dtype)

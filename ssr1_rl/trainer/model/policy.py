@@ -17,6 +17,7 @@ from ssr1_rl.trainer.batches.rows import MicroBatch
 from ssr1_rl.trainer.model.exactness import check_exact
 from ssr1_rl.trainer.model.families import backbone_path, make_model, read_config
 from ssr1_rl.trainer.model.logprobs import LogprobHead
+from ssr1_rl.types import SOFTMAX, Distribution
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +28,7 @@ class Policy(nn.Module):
 
     Args:
         model: a model of transformers that `read_config` accepts; it is changed in place.
-        temperature: the sampling temperature; log-probs are those of the tempered distribution.
+        distribution: what responses are sampled from; log-probs are those of this distribution.
         train_audio_tower: False freezes the tower's parameters.
         attention: a key of `BACKENDS`.
         prefix_packing: False for padded rows, which use transformers' own attention of that kind.
@@ -39,7 +40,7 @@ class Policy(nn.Module):
     def __init__(
         self,
         model: "PreTrainedModel",
-        temperature: float,
+        distribution: Distribution,
         train_audio_tower: bool,
         attention: str = "sdpa",
         prefix_packing: bool = True,
@@ -47,7 +48,7 @@ class Policy(nn.Module):
         super().__init__()
         check_exact(model.config, prefix_packing)
         self.model = model
-        self.temperature = temperature
+        self.distribution = distribution
         self.audio_family = audio_family_of(model.config)
         self.audio_tower = self.audio_family.tower(model) if self.audio_family else None
         self.placeholder_id = self.audio_family.placeholder_id(model.config) if self.audio_family else NO_PLACEHOLDER
@@ -80,7 +81,7 @@ class Policy(nn.Module):
             **inputs, position_ids=batch.position_ids, use_cache=False, **attending
         ).last_hidden_state
         hidden_T = hidden.flatten(0, 1)[batch.hidden_index_T]
-        return self.head(hidden_T, batch.targets_T, self.temperature)
+        return self.head(hidden_T, batch.targets_T, self.distribution)
 
     @property
     def backbone(self) -> "PreTrainedModel":
@@ -130,4 +131,4 @@ def empty_policy(path: str, train_audio_tower: bool, prefix_packing: bool = Fals
     """
     config = read_config(path)
     with torch.device("meta"):
-        return Policy(make_model(config), 1.0, train_audio_tower, prefix_packing=prefix_packing)
+        return Policy(make_model(config), SOFTMAX, train_audio_tower, prefix_packing=prefix_packing)

@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import SOFTMAX
 
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
@@ -22,7 +23,7 @@ OF_ATTENTION = ("bmm", "attention")
 def test_operations_are_those_that_torch_counts(train_tower, packed):
     model = build_model(TINY, "cpu", torch.float32)
     batch = make_batches(TINY)["packed" if packed else "repeated"]
-    policy = Policy(model, 1.0, train_tower)
+    policy = Policy(model, SOFTMAX, train_tower)
     with FlopCounterMode(display=False) as counter:
         policy(batch)[0].sum().backward()
     found = {str(op): count for op, count in counter.get_flop_counts()["Global"].items()}

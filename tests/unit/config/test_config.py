@@ -72,6 +72,13 @@ def test_written_settings_read_back_the_same(load, tmp_path):
         ("learner: {learning_rate: fast}\n", r"launch\.yaml:4: learner\.learning_rate must be a number, got 'fast'"),
         ("data: {train: {path: q.json}, validation: {v: {}}}\n", r"not valid YAML.*duplicate key data"),
         ("rollout: {weight_transfer: glo}\n", r"must be one of auto, nccl, gloo \(did you mean gloo\?\), got 'glo'"),
+        (
+            "rollout: {top_k: 1}\n",
+            r"rollout\.top_k=1 leaves only the likeliest token.*to 0 \(all tokens\) or more than 1",
+        ),
+        ("rollout: {min_p: 1}\n", r"rollout\.min_p=1 leaves only the likeliest token"),
+        ("rollout: {top_p: 0}\n", r"rollout\.top_p must be greater than 0, got 0\.0"),
+        ("rollout: {stop: [a, '']}\n", r"rollout\.stop\[1\] is empty"),
         ("learner: {zero_stage: 4}\n", r"learner\.zero_stage must be one of 0, 1, 2, 3, got 4"),
         ("rewards: []\n", r"rewards must name at least one reward function"),
         ("rewards: [{weight: 1}]\n", r"rewards\[0\]\.name and rewards\[0\]\.path are both empty"),

@@ -19,7 +19,8 @@ from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.types import AudioRef, Completion, PreparedQuestion, Question, RolloutGroup, ScoredGroup, VersionSpan
 
-SAMPLING = Sampling(2, 1.0, 8)
+SAMPLING = Sampling(2, 8)
+GREEDILY = SAMPLING.greedy()
 
 
 def questions(count):

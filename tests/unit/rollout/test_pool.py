@@ -1,16 +1,17 @@
 """Groups go to the worker with the least outstanding tokens; waits are described in words."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from ssr1_rl.actors.handle import Actor
 from ssr1_rl.actors.waits import WaitedTooLong, Waits
-from ssr1_rl.rollout.engine import Sampling
+from ssr1_rl.rollout.engine import Sampling, group_seed
 from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.types import Completion, GroupId, PreparedQuestion, Question
 
-SAMPLING = Sampling(num_completions=4, temperature=1.0, max_response_tokens=10)
+SAMPLING = Sampling(num_completions=4, max_response_tokens=10)
 COMPLETION = Completion((1,), (-0.5,), "x", "stop")
 
 
@@ -62,7 +63,8 @@ async def test_a_group_comes_back_with_its_question_and_version():
     pool = make_pool([worker], 60)
     task = await submit(pool)
     (request_id, token_ids, sampling, waveforms) = worker.calls[0]
-    assert (token_ids, sampling, waveforms) == (tuple(range(5)), SAMPLING, ("clip",))
+    assert (token_ids, waveforms) == (tuple(range(5)), ("clip",))
+    assert sampling == replace(SAMPLING, seed=group_seed(SAMPLING.seed, GroupId(0, "q")))
     worker.finish()
     group = await settle(task)
     assert (group.id, group.question.id, group.submitted_version) == (GroupId(0, "q"), "q", 3)
@@ -130,3 +132,11 @@ async def test_a_worker_s_error_is_passed_on_and_the_group_forgotten():
     with pytest.raises(ConnectionError, match="died"):
         await task
     assert pool._waits.describe() == []
+
+
+def test_seeds_follow_from_run_epoch_and_question_alone():
+    seeds = [group_seed(run, GroupId(epoch, question)) for run in (0, 1) for epoch in (0, 1) for question in ("a", "b")]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**62 for seed in seeds), "vLLM adds the index of a response and keeps seeds as int64"
+    assert group_seed(0, GroupId(0, "a", attempt=3)) == group_seed(0, GroupId(0, "a")), "a resume samples the same"
+    assert group_seed(0, GroupId(0, "\ud800")) != group_seed(0, GroupId(0, "\ud801")), "any text is an id"

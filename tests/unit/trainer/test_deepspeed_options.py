@@ -10,6 +10,7 @@ from ssr1_rl.errors import ConfigError
 from ssr1_rl.trainer.deepspeed_setup import deepspeed_settings, laid_over, parameter_groups
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import SOFTMAX
 
 
 def nested(name, value):
@@ -153,7 +154,7 @@ def test_laying_over_changes_neither_side():
 
 def test_norms_and_biases_do_not_decay(random_audio_model):
     model = load_model(str(random_audio_model), torch.float32, "sdpa")
-    Policy(model, 1.0, train_audio_tower=True)
+    Policy(model, SOFTMAX, train_audio_tower=True)
     names = {p: name for name, p in model.named_parameters()}
     decaying, others = parameter_groups(model, 0.3)
     assert (decaying["weight_decay"], others["weight_decay"]) == (0.3, 0.0)

@@ -11,6 +11,7 @@ from vllm.distributed.weight_transfer.base import ParamMeta
 
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling, engine_args
+from ssr1_rl.types import Distribution
 from ssr1_rl.weights import gloo as gloo_transfer
 from ssr1_rl.weights.audit import WeightAudit, digest
 from ssr1_rl.weights.gloo import GlooTrainerWeightTransferEngine, GlooWeightTransferEngine, cut_buckets
@@ -151,7 +152,7 @@ class Llm:
 async def test_no_clip_s_features_outlive_a_sync():
     llm = Llm()
     engine = RolloutEngine(llm)
-    sampling = Sampling(3, 0.7, 9)
+    sampling = Sampling(3, 9, Distribution(0.7))
     completions, version = await engine.generate("r", [1, 2], [torch.zeros(9).numpy()], sampling)
     assert (len(completions), version, completions[0].text, completions[0].logprobs) == (3, 0, "5 6", (-0.1, -0.2))
     await engine.init_weight_transfer({}, {"names": []})

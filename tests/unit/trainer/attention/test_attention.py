@@ -21,6 +21,7 @@ from ssr1_rl.trainer.attention.sdpa import SdpaAttention
 from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import SOFTMAX
 from tests.unit.gradients import check_gradients, gradients
 
 CPU = torch.device("cpu")
@@ -254,8 +255,8 @@ def test_a_whole_model(flash_attn, flex_on_cpus, random_text_model, backend):
     torch.manual_seed(0)
     rows = random_rows(GROUPS_OF_ALL_KINDS)
     model = load_model(str(random_text_model), torch.float32, "sdpa")
-    expected = gradients(model, loss_of(Policy(model, 1.0, False), rows))
-    check_gradients(gradients(model, loss_of(Policy(model, 1.0, False, backend), rows)), expected)
+    expected = gradients(model, loss_of(Policy(model, SOFTMAX, False), rows))
+    check_gradients(gradients(model, loss_of(Policy(model, SOFTMAX, False, backend), rows)), expected)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.model.policy import Policy
-from ssr1_rl.types import AudioRef, Question
+from ssr1_rl.types import SOFTMAX, AudioRef, Question
 from ssr1_rl.weights.parameters import named_weights
 from tests.unit.gradients import check_gradients, gradients
 
@@ -87,7 +87,7 @@ def test_packed_equals_unpacked(path, rows, expected, train_tower, checkpointing
     model = load_model(path, torch.float32, "sdpa")
     if checkpointing:
         checkpoint_layers(model)
-    policy = Policy(model, 1.0, train_tower)
+    policy = Policy(model, SOFTMAX, train_tower)
     batch = packed(path, model, rows)
     assert batch.num_computed_tokens < batch.num_row_tokens / 2
     assert len(batch.num_mel_frames) == 5, "each clip once"
@@ -110,7 +110,7 @@ def test_padded_equals_unpacked(path, rows, expected):
     batch = packed(path, model, rows, pack=False)
     assert len(batch.input_ids) == len(rows)
     assert len(batch.num_mel_frames) == 5, "each clip once"
-    found, _ = Policy(model, 1.0, True, prefix_packing=False)(batch)
+    found, _ = Policy(model, SOFTMAX, True, prefix_packing=False)(batch)
     assert (found - logprobs).abs().max() <= 1e-5
     found_gradients = gradients(model, (weights * found).sum())
     check_gradients(found_gradients, {name: expected_gradients[name] for name in found_gradients})
@@ -118,7 +118,7 @@ def test_padded_equals_unpacked(path, rows, expected):
 
 def test_the_projector_is_trained_even_behind_a_frozen_tower(path):
     model = load_model(path, torch.float32, "sdpa")
-    Policy(model, 1.0, False)
+    Policy(model, SOFTMAX, False)
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any("multi_modal_projector" in name or "audio_tower.proj" in name for name in trained)
 
@@ -154,4 +154,4 @@ def test_sliding_windows_of_the_thinker_are_refused(random_omni_model):
     config = read_config(str(random_omni_model))
     config.text_config.layer_types = ["full_attention", "sliding_attention"]
     with pytest.raises(ValueError, match="qwen2_5_omni_text model with layers of sliding_attention"):
-        Policy(make_model(config), 1.0, False)
+        Policy(make_model(config), SOFTMAX, False)

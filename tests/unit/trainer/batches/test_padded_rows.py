@@ -9,6 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from ssr1_rl.trainer.batches.balance import cut_padded
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import SOFTMAX, Distribution
 from tests.unit.gradients import check_gradients, gradients
 from tests.unit.trainer.batches.test_prefix_packing import (
     FAMILIES,
@@ -47,7 +48,7 @@ def test_padded_equals_transformers(family, settings_of_it, groups, seed):
     expected_gradients = gradients(model, (weights * expected).sum())
     batch = padded(rows)
     assert batch.num_computed_tokens == len(rows) * max(row.num_tokens for row in rows)
-    found, _ = Policy(model, 1.0, False, prefix_packing=False)(batch)
+    found, _ = Policy(model, SOFTMAX, False, prefix_packing=False)(batch)
     assert (found - expected).abs().max() <= 1e-5
     check_gradients(gradients(model, (weights * found).sum()), expected_gradients)
 
@@ -58,7 +59,7 @@ def test_a_window_makes_a_difference():
     model = Qwen2ForCausalLM(Qwen2Config(**SIZES, **SLIDING)).eval()
     whole = Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()
     whole.load_state_dict(model.state_dict())
-    windowed, unlimited = (Policy(m, 1.0, False, prefix_packing=False)(padded(rows))[0] for m in (model, whole))
+    windowed, unlimited = (Policy(m, SOFTMAX, False, prefix_packing=False)(padded(rows))[0] for m in (model, whole))
     assert (windowed - unlimited).abs().max() > 1e-4
 
 
@@ -69,7 +70,7 @@ def test_padded_equals_packed():
     for batch, prefix_packing in ((packed(rows), True), (padded(rows), False)):
         torch.manual_seed(1)
         model = Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()
-        logprobs, entropies = Policy(model, 0.7, False, prefix_packing=prefix_packing)(batch)
+        logprobs, entropies = Policy(model, Distribution(0.7), False, prefix_packing=prefix_packing)(batch)
         found.append((logprobs, gradients(model, (logprobs * batch.advantages_T + entropies).sum())))
     assert (found[0][0] - found[1][0]).abs().max() <= 1e-5
     check_gradients(found[1][1], found[0][1])

@@ -16,7 +16,7 @@ from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.learner_group import LearnerGroup
 from ssr1_rl.trainer.model.policy import Policy
-from ssr1_rl.types import GroupId, TrainGroup
+from ssr1_rl.types import SOFTMAX, GroupId, TrainGroup
 
 COST = PassCost(per_token=1000, per_pair=1, per_response_token=100, per_audio_token=5000)
 
@@ -103,7 +103,7 @@ async def test_the_reference_runs_masked_responses_too_and_ranks_share_them_so()
 def policy(random_text_model):
     from ssr1_rl.trainer.model.families import load_model
 
-    return Policy(load_model(str(random_text_model), torch.float32, "sdpa"), 1.0, False)
+    return Policy(load_model(str(random_text_model), torch.float32, "sdpa"), SOFTMAX, False)
 
 
 def test_of_a_policy_against_what_torch_counts(policy):
@@ -127,7 +127,7 @@ def test_a_frozen_tower_costs_nothing_per_pass(random_audio_model):
     from ssr1_rl.trainer.model.families import load_model
 
     model = load_model(str(random_audio_model), torch.float32, "sdpa")
-    frozen, trained = (PassCost.of_policy(Policy(model, 1.0, trains), trains) for trains in (False, True))
+    frozen, trained = (PassCost.of_policy(Policy(model, SOFTMAX, trains), trains) for trains in (False, True))
     assert frozen.per_audio_token == 0
     tower = model.model.audio_tower
     linear = sum(m.weight.numel() for m in tower.modules() if isinstance(m, torch.nn.Linear))

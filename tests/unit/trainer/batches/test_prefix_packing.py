@@ -11,6 +11,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, Qwen2Config, Qwen
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import SOFTMAX
 from tests.unit.gradients import check_gradients, gradients
 
 VOCABULARY = 50
@@ -106,7 +107,7 @@ def test_packed_equals_unpacked(family, groups, seed):
     expected_gradients = gradients(model, (weights * expected).sum())
     batch = packed(rows)
     assert batch.num_computed_tokens == sum(length + sum(responses) for length, responses in groups)
-    found, _ = Policy(model, 1.0, False)(batch)
+    found, _ = Policy(model, SOFTMAX, False)(batch)
     assert (found - expected).abs().max() <= 1e-5
     check_gradients(gradients(model, (weights * found).sum()), expected_gradients)
 
@@ -130,7 +131,7 @@ def loss_of(policy, rows):
 def test_order_of_groups_does_not_matter(model):
     rows = random_rows(GROUPS_OF_ALL_KINDS)
     groups = [[row for row in rows if row.prompt is prompt] for prompt in dict.fromkeys(row.prompt for row in rows)]
-    policy = Policy(model, 1.0, False)
+    policy = Policy(model, SOFTMAX, False)
     expected = gradients(model, loss_of(policy, rows))
     for seed in range(3):
         shuffled = random.Random(seed).sample(groups, len(groups))
@@ -139,7 +140,7 @@ def test_order_of_groups_does_not_matter(model):
 
 def test_splitting_groups_does_not_matter(model):
     rows = random_rows(GROUPS_OF_ALL_KINDS)
-    policy = Policy(model, 1.0, False)
+    policy = Policy(model, SOFTMAX, False)
     expected = gradients(model, loss_of(policy, rows))
     single = sum(loss_of(policy, [row]) for row in rows if row.response)
     check_gradients(gradients(model, single), expected)
@@ -147,7 +148,7 @@ def test_splitting_groups_does_not_matter(model):
 
 def test_gradient_checkpointing_does_not_matter(model, monkeypatch):
     rows = random_rows(GROUPS_OF_ALL_KINDS)
-    policy = Policy(model, 1.0, False)
+    policy = Policy(model, SOFTMAX, False)
     expected = gradients(model, loss_of(policy, rows))
     checkpoint_layers(model)
     runs = []

@@ -10,6 +10,7 @@ from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.batches.tower_outputs import TowerOutputs
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import SOFTMAX
 from tests.unit.gradients import check_gradients, gradients
 
 WIDTH, NUM_MEL_BINS = 4, 128
@@ -166,7 +167,7 @@ def test_encoded_clips_change_no_result(model):
     rows = rows_with(model, [(Clip("a"), Clip("b", 300)), (), (Clip("b", 300),)])
     clips = ClipFeatures(model.config._name_or_path, lambda clip: clip.waveform)
     config = model.config.audio_config
-    policy = Policy(model, 1.0, train_audio_tower=False)
+    policy = Policy(model, SOFTMAX, train_audio_tower=False)
     outputs = TowerOutputs(clips, policy, lambda own: own, config.num_mel_bins, 2**30, 1000)
     outputs.prepare(clip for row in rows for clip in row.clips)
 
@@ -183,7 +184,7 @@ def test_encoded_clips_change_no_result(model):
 
 @pytest.mark.parametrize("encoded", [False, True])
 def test_all_that_is_trained_has_a_gradient_without_any_clip(model, encoded):
-    policy = Policy(model, 1.0, train_audio_tower=not encoded)
+    policy = Policy(model, SOFTMAX, train_audio_tower=not encoded)
     config = model.config.audio_config
     channels = config.d_model if encoded else config.num_mel_bins
     batch = collate(rows_with(model, [()]), model.config.audio_token_id, lambda clip: clip, channels, encoded=encoded)

@@ -12,6 +12,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.model.exactness import check_exact
 from ssr1_rl.trainer.model.policy import Policy, empty_policy
+from ssr1_rl.types import SOFTMAX
 from ssr1_rl.weights.parameters import named_weights
 from tests.unit.trainer.batches.test_prefix_packing import FAMILIES, SIZES, model_of
 
@@ -93,10 +94,10 @@ def test_a_policy_looks_for_itself_and_leaves_model_and_seed_alone():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    Policy(model, 1.0, False)
+    Policy(model, SOFTMAX, False)
     assert torch.equal(torch.rand(1), expected)
     with pytest.raises(ValueError, match="with sliding-window attention"):
-        Policy(model_of("mistral", sliding_window=4), 1.0, False)
+        Policy(model_of("mistral", sliding_window=4), SOFTMAX, False)
 
 
 def test_refused_before_anything_starts(tmp_path):

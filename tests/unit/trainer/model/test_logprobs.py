@@ -7,14 +7,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssr1_rl.trainer.model import logprobs as head
 from ssr1_rl.trainer.model.logprobs import LogprobHead, token_logprobs
+from ssr1_rl.types import SOFTMAX, Distribution
 
 VOCABULARY = 37
 HIDDEN = 16
 
 
-def plain(hidden, weight, bias, targets, temperature):
+def plain(hidden, weight, bias, targets, distribution):
     """Log-probs and entropies by definition, with all logits in memory."""
-    logprobs = torch.log_softmax(nn.functional.linear(hidden, weight, bias).float() / temperature, -1)
+    logprobs = torch.log_softmax(nn.functional.linear(hidden, weight, bias).float() / distribution.temperature, -1)
     return logprobs.gather(-1, targets[:, None])[:, 0], -(logprobs.exp() * logprobs).sum(-1)
 
 
@@ -32,9 +33,9 @@ def chunk_tokens(request, monkeypatch):
     return request.param
 
 
-def results(way, hidden, weight, bias, targets, temperature, of_logprobs, of_entropy):
+def results(way, hidden, weight, bias, targets, distribution, of_logprobs, of_entropy):
     """Log-probs, entropies and gradients under a loss that weighs every token differently."""
-    logprobs, entropy = way(hidden, weight, bias, targets, temperature)
+    logprobs, entropy = way(hidden, weight, bias, targets, distribution)
     factors = torch.linspace(-1, 2, len(targets)).to(logprobs.dtype)
     loss = of_logprobs * (factors * logprobs).sum() + of_entropy * (factors.flip(0) * entropy.square()).sum()
     leaves = [tensor for tensor in (hidden, weight, bias) if tensor is not None]
@@ -46,8 +47,8 @@ def results(way, hidden, weight, bias, targets, temperature, of_logprobs, of_ent
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_it_equals_the_plain_way(chunk_tokens, with_bias, of_logprobs, of_entropy, temperature):
     given = inputs(11, with_bias)
-    found = results(token_logprobs, *given, temperature, of_logprobs, of_entropy)
-    expected = results(plain, *given, temperature, of_logprobs, of_entropy)
+    found = results(token_logprobs, *given, Distribution(temperature), of_logprobs, of_entropy)
+    expected = results(plain, *given, Distribution(temperature), of_logprobs, of_entropy)
     assert (found[0] - expected[0]).abs().max() <= 1e-5
     assert (found[1] - expected[1]).abs().max() <= 1e-5
     for mine, theirs in zip(found[2], expected[2], strict=True):
@@ -56,15 +57,17 @@ def test_it_equals_the_plain_way(chunk_tokens, with_bias, of_logprobs, of_entrop
 
 def test_numerical_gradients(chunk_tokens):
     hidden, weight, bias, targets = inputs(5, True, torch.float64)
-    assert torch.autograd.gradcheck(lambda *leaves: token_logprobs(*leaves, targets, 0.8), (hidden, weight, bias))
+    assert torch.autograd.gradcheck(
+        lambda *leaves: token_logprobs(*leaves, targets, Distribution(0.8)), (hidden, weight, bias)
+    )
 
 
 def test_bfloat16_is_as_near_to_the_truth_as_the_plain_way(chunk_tokens):
     given = inputs(64, True, torch.bfloat16)
     exact = [tensor.detach().double().requires_grad_() for tensor in given[:3]]
-    truth = results(token_logprobs, *exact, given[3], 1.0, 1.0, 0.3)
-    found = results(token_logprobs, *given, 1.0, 1.0, 0.3)
-    plainly = results(plain, *given, 1.0, 1.0, 0.3)
+    truth = results(token_logprobs, *exact, given[3], SOFTMAX, 1.0, 0.3)
+    found = results(token_logprobs, *given, SOFTMAX, 1.0, 0.3)
+    plainly = results(plain, *given, SOFTMAX, 1.0, 0.3)
     assert found[0].dtype == found[1].dtype == torch.float32
     for mine, theirs, true in zip(found[2], plainly[2], truth[2], strict=True):
         assert mine.dtype == torch.bfloat16
@@ -74,14 +77,14 @@ def test_bfloat16_is_as_near_to_the_truth_as_the_plain_way(chunk_tokens):
 def test_large_logits_and_certain_tokens():
     hidden = torch.eye(2) * 1000.0
     weight = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    logprobs, entropy = token_logprobs(hidden, weight, None, torch.tensor([0, 2]), 1.0)
+    logprobs, entropy = token_logprobs(hidden, weight, None, torch.tensor([0, 2]), SOFTMAX)
     assert logprobs.tolist() == [0.0, -1000.0]
     assert entropy.tolist() == [0.0, 0.0]
 
 
 def test_no_tokens_have_no_gradient():
     hidden, weight, _, targets = inputs(0, False)
-    logprobs, entropy = token_logprobs(hidden, weight, None, targets, 1.0)
+    logprobs, entropy = token_logprobs(hidden, weight, None, targets, SOFTMAX)
     (logprobs.sum() + entropy.sum()).backward()
     assert logprobs.shape == entropy.shape == (0,)
     assert not weight.grad.any()
@@ -101,7 +104,7 @@ def test_no_tensor_grows_with_vocabulary_times_tokens(monkeypatch):
 
     hidden, weight, _, targets = inputs(100, False)
     with Watch():
-        logprobs, entropy = token_logprobs(hidden, weight, None, targets, 1.0)
+        logprobs, entropy = token_logprobs(hidden, weight, None, targets, SOFTMAX)
         (logprobs + entropy).sum().backward()
     # 100 tokens' hidden states are the largest of all; their logits would be larger.
     assert largest == 4 * 100 * HIDDEN < 4 * 100 * VOCABULARY
@@ -110,7 +113,7 @@ def test_no_tensor_grows_with_vocabulary_times_tokens(monkeypatch):
 def test_a_frozen_head_gets_no_gradient():
     hidden, weight, bias, targets = inputs(5, True)
     weight.requires_grad_(False)
-    token_logprobs(hidden, weight, bias, targets, 1.0)[0].sum().backward()
+    token_logprobs(hidden, weight, bias, targets, SOFTMAX)[0].sum().backward()
     assert hidden.grad is not None
     assert bias.grad is not None
     assert weight.grad is None
@@ -124,8 +127,8 @@ def test_a_layer_becomes_a_head_and_stays_itself():
     LogprobHead.replace(layer)
     assert layer.weight is weight
     assert torch.equal(layer(hidden), logits)
-    expected = plain(hidden, weight, None, targets, 0.5)
-    for mine, theirs in zip(layer(hidden, targets, 0.5), expected, strict=True):
+    expected = plain(hidden, weight, None, targets, Distribution(0.5))
+    for mine, theirs in zip(layer(hidden, targets, Distribution(0.5)), expected, strict=True):
         assert (mine - theirs).abs().max() <= 1e-5
     with pytest.raises(AssertionError, match="lm_head is a Embedding"):
         LogprobHead.replace(nn.Embedding(2, 2))

@@ -21,6 +21,7 @@ from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.lora import adapters_off, add_adapters, find_targets
 from ssr1_rl.trainer.model.policy import Policy
+from ssr1_rl.types import SOFTMAX
 from ssr1_rl.weights.adapters import merged, merged_weights
 from ssr1_rl.weights.parameters import named_adapters, named_weights, trainable_parameters
 
@@ -31,7 +32,7 @@ ATTENTION = ["q_proj", "v_proj"]
 def adapted(folder, targets=ATTENTION, train_audio_tower=False, dtype=torch.float32):
     """A policy whose adapters have an effect: B is random too."""
     model = load_model(str(folder), dtype, "sdpa")
-    policy = Policy(model, 1.0, train_audio_tower)
+    policy = Policy(model, SOFTMAX, train_audio_tower)
     torch.manual_seed(0)
     add_adapters(model, RANK, ALPHA, find_targets(model, targets))
     for name, parameter in named_adapters(model).items():
@@ -83,7 +84,7 @@ def test_a_trained_tower_gets_adapters_too(random_audio_model):
 
 def test_a_fresh_adapter_changes_nothing_and_weights_keep_their_names(folder):
     model = load_model(str(folder), torch.float32, "sdpa")
-    policy = Policy(model, 1.0, False)
+    policy = Policy(model, SOFTMAX, False)
     before, weights = logprobs(policy, folder), named_weights(model)
     add_adapters(model, RANK, ALPHA, find_targets(model, ATTENTION))
     assert torch.equal(logprobs(policy, folder), before)
@@ -94,7 +95,7 @@ def test_a_fresh_adapter_changes_nothing_and_weights_keep_their_names(folder):
 
 def test_the_reference_is_the_policy_with_its_adapters_off(folder):
     policy = adapted(folder)
-    base = logprobs(Policy(load_model(str(folder), torch.float32, "sdpa"), 1.0, False), folder)
+    base = logprobs(Policy(load_model(str(folder), torch.float32, "sdpa"), SOFTMAX, False), folder)
     trained = logprobs(policy, folder)
     assert (trained - base).abs().max() > 1e-3
     with adapters_off(policy.model):
@@ -163,7 +164,7 @@ async def saved(policy, folder):
 async def test_a_merged_export_has_the_log_probs_of_the_policy(folder, tmp_path):
     policy = adapted(folder)
     export_checkpoint(await saved(policy, tmp_path), str(folder), tmp_path / "out", "float32")
-    exported = Policy(load_model(str(tmp_path / "out"), torch.float32, "sdpa"), 1.0, False)
+    exported = Policy(load_model(str(tmp_path / "out"), torch.float32, "sdpa"), SOFTMAX, False)
     assert (logprobs(exported, folder) - logprobs(policy, folder)).abs().max() < 1e-5
     written = load_file(tmp_path / "out" / "model.safetensors")
     assert written.keys() == named_weights(policy.model).keys()
@@ -185,7 +186,7 @@ async def test_peft_puts_an_exported_adapter_on_the_base_model(folder, tmp_path)
     export_checkpoint(await saved(policy, tmp_path), str(folder), tmp_path / "out", "float32", adapter=True)
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     base = load_model(str(folder), torch.float32, "sdpa")
-    loaded = Policy(PeftModel.from_pretrained(base, str(tmp_path / "out")).base_model.model, 1.0, False)
+    loaded = Policy(PeftModel.from_pretrained(base, str(tmp_path / "out")).base_model.model, SOFTMAX, False)
     assert torch.equal(logprobs(loaded, folder), logprobs(policy, folder))
 
 

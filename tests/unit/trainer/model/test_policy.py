@@ -14,7 +14,7 @@ from ssr1_rl.data.prompt import PromptBuilder, expand_audio_placeholders
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
-from ssr1_rl.types import AudioRef, Question
+from ssr1_rl.types import SOFTMAX, AudioRef, Distribution, Question
 from ssr1_rl.weights.parameters import checkpoint_name, named_weights, trainable_parameters
 
 TOLERANCE = 2e-5
@@ -94,7 +94,7 @@ def reference_logprobs(path, model, example, temperature):
 def test_other_counts_than_the_towers_are_noticed(audio, model, examples):
     batch = our_batch(audio, model, examples)
     with pytest.raises(AssertionError, match=r"makes \(25, .* features of these clips, the prompts have \(1, "):
-        Policy(model, 1.0, True)(replace(batch, num_audio_tokens=(1, *batch.num_audio_tokens[1:])))
+        Policy(model, SOFTMAX, True)(replace(batch, num_audio_tokens=(1, *batch.num_audio_tokens[1:])))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -105,7 +105,7 @@ def test_one_micro_batch_of_many_clips_equals_transformers(audio, model, example
     batch = our_batch(audio, model, chosen)
     assert batch.mel.shape[0] == 6
     assert batch.num_row_tokens == batch.num_computed_tokens, "no two prompts are the same"
-    logprobs, entropy = Policy(model, temperature, True)(batch)
+    logprobs, entropy = Policy(model, Distribution(temperature), True)(batch)
     expected = torch.cat([reference_logprobs(audio, model, example, temperature) for example in chosen])
     assert (logprobs - expected).abs().max() <= TOLERANCE
     assert expected.std() > 0.01, "random weights tell tokens apart"
@@ -113,14 +113,14 @@ def test_one_micro_batch_of_many_clips_equals_transformers(audio, model, example
 
 
 def test_rows_do_not_see_each_other_nor_the_padding(audio, model, examples):
-    policy = Policy(model, 1.0, True)
+    policy = Policy(model, SOFTMAX, True)
     together, _ = policy(our_batch(audio, model, examples))
     alone = torch.cat([policy(our_batch(audio, model, [example]))[0] for example in examples])
     assert (together - alone).abs().max() <= TOLERANCE
 
 
 def test_the_audio_is_heard(audio, model, examples):
-    policy = Policy(model, 1.0, True)
+    policy = Policy(model, SOFTMAX, True)
     prompt, (clip,), response = examples[2]
     loud, quiet = (
         policy(our_batch(audio, model, [(prompt, [c], response)]))[0] for c in (clip, 1e-4 * clip[::-1].copy())
@@ -131,7 +131,7 @@ def test_the_audio_is_heard(audio, model, examples):
 def test_a_text_model_equals_transformers(random_text_model):
     model = load_model(str(random_text_model), torch.float32, "sdpa")
     rows = [Row((1, 2, 3), (), (4, 5), (0.0,) * 2, 1.0, True), Row((7,), (), (8, 9, 10, 11), (0.0,) * 4, 1.0, True)]
-    logprobs, _ = Policy(model, 1.3, False)(collate(rows, -1, lambda handle: handle, 0))
+    logprobs, _ = Policy(model, Distribution(1.3), False)(collate(rows, -1, lambda handle: handle, 0))
     expected = []
     for row in rows:
         logits = model(input_ids=torch.tensor([row.prompt + row.response])).logits[0, len(row.prompt) - 1 : -1] / 1.3
@@ -142,7 +142,7 @@ def test_a_text_model_equals_transformers(random_text_model):
 @pytest.mark.parametrize("train_audio_tower", [False, True])
 def test_what_is_trained(audio, examples, train_audio_tower):
     model = load_model(audio, torch.float32, "sdpa")
-    policy = Policy(model, 1.0, train_audio_tower)
+    policy = Policy(model, SOFTMAX, train_audio_tower)
     policy(our_batch(audio, model, [examples[0], examples[2]]))[0].sum().backward()
     trained = set(trainable_parameters(model))
     frozen = set(named_weights(model)) - trained
@@ -183,7 +183,7 @@ def test_gradient_checkpointing_takes_place(random_text_model, monkeypatch):
     monkeypatch.setattr(learner, "start_deepspeed", lambda policy, model, config: None)
     settings = ModelConfig(path=str(random_text_model), dtype="float32", gradient_checkpointing=True)
     spec = learner.RankSpec(0, 1, "", 0, "cpu")
-    made = learner.Learner(spec, settings, GrpoConfig(), LearnerConfig(), 1.0, 0, lambda handle: handle)
+    made = learner.Learner(spec, settings, GrpoConfig(), LearnerConfig(), SOFTMAX, 0, lambda handle: handle)
     calls = []
     for layer in made.model.model.layers:
         run = layer._gradient_checkpointing_func
