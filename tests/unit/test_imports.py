@@ -22,6 +22,9 @@ LIGHT = [
     "ssr1_rl.store.checkpoints",
     "ssr1_rl.faults.guards",
     "ssr1_rl.store.folder",
+    "ssr1_rl.store.keeper",
+    "ssr1_rl.faults.stop",
+    "ssr1_rl.files",
     "ssr1_rl.cli",
 ]
 HELP = (
