@@ -14,6 +14,7 @@ It has not run on a GPU yet.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -88,10 +89,8 @@ def run_check(check: Check, device: str, command: Sequence[str] = (sys.executabl
 
 def end_group(process: subprocess.Popen) -> None:
     """Ends the check's process with all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -108,7 +107,10 @@ def environment(device: str) -> dict[str, str]:
 def table(results: Sequence[Mapping[str, Any]]) -> str:
     """The results as lines of text."""
     width = max(len(result["check"]) for result in results)
-    lines = [f"{r['check']:{width}}  {r['status']:12}  {r['seconds']:6.0f} s  {r['found'].splitlines()[0]}" for r in results]
+    lines = [
+        f"{r['check']:{width}}  {r['status']:12}  {r['seconds']:6.0f} s  {(r['found'].splitlines() or [''])[0]}"
+        for r in results
+    ]
     counts = {status: sum(r["status"] == status for r in results) for status in ("passed", "failed", "not possible")}
     return "\n".join([*lines, ", ".join(f"{count} {status}" for status, count in counts.items())])
 

@@ -1,9 +1,9 @@
 """An attention backend of the learner against exact attention in float64, forward and backward."""
 
 import torch
-from gpu_checks.registry import NotPossible, need_gpus
 from torch import Tensor
 
+from gpu_checks.registry import NotPossible, need_gpus
 from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.attention.interface import BACKENDS
 from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout

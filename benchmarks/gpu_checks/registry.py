@@ -64,7 +64,8 @@ def need_package(name: str) -> None:
         raise NotPossible(f"the package {name} does not import ({error})") from None
 
 
-def visible_gpu(index: int) -> str:
-    """The value of CUDA_VISIBLE_DEVICES that leaves only this GPU."""
+def only_gpu(*indices: int) -> dict[str, str]:
+    """Environment in which a process sees only these of the GPUs that this one sees."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return given.split(",")[index] if given else str(index)
+    names = given.split(",") if given else list(map(str, range(num_gpus())))
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[index] for index in indices)}

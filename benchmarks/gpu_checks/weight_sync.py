@@ -7,8 +7,8 @@ streams: many small layers, and a last group with a matrix much larger than a bu
 from types import SimpleNamespace
 from typing import Any
 
-from gpu_checks.processes import Job, free_port, run_together
-from gpu_checks.registry import need_gpus, num_gpus, visible_gpu
+from gpu_checks.processes import free_port, run_together
+from gpu_checks.registry import need_gpus, num_gpus, only_gpu
 
 NUM_ROUNDS = 5
 SIZES = {"cuda": (12, 4096, 150_000), "cpu": (3, 64, 500)}
@@ -21,11 +21,9 @@ def run(device: str) -> str:
         need_gpus(2)
     num_senders = 2 if device == "cpu" or num_gpus() > 2 else 1
     peers, transfer = free_port(), free_port()
-    jobs = [Job(send, (rank, num_senders, peers, transfer, device)) for rank in range(num_senders)]
-    jobs.append(Job(receive, (transfer, device)))
-    if device == "cuda":
-        jobs = [Job(j.work, j.args, {"CUDA_VISIBLE_DEVICES": visible_gpu(index)}) for index, j in enumerate(jobs)]
-    sent, *_, arrived = run_together(jobs)
+    calls = [(send, (rank, num_senders, peers, transfer, device)) for rank in range(num_senders)]
+    places = [only_gpu(index) if device == "cuda" else {} for index in range(num_senders + 1)]
+    sent, *_, arrived = run_together([*calls, (receive, (transfer, device))], places)
     for number, (expected, found) in enumerate(zip(sent, arrived, strict=True)):
         wrong = sorted(name for name in expected if found.get(name) != expected[name])
         assert not wrong, f"sync {number}: {len(wrong)} of {len(expected)} tensors differ on arrival: {wrong[:3]}"

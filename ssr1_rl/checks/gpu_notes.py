@@ -22,8 +22,8 @@ def _notes_on_prefetching(learner: LearnerConfig, train_audio_tower: bool) -> li
     if learner.zero_stage < 3 or train_audio_tower or learner.num_workers == 1:
         return []
     return [
-        "learner.zero_stage=3 with a frozen audio tower prefetches no weights in the first passes of an update, because "
-        "the tower's own passes come before them: set learner.zero_stage=2 if the memory estimate of --dry-run fits"
+        "learner.zero_stage=3 with a frozen audio tower prefetches no weights in the first passes of an update, "
+        "because the tower's own passes come before them: set learner.zero_stage=2 if its memory fits (--dry-run)"
     ]
 
 

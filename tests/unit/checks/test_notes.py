@@ -39,7 +39,7 @@ def test_a_dubious_setting_is_said(overrides, said):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["learner.zero_stage=3", "learner.num_workers=2"], "set learner.zero_stage=2 if the memory estimate"),
+        (["learner.zero_stage=3", "learner.num_workers=2"], "set learner.zero_stage=2 if its memory fits"),
         (["learner.offload_optimizer=cpu", "learner.num_cpus=4"], "runs AdamW on 4 CPU threads per rank: reserve 8"),
         (["learner.offload_optimizer=cpu", "learner.num_cpus=0.5"], "runs AdamW on 1 CPU thread per rank"),
         (["learner.offload_optimizer=cpu", "learner.num_cpus=16", "learner.num_threads=2"], "on 2 CPU threads"),
