@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -106,25 +107,11 @@ def test_a_gpu_is_chosen_among_those_that_this_process_may_use(monkeypatch):
     assert only_gpu(1) == {"CUDA_VISIBLE_DEVICES": "GPU-7"}
 
 
-def environment_variable(name):
-    return os.environ.get(name, "")
-
-
-def crash():
-    os._exit(7)
-
-
 def test_processes_get_environments_of_their_own_and_a_crash_ends_all():
-    calls = [(environment_variable, ("WHERE",)), (environment_variable, ("WHERE",))]
+    calls = [(os.getenv, ("WHERE", "")), (os.getenv, ("WHERE", ""))]
     assert run_together(calls, [{"WHERE": "here"}, {}]) == ["here", ""]
     with pytest.raises(RuntimeError, match="its process ended with exit code 7"):
-        run_together([(crash, ()), (input_that_never_comes, ())], [{}, {}])
-
-
-def input_that_never_comes():
-    import signal
-
-    signal.pause()
+        run_together([(os._exit, (7,)), (signal.pause, ())], [{}, {}])
 
 
 def test_a_failing_call_gives_its_traceback():
