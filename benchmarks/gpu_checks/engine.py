@@ -95,7 +95,7 @@ async def compared(engine: Any, learner: Worker, model: Path, version: int) -> f
     """
     from ssr1_rl.rollout.engine import Sampling
 
-    sampling = Sampling(num_completions=len(ADVANTAGES), temperature=1.0, max_response_tokens=32)
+    sampling = Sampling(num_completions=len(ADVANTAGES), max_response_tokens=32, seed=version)
     prepared = questions(model, 4, seed=version)
     calls = [
         engine.generate(f"{version}-{index}", question.token_ids, question.waveforms, sampling)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ssr1_rl.audio_families import QWEN2_AUDIO
-from ssr1_rl.types import SAMPLE_RATE, GroupId, PreparedQuestion, Question, TrainGroup
+from ssr1_rl.types import SAMPLE_RATE, SOFTMAX, Distribution, GroupId, PreparedQuestion, Question, TrainGroup
 
 TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
 NUM_SPECIAL = 10
@@ -68,11 +68,11 @@ def random_groups(model: Path, number: int) -> list[TrainGroup]:
 
 def learner_settings(
     model: Path, of_model: Mapping[str, Any], of_learner: Mapping[str, Any]
-) -> tuple[Any, Any, Any, float, int]:
-    """What a learner is started with, after its `RankSpec`: settings, temperature and seed."""
+) -> tuple[Any, Any, Any, Distribution, int]:
+    """What a learner is started with, after its `RankSpec`: settings, distribution and seed."""
     from ssr1_rl.config.sections.grpo import GrpoConfig
     from ssr1_rl.config.sections.learner import LearnerConfig
     from ssr1_rl.config.sections.model import ModelConfig
 
     settings = LearnerConfig(**{"num_cpus": 4.0, "max_tokens_per_micro_batch": 400} | dict(of_learner))
-    return ModelConfig(path=str(model), **of_model), GrpoConfig(), settings, 1.0, 0
+    return ModelConfig(path=str(model), **of_model), GrpoConfig(), settings, SOFTMAX, 0
