@@ -20,9 +20,13 @@ TOLERANCE = {"cuda": 0.05, "cpu": 1e-4}
 ADVANTAGES = (1.5, -0.5, -0.5, -0.5)
 
 
-def run(device: str, tensor_parallel_size: int = 1) -> str:
-    """Starts both sides and compares them three times."""
+def run(device: str, tensor_parallel_size: int = 1, first: bool = False) -> str:
+    """Starts both sides and compares them three times. `first`: with vLLM's first model runner."""
     need_package("vllm")
+    if first and device == "cpu":
+        raise NotPossible("on a CPU it is the only one")
+    if first:
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if device == "cuda":
         need_gpus(tensor_parallel_size)
     elif tensor_parallel_size > 1:

@@ -1,5 +1,6 @@
 """The list of checks."""
 
+import importlib.util
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +39,7 @@ CHECKS = (
     Check("offload", "zero", "so they do with optimizer and parameters in host memory", 900, {"offload": True}),
     Check("weight_sync", "weight_sync", "repeated syncs of ZeRO-3 shards arrive bit by bit", 600),
     Check("engine", "engine", "after a sync an engine computes the learner's log-probs", 1200, {}, True),
+    Check("engine_first_runner", "engine", "so does one with vLLM's first model runner", 1200, {"first": True}, True),
     Check("tensor_parallel", "engine", "so does one on two GPUs", 1200, {"tensor_parallel_size": 2}, True),
 )
 
@@ -57,11 +59,9 @@ def num_gpus() -> int:
 
 
 def need_package(name: str) -> None:
-    """Raises `NotPossible` if the package does not import."""
-    try:
-        __import__(name)
-    except ImportError as error:
-        raise NotPossible(f"the package {name} does not import ({error})") from None
+    """Raises `NotPossible` if the package is not installed."""
+    if importlib.util.find_spec(name) is None:
+        raise NotPossible(f"the package {name} is not installed")
 
 
 def only_gpu(*indices: int) -> dict[str, str]:

@@ -95,7 +95,7 @@ def test_what_a_machine_lacks_is_named(monkeypatch):
     need_gpus(1)
     with pytest.raises(NotPossible, match="it needs 2 GPUs, and 1 can be seen"):
         need_gpus(2)
-    with pytest.raises(NotPossible, match="the package no_such_package does not import"):
+    with pytest.raises(NotPossible, match="the package no_such_package is not installed"):
         need_package("no_such_package")
 
 
