@@ -38,7 +38,10 @@ def print_dry_run(config: Config) -> None:
 
 
 def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[str, str]]:
-    offloaded = {"optimizer"} if learner.offload_optimizer != "none" else set()
+    offloaded = set[str]()
+    if learner.offload_optimizer != "none":
+        # From stage 2 on, the sums of gradients are where the optimizer is.
+        offloaded = {"optimizer", "gradients"} if learner.zero_stage >= 2 else {"optimizer"}
     if learner.offload_parameters != "none":
         offloaded |= {"weights", "reference model"}
     parts = [
@@ -46,12 +49,17 @@ def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[
         ("gradients", estimate.learner_gradients),
         ("optimizer", estimate.learner_optimizer),
         ("reference model", estimate.learner_reference),
+        ("buffers of DeepSpeed, roughly", estimate.learner_buffers),
         ("activations and logits, roughly", estimate.learner_activations),
+        ("gradient of the head", estimate.learner_head),
     ]
     on_device = sum(size for what, size in parts if what not in offloaded)
     lines = [(f"learner rank{', host' * (what in offloaded)}", what, size) for what, size in parts]
     lines.append(("learner rank", "together", on_device))
-    lines.append(("engine, each device", "weights", estimate.engine_weights))
+    lines += [
+        ("engine, each device", "weights", estimate.engine_weights),
+        ("engine, each device", "during a weight sync, beyond its share, roughly", estimate.engine_sync),
+    ]
     return [{"process": process, "what": what, "GiB": f"{size / GIB:.2f}"} for process, what, size in lines]
 
 

@@ -120,8 +120,8 @@ def test_what_is_offloaded_is_not_on_the_device(make_config, capsys, monkeypatch
     config.learner.offload_optimizer = config.learner.offload_parameters = "cpu"
     print_dry_run(config)
     text = capsys.readouterr().out
-    assert text.count("learner rank, host") == 3
-    assert f"{estimate.learner_gradients + estimate.learner_activations:.2f}" in text
+    assert text.count("learner rank, host") == 4
+    assert f"{estimate.learner_buffers + estimate.learner_activations + estimate.learner_head:.2f}" in text
 
 
 @pytest.mark.parametrize(
