@@ -12,7 +12,7 @@ from ssr1_rl.config.setting import setting
 class DatasetConfig:
     """One split on disk."""
 
-    format: Literal["avqa", "jsonl"] = "avqa"
+    format: Literal["avqa", "jsonl", "mmau"] = "avqa"
     """Format of the file of questions."""
     path: str = MISSING
     """File of questions."""
