@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from ssr1_rl.config.sections.data import DatasetConfig
-from ssr1_rl.data.clips import ClipFolder
+from ssr1_rl.data.clips import ClipFolder, normal_form
 from ssr1_rl.data.records import read_records
 from ssr1_rl.data.rows import ReadResult, Row, read_rows
 from ssr1_rl.errors import UserError
@@ -66,7 +66,7 @@ class _AvqaClips:
         """`-HG3Omg_89c_000030` is AVQA's own name, `-HG3Omg_89c_30` is R1-AQA's."""
         match = re.fullmatch(r"(.+)_(\d{1,9})", video_name)
         short = f"{match[1]}_{int(match[2])}" if match else video_name
-        stems = list(dict.fromkeys((video_name, short)))
+        stems = [normal_form(stem) for stem in dict.fromkeys((video_name, short))]
         for suffix in CLIP_SUFFIXES:
             for stem in stems:
                 if stem + suffix in self._files:

@@ -14,8 +14,14 @@ from ssr1_rl.data.row_error import RowError, shown
 
 _WRITTEN_LABELS = tuple(
     re.compile(style, re.DOTALL)
-    for style in (r"\(([A-Za-z])\)\s*(\S.*)", r"([A-Za-z])\)\s*(\S.*)", r"([A-Za-z])\.\s+(\S.*)", r"([A-Za-z]):\s+(\S.*)")
+    for style in (
+        r"\(([A-Za-z])\)\s*(\S.*)",
+        r"([A-Za-z])\)\s*(\S.*)",
+        r"([A-Za-z])\.\s+(\S.*)",
+        r"([A-Za-z]):\s+(\S.*)",
+    )
 )
+_FIRST_LABEL = re.compile(r"\(?[Aa][).:]")
 _LABELLED = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[.):]|([A-Za-z])$)\s*(.*)", re.DOTALL)
 _YES, _NO = ("yes", "true"), ("no", "false")
 
@@ -32,6 +38,8 @@ def without_labels(choices: Sequence[str]) -> tuple[str, ...]:
 
     Only if all choices carry them in one style, from A on: "A. dog", "A) dog", "A: dog" or "(A) dog".
     """
+    if not _FIRST_LABEL.match(choices[0]):
+        return tuple(choices)
     for style in _WRITTEN_LABELS:
         matches = [match for choice in choices if (match := style.fullmatch(choice))]
         letters = "".join(match[1] for match in matches)
@@ -80,6 +88,8 @@ def chosen(value: object, field: str, written: Sequence[str], choices: Sequence[
         return _at(value, field, choices, index_only)
     if not isinstance(value, str):
         raise RowError(field, f"expected the text, the letter or the 0-based index of a choice, got {shown(value)}")
+    if value in choices:
+        return value
     by_text = {_fold(choice): choice for choice in reversed(choices)}
     by_written = dict(zip(map(_fold, written), choices, strict=True))
     found = by_written.get(_fold(value)) or by_text.get(_fold(value))
@@ -136,7 +146,9 @@ def _yes_or_no(value: bool, field: str, choices: Sequence[str]) -> str:
     wanted = _YES if value else _NO
     found = [choice for choice in choices if _fold(choice) in wanted]
     if len({_fold(choice) for choice in found}) != 1:
-        raise RowError(field, f"{value!r} names none, or several, of the choices {shown(list(choices))}; write the text")
+        raise RowError(
+            field, f"{value!r} names none, or several, of the choices {shown(list(choices))}; write the text"
+        )
     return found[0]
 
 

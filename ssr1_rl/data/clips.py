@@ -25,6 +25,7 @@ class ClipFolder:
 
     def __init__(self, config: DatasetConfig) -> None:
         self.path = Path(config.audio_dir) if config.audio_dir else Path(config.path).parent
+        self._prefix = str(self.path)
         self._questions = Path(config.path)
         self._num_missing = 0
         self._listings: dict[Path, dict[str, list[str]]] = {}
@@ -39,10 +40,12 @@ class ClipFolder:
             raise RowError(field, f"expected the path of a clip, got {shown(name)}", "no path of a clip")
         if _ADDRESS.match(name):
             raise RowError(field, f"{shown(name)} is an address; download the clip and give its path", "an address")
-        path = self.path / name
-        if path.is_file():
-            return AudioRef(str(path))
-        same = self.listing(path.parent).get(_normal(path.name), [])
+        # One spelling for each file, because clips are kept by their path. Path() is slow where it has nothing to do.
+        joined = str(self.path / name) if "./" in name or "//" in name else os.path.join(self._prefix, name)
+        if os.path.isfile(joined):
+            return AudioRef(joined)
+        path = Path(joined)
+        same = self.listing(path.parent).get(normal_form(path.name), [])
         if len(same) == 1 and (path.parent / same[0]).is_file():
             return AudioRef(str(path.parent / same[0]))
         raise self.missing(f"no such file: {str(path)!r}", name, field)
@@ -52,7 +55,7 @@ class ClipFolder:
         if folder not in self._listings:
             by_normal: dict[str, list[str]] = {}
             for name in _names(folder):
-                by_normal.setdefault(_normal(name), []).append(name)
+                by_normal.setdefault(normal_form(name), []).append(name)
             self._listings[folder] = by_normal
         return self._listings[folder]
 
@@ -80,7 +83,7 @@ class ClipFolder:
         return ""
 
 
-def _normal(name: str) -> str:
+def normal_form(name: str) -> str:
     """A file name in one of the forms in which file systems keep accents: macOS writes NFD, most others NFC."""
     return unicodedata.normalize("NFC", name)
 

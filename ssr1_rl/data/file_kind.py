@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-
-_TO_JSON_LINES = (
-    'python -c "import pandas; pandas.read_{reader}({path!r}).to_json({path!r} + \'.jsonl\', '
-    "orient='records', lines=True)\""
-)
+import shlex
 
 _BINARY: tuple[tuple[bytes, str, str], ...] = (
     (b"PAR1", "a Parquet file", "parquet"),
@@ -42,7 +39,7 @@ def other_binary(data: bytes, path: str) -> str:
         return "is a tar archive, not JSON: unpack it (tar -xf) and give the file in it"
     encoding = _wide_encoding(data)
     if encoding:
-        return f"is {encoding} text; save it as UTF-8: iconv -f {encoding} -t UTF-8 {path} > {path}.utf8"
+        return f"is {encoding} text; save it as UTF-8: {to_utf8(path, encoding)}"
     return ""
 
 
@@ -63,11 +60,16 @@ def other_text(text: str, path: str) -> str:
     return f"is neither a JSON array nor JSON lines (it starts with {lines[0][:40]!r}): give the file of questions"
 
 
+def to_utf8(path: str, encoding: str) -> str:
+    """The command that writes a text file as UTF-8."""
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(path)} > {shlex.quote(path + '.utf8')}"
+
+
 def _convert(reader: str, path: str, delimiter: str = "") -> str:
-    command = _TO_JSON_LINES.format(reader=reader, path=path)
-    if delimiter:
-        command = command.replace(f"({path!r})", f"({path!r}, sep={delimiter!r})", 1)
-    return f"convert it to JSON lines with {command}"
+    source, target = json.dumps(path, ensure_ascii=False), json.dumps(path + ".jsonl", ensure_ascii=False)
+    more = f", sep={json.dumps(delimiter)}" if delimiter else ""
+    program = f'import pandas; pandas.read_{reader}({source}{more}).to_json({target}, orient="records", lines=True)'
+    return f"convert it to JSON lines with python -c {shlex.quote(program)}"
 
 
 def _wide_encoding(data: bytes) -> str:

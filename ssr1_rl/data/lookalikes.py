@@ -11,31 +11,33 @@ from collections.abc import Iterable, Mapping
 _CLIP = re.compile(r"\.(wav|flac|mp3|ogg|opus|m4a|aac|mp4|mkv|webm|mov|avi|aiff?|au|wma|amr|3gp)$", re.IGNORECASE)
 
 _NAMES: Mapping[str, frozenset[str]] = {
-    "id": frozenset("id uid uuid qid questionid idx index key sampleid itemid rowid".split()),
-    "question": frozenset(
-        "question questiontext questioncontent query prompt problem instruction input text questions".split()
-    ),
-    "answer": frozenset(
-        "answer answers answertext answeridx answerindex correct correctanswer correctchoice correctoption label gt gold "
-        "goldanswer groundtruth target solution output response anser reference".split()
-    ),
-    "choices": frozenset(
-        "choice choices option options optionlist choicelist multichoice multiplechoice candidates alternatives "
-        "answerchoices answeroptions possibleanswers".split()
-    ),
-    "audio": frozenset(
-        "audio audios audiopath audiopaths audioid audioids audiofile audiofiles audiofilename audiofilepath audioname "
-        "audiourl audiouri audiourls audioclip audioclips wav wavs wavpath wavfile wavfiles wavfilename".split()
-    ),
+    field: frozenset(names.split())
+    for field, names in {
+        "id": "id uid uuid qid questionid idx index key sampleid itemid rowid",
+        "question": "question questions questiontext questioncontent query prompt problem instruction input text",
+        "answer": (
+            "answer answers answertext answeridx answerindex correct correctanswer correctchoice correctoption label "
+            "gt gold goldanswer groundtruth target solution output response anser reference"
+        ),
+        "choices": (
+            "choice choices option options optionlist choicelist multichoice multiplechoice candidates alternatives "
+            "answerchoices answeroptions possibleanswers"
+        ),
+        "audio": (
+            "audio audios audiopath audiopaths audioid audioids audiofile audiofiles audiofilename audiofilepath "
+            "audioname audiourl audiouri audiourls audioclip audioclips wav wavs wavpath wavfile wavfiles wavfilename"
+        ),
+        "clip": (
+            "sound sounds soundpath soundfile clip clips clippath clipfile speech speechpath music musicpath recording "
+            "waveform video videos videoname videopath videofile media mediapath file files filename filepath path "
+            "paths url uri mp3 flac mp4"
+        ),
+    }.items()
 }
-"""Names of each field elsewhere, without case, spaces, hyphens and underscores."""
+"""Names of each field elsewhere, without case, spaces, hyphens and underscores.
 
-_OF_CLIPS = frozenset(
-    "sound sounds soundpath soundfile clip clips clippath clipfile speech speechpath music musicpath recording waveform "
-    "video videos videoname videopath videofile media mediapath file files filename filepath path paths url uri mp3 flac "
-    "mp4".split()
-)
-"""Names that stand for a clip if their value is a path of one; otherwise they are metadata."""
+Those of `clip` stand for audio if their value is the path of a clip; otherwise they are metadata.
+"""
 
 _FIELDS = {
     "question_text": "question",
@@ -53,7 +55,7 @@ def lookalikes(field: str, row: Mapping[str, object]) -> list[str]:
     known = _NAMES.get(_FIELDS.get(field, field), frozenset((_plain(field),)))
     found = [key for key, value in row.items() if key != field and _plain(key) in known and _has_value(value)]
     if _FIELDS.get(field, field) == "audio":
-        found += [key for key, value in row.items() if _plain(key) in _OF_CLIPS and _is_clip(value)]
+        found += [key for key, value in row.items() if _plain(key) in _NAMES["clip"] and _is_clip(value)]
     if _FIELDS.get(field, field) == "choices":
         lettered = [key for key, value in row.items() if _LETTERED.fullmatch(_plain(key)) and _has_value(value)]
         found += lettered if len(lettered) > 1 else []

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssr1_rl.data.file_kind import other_binary, other_text
+from ssr1_rl.data.file_kind import other_binary, other_text, to_utf8
 from ssr1_rl.data.row_error import RowError
 from ssr1_rl.data.strict_json import parse_array, parse_line
 from ssr1_rl.errors import UserError
@@ -115,7 +115,7 @@ def _text(path: str) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}: is not UTF-8 text (byte {error.start}, in line {line}); save it as UTF-8, "
-            f"from Latin-1 for example with iconv -f LATIN1 -t UTF-8 {path} > {path}.utf8"
+            f"from Latin-1 for example with {to_utf8(path, 'LATIN1')}"
         ) from None
 
 

@@ -62,7 +62,11 @@ class Row:
         if self._fields.get(field) is None:
             similar = lookalikes(field, self._fields)
             if similar:
-                raise RowError(field, f"the row has {named(similar)} but no {field!r}; rename it to {field!r}{_OR_NONE}", "lookalike")
+                raise RowError(
+                    field,
+                    f"the row has {named(similar)} but no {field!r}; rename it to {field!r}{_OR_NONE}",
+                    "lookalike",
+                )
         return self._fields.get(field)
 
     def further(self, *used: str) -> dict[str, object]:
@@ -80,9 +84,11 @@ class Row:
     def id(self, field: str = "id") -> str:
         """A whole number or a text that names the row."""
         value = self.value(field)
-        if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        if type(value) is int:
+            return str(value)
+        if not isinstance(value, str) or not value.strip():
             raise RowError(field, f"expected a whole number or a text, got {shown(value)}")
-        return _characters(str(value), field)
+        return _characters(value, field)
 
     def text(self, field: str) -> str:
         """A text that is not empty, without white space around it."""
@@ -145,7 +151,7 @@ def _text(value: str, field: str) -> str:
 
 def _characters(text: str, field: str) -> str:
     """The text, if it can be written as UTF-8: JSON may hold half of a surrogate pair, and tokenizers fail on it."""
-    half = _SURROGATE.search(text)
+    half = None if text.isascii() else _SURROGATE.search(text)
     if half:
         raise RowError(
             field, f"holds half of a surrogate pair ({half[0]!r}), which is no character; write the whole pair", "half"

@@ -105,7 +105,7 @@ def _parse(piece: str, what: str, text: str, start: int) -> object:
         raise RowError(what, str(error)) from None
     except RecursionError:
         raise _too_deep() from None
-    if _is_too_deep(value):
+    if piece.count("[") + piece.count("{") > MAX_DEPTH and _is_too_deep(value):
         raise _too_deep()
     return value
 
@@ -114,19 +114,11 @@ def _too_deep() -> RowError:
     return RowError("row", f"is nested more than {MAX_DEPTH} levels deep; leave it out")
 
 
-def _is_too_deep(value: object) -> bool:
-    level: list[object] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
+def _is_too_deep(value: object, left: int = MAX_DEPTH) -> bool:
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return left == 0 or any(type(v) in (dict, list) and _is_too_deep(v, left - 1) for v in inner)
 
 
 def _spans(text: str) -> list[tuple[int, int]]:

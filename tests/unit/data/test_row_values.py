@@ -140,7 +140,10 @@ def test_choices_beyond_the_alphabet_have_numbers():
 LOOKALIKES = [
     ("audio", key, value)
     for key, value in [
-        *((key, "a.wav") for key in ("audio_path", "audio_id", "audio_file", "wav", "wav_path", "sound", "path", "Audio")),
+        *(
+            (key, "a.wav")
+            for key in ("audio_path", "audio_id", "audio_file", "wav", "wav_path", "sound", "path", "Audio")
+        ),
         ("audio ", "a.wav"),
         ("AudioPath", ["a.wav", "b.wav"]),
         ("audios", [{"path": "a.wav"}]),
@@ -148,7 +151,9 @@ LOOKALIKES = [
         ("video", "a.mp4"),
     ]
 ]
-LOOKALIKES += [("choices", key, ["x", "y"]) for key in ("options", "Choices", "multi_choice", "candidates", "option list")]
+LOOKALIKES += [
+    ("choices", key, ["x", "y"]) for key in ("options", "Choices", "multi_choice", "candidates", "option list")
+]
 LOOKALIKES += [
     ("question", key, "Which?") for key in ("question_text", "query", "prompt", "Question", "QUESTION", "instruction")
 ]
