@@ -11,7 +11,6 @@ _BINARY: tuple[tuple[bytes, str, str], ...] = (
     (b"ARROW1", "an Arrow file", "feather"),
     (b"\xff\xff\xff\xff", "an Arrow stream", "save the data set with its to_json(lines=True)"),
     (b"PK\x03\x04", "a zip archive", "unpack it (unzip) and give the file in it"),
-    (b"\x1f\x8b", "packed with gzip twice", "unpack it (gunzip)"),
     (b"\x28\xb5\x2f\xfd", "packed with Zstandard", "unpack it (unzstd)"),
     (b"\xfd7zXZ", "packed with xz", "unpack it (unxz)"),
     (b"BZh", "packed with bzip2", "unpack it (bunzip2)"),
@@ -35,6 +34,8 @@ def other_binary(data: bytes, path: str) -> str:
     for magic, what, fix in _BINARY:
         if data.startswith(magic):
             return f"is {what}, not JSON: " + (_convert(fix, path) if fix in _READERS else fix)
+    if data[4:8] == b"ftyp":
+        return "is a video or sound file, not JSON: give the file of questions"
     if data[257:262] == b"ustar":
         return "is a tar archive, not JSON: unpack it (tar -xf) and give the file in it"
     encoding = _wide_encoding(data)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from ssr1_rl.data.file_kind import other_binary, other_text, to_utf8
 from ssr1_rl.data.row_error import RowError
-from ssr1_rl.data.strict_json import parse_array, parse_line
+from ssr1_rl.data.strict_json import parse_array, parse_line, starts_with_object_over_lines
 from ssr1_rl.errors import UserError
 
 _GZIP = b"\x1f\x8b"
+_HEAD = 4096
 _KEYS_OF_A_ROW = {"id", "question", "question_text", "question_content", "answer"}
 
 
@@ -57,6 +58,10 @@ def _records(text: str) -> list[Record]:
         content = line.strip("\ufeff \t")  # concatenated files have a byte order mark in the middle
         if content:
             records.append(Record(number, _line(content)))
+    last = records[-1].value
+    if isinstance(last, RowError) and not text.endswith(("\n", "\r")):
+        reason = f"{last.reason}; it is the last line and does not end: if the file was cut there, fetch it again"
+        records[-1] = Record(records[-1].number, RowError(last.field, reason, last.kind))
     _refuse_one_object(records, text)
     return records
 
@@ -79,8 +84,8 @@ def _refuse_one_object(records: list[Record], text: str) -> None:
     first = records[0].value
     if isinstance(first, RowError) and len(records) > 1:
         first = _line(text.strip())
-        if isinstance(first, RowError) and not any(isinstance(record.value, dict) for record in records):
-            if text.lstrip("\ufeff \t\r\n").startswith("{"):
+        if isinstance(first, RowError):
+            if starts_with_object_over_lines(text):
                 raise UserError("has objects that are spread over several lines; write one per line: jq -c . FILE")
             return
     elif len(records) > 1:
@@ -120,12 +125,18 @@ def _text(path: str) -> str:
 
 
 def _bytes(path: str) -> bytes:
+    file = Path(path)
+    if file.is_dir():
+        names = sorted(p.name for p in file.iterdir() if re.search(r"\.jsonl?(\.gz)?$", p.name))
+        found = f"such as {file / names[0]}" if names else "but it holds no .json or .jsonl file"
+        raise UserError(f"{path}: is a folder; give the file of questions in it, {found}")
+    if file.exists() and not file.is_file():
+        raise UserError(f"{path}: is a device or a pipe; give a file")
     try:
-        data = Path(path).read_bytes()
-    except IsADirectoryError:
-        names = sorted(p.name for p in Path(path).iterdir() if re.search(r"\.jsonl?(\.gz)?$", p.name))
-        found = f"such as {Path(path) / names[0]}" if names else "but it holds no .json or .jsonl file"
-        raise UserError(f"{path}: is a folder; give the file of questions in it, {found}") from None
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD)
+            # A wrong path may lead to a file of many gigabytes, which is not read to the end.
+            data = head if other_binary(head, path) else head + stream.read()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); fix the path of the data set") from error
     if not data:

@@ -88,6 +88,16 @@ def parse_array(text: str) -> list[object | RowError]:
     return elements
 
 
+def starts_with_object_over_lines(text: str) -> bool:
+    """Whether the first value of a text is a whole object that ends on another line than it starts."""
+    text = text.lstrip("\ufeff \t\r\n")
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and bool(re.search(r"[\r\n]", text[:end]))
+
+
 def _checked_depth(value: object) -> object | RowError:
     return _too_deep() if _is_too_deep(value) else value
 
@@ -99,8 +109,7 @@ def _parse(piece: str, what: str, text: str, start: int) -> object:
         at = start + error.pos
         column = at - (text.rfind("\n", 0, at) + 1) + 1
         line = f"line {text.count(chr(10), 0, at) + 1} " if what == "row" else ""
-        cut = "; the file ends in the middle of it: fetch it again" if error.pos >= len(piece.rstrip()) else ""
-        raise RowError(what, f"is not JSON at {line}column {column} ({error.msg}){cut}", error.msg) from None
+        raise RowError(what, f"is not JSON at {line}column {column} ({error.msg})", error.msg) from None
     except _Refused as error:
         raise RowError(what, str(error)) from None
     except RecursionError:
@@ -131,7 +140,7 @@ def _spans(text: str) -> list[tuple[int, int]]:
             depth += 1
             start = match.end() if depth == 1 else start
         elif depth == 1 and token in ",]}":
-            if token == "," or spans or text[start : match.start()].strip():
+            if token == "," or text[start : match.start()].strip():
                 spans.append((start, match.start()))
             start = match.end()
         if token in "]}":

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import tarfile
 import unicodedata
 import zipfile
@@ -71,6 +72,7 @@ OTHER_FILES = [
     (gzip.compress(LINE.encode())[:-9], "is a damaged or truncated gzip file"),
     (b"BZh91AY&SY", "is packed with bzip2"),
     (b"\x28\xb5\x2f\xfd....", "is packed with Zstandard"),
+    (b"\x00\x00\x00 ftypisom", "is a video or sound file"),
     (b"RIFF\x00\x00\x00\x00WAVEfmt ", "is a sound or video file"),
     (LINE.encode("utf-16"), "is UTF-16 text; save it as UTF-8: iconv -f UTF-16 -t UTF-8"),
     (LINE.encode("utf-16-le"), "is UTF-16LE text"),
@@ -196,12 +198,11 @@ def test_a_row_that_cannot_be_kept_as_it_is_is_named_and_the_others_read(write, 
     assert len(str(skipped)) < 400
 
 
-def test_a_last_line_cut_in_the_middle_is_a_row_error(write):
-    result = read_jsonl(write(lines(ROW) + LINE[:30]))
+@pytest.mark.parametrize("length", range(1, len(LINE)))
+def test_a_last_line_cut_in_the_middle_is_a_row_error(write, length):
+    result = read_jsonl(write(lines(ROW) + LINE[:length]))
     assert len(result.questions) == 1
-    assert (
-        result.skipped[0].row == 2 and "the file ends in the middle of it: fetch it again" in result.skipped[0].reason
-    )
+    assert result.skipped[0].row == 2 and "if the file was cut there, fetch it again" in result.skipped[0].reason
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -214,6 +215,22 @@ def test_line_ends_marks_and_odd_characters_change_nothing(write, end, start):
     assert result.skipped == []
     assert [question.text for question in result.questions] == [f"a\u2028b\x85c{i} \N{DOG}?" for i in range(3)]
     assert result.questions[2].source.endswith("row 4")
+
+
+def test_rows_in_the_notation_of_python_are_one_sentence(write):
+    with pytest.raises(UserError, match=r"20 of 20 rows cannot be used for one reason.*property name .*double quotes"):
+        read_questions(write("\n".join(repr(ROW | {"id": i}) for i in range(20))), 0.01)
+
+
+def test_a_comma_after_the_last_row_is_no_row(write):
+    result = read_jsonl(write(f"[{LINE},\n]"))
+    assert len(result.questions) == 1 and result.skipped == []
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "rows.jsonl")
+    with pytest.raises(UserError, match="is a device or a pipe"):
+        read_questions(DatasetConfig(format="jsonl", path=str(tmp_path / "rows.jsonl")), 0.01)
 
 
 def test_metadata_keeps_what_json_holds(write):

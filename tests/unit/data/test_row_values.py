@@ -1,16 +1,21 @@
 """What a row's answer, choices and keys may be: everything that can be read in one way only."""
 
+import asyncio
 import json
+import pickle
 import re
 
 import pytest
 
 from ssr1_rl.config.sections.data import DatasetConfig
+from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.data.choices import choice_labels, without_labels
 from ssr1_rl.data.jsonl import read_jsonl
 from ssr1_rl.data.mmau import read_mmau
 from ssr1_rl.data.read import read_questions
-from ssr1_rl.types import Question
+from ssr1_rl.rewards.actor import RewardActor
+from ssr1_rl.rewards.load import read_source
+from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup
 
 ROW = {"id": 1, "question": "Which?", "choices": ["cat", "dog", "bird"], "answer": "cat"}
 OPEN = {"id": 1, "question": "How many?", "answer": "two"}
@@ -202,6 +207,25 @@ FURTHER = {"level": 3, "tags": ["x", None, {"y": 1.5}], "source": {"url": "…"}
 def test_every_further_column_is_metadata(read_row):
     question = read_row(ROW | FURTHER | {"kind": "animals", "audio": "a.wav"})
     assert question.metadata == FURTHER and question.kind == "animals"
+
+
+LEVEL = """
+def level(question, completions):
+    return [question.metadata["level"] + question.metadata["source"]["url"].count("x")] * len(completions)
+"""
+
+
+def test_metadata_reaches_a_reward_function_in_its_actor(read_row, tmp_path):
+    (tmp_path / "mine.py").write_text(LEVEL)
+    actor = RewardActor(read_source(RewardConfig(path=f"{tmp_path}/mine.py:level")))
+    question = read_row(ROW | FURTHER | {"source": {"url": "xx"}})
+    group = RolloutGroup(GroupId(0, "1"), question, (Completion((1,), (0.0,), "cat", "stop"),))
+
+    async def score():
+        await actor.load()
+        return await actor.score(pickle.loads(pickle.dumps(group)))  # Ray pickles a group on its way to the actor
+
+    assert asyncio.run(score()) == (5.0,)
 
 
 MMAU = {
