@@ -26,6 +26,7 @@ from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
 from ssr1_rl.faults.guards import check_logprobs, check_update
+from ssr1_rl.faults.no_signal import NoSignal
 from ssr1_rl.probe import SyncProbe
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
@@ -79,6 +80,8 @@ class Grpo:
         self._samples.drop_after(self.step)
         self._store = CheckpointStore(run_dir, config.checkpoint)
         self._store.drop_after(self.step)
+        within_groups = config.grpo.baseline in ("group_mean", "leave_one_out")
+        self._no_signal = NoSignal(config.rewards, within_groups, config.rollout.max_response_tokens)
         self._weights_checked = not config.guard.check_weights
 
     async def run(self) -> None:
@@ -154,6 +157,8 @@ class Grpo:
         if self._config.telemetry.samples:
             self._samples.write(self.step, self.step - 1, scored, [g.advantages_G for g in batch])
         self._progress.step(self.step, metrics)
+        for line in self._no_signal.record(scored):
+            self._progress.note(line)
         self._on_progress()
 
     async def _validate(self) -> float | None:

@@ -6,18 +6,16 @@ import json
 import signal
 import time
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ssr1_rl.actors.waits import Waits
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import check_model, preflight
+from ssr1_rl.checks.questions import check_prompts
 from ssr1_rl.cluster import check_fits, connect, make_plan
-from ssr1_rl.config.model_path import is_on_hub
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
-from ssr1_rl.config.sections.data import DataConfig
-from ssr1_rl.data.read import read_questions
+from ssr1_rl.data.splits import Splits
 from ssr1_rl.faults.watchdog import Watchdog
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.rewards.load import check_reward
@@ -25,44 +23,13 @@ from ssr1_rl.store.folder import claim, find_resume, write_config
 from ssr1_rl.system import running_system
 from ssr1_rl.telemetry.metrics import read_metrics
 from ssr1_rl.telemetry.progress import Progress
-from ssr1_rl.types import Question
 
 Summary = dict[str, float | None]
 """Figures of a finished run by name; None if a run without steps has no such figure. Counts are ints."""
 
 
-@dataclass(frozen=True)
-class Data:
-    """The questions of every split of a run."""
-
-    train: list[Question]
-    validation: dict[str, list[Question]]
-
-    @property
-    def max_clips(self) -> int:
-        """Most audio clips in one question."""
-        return max(len(q.audio) for split in (self.train, *self.validation.values()) for q in split)
-
-
 class Interrupted(Exception):
     """SIGINT or SIGTERM stopped the run; the message says how to resume it."""
-
-
-def read_data(config: DataConfig, progress: Progress) -> Data:
-    """Reads every split, and prints which rows were left out.
-
-    Raises:
-        ValueError: a file cannot be read, or too many of its rows cannot be used.
-    """
-    splits: dict[str, list[Question]] = {}
-    for name, dataset in {"train": config.train, **config.validation}.items():
-        result = read_questions(dataset, config.max_skipped_share)
-        for row in result.skipped[:5]:
-            progress.note(f"left out: {row}")
-        if len(result.skipped) > 5:
-            progress.note(f"… and {len(result.skipped) - 5} more rows of {dataset.path}")
-        splits[name] = result.questions
-    return Data(splits.pop("train"), splits)
 
 
 def run_grpo(config: Config) -> Summary:
@@ -75,21 +42,21 @@ def run_grpo(config: Config) -> Summary:
         ValueError, RuntimeError: something is wrong; the message says how to fix it.
         Interrupted: SIGINT or SIGTERM stopped the run; every actor has ended.
     """
-    preflight(config)
+    checked = preflight(config)
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
     with claim(Path(config.run.dir)), Progress(config.grpo.num_steps) as progress:
-        for line in describe_preset(config.grpo) + notes(config):
+        for line in describe_preset(config.grpo) + notes(config) + checked.notes:
             progress.note(line)
-        progress.phase("reading questions")
-        data = read_data(config.data, progress)
         progress.phase("connecting to Ray")
         with connected():
             check_fits(make_plan(config))
-            if is_on_hub(config.model.path):
+            if not checked.examples:  # the model has to be downloaded, which the preflight does not do
                 check_model(config.model, config.learner.prefix_packing)
+                for line in check_prompts(checked.splits, config)[1]:
+                    progress.note(line)
             try:
-                return asyncio.run(_until_signal(_run(config, data, progress)))
+                return asyncio.run(_until_signal(_run(config, checked.splits, progress)))
             except asyncio.CancelledError:
                 raise Interrupted(
                     "stopped; run the same command again to resume from the newest checkpoint in "
@@ -111,7 +78,7 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
-async def _run(config: Config, data: Data, progress: Progress) -> Summary:
+async def _run(config: Config, splits: Splits, progress: Progress) -> Summary:
     started = time.time()
     resume_from, damaged = find_resume(config.run)
     for note in damaged:
@@ -126,15 +93,16 @@ async def _run(config: Config, data: Data, progress: Progress) -> Summary:
     progress.describe_waiting = waits.describe
     async with (
         Watchdog(config.telemetry.stall_warning_s, waits.describe, progress.note) as watchdog,
-        running_system(config, data.max_clips, waits, progress.phase) as system,
+        running_system(config, splits.max_clips, waits, progress.phase) as system,
     ):
         progress.note(f"attention of the learners: {system.learners.attention}")
-        grpo = Grpo(config, system, data.train, data.validation, progress, resume_from, watchdog.beat)
+        validation = {name: split.questions for name, split in splits.validation.items()}
+        grpo = Grpo(config, system, splits.train.questions, validation, progress, resume_from, watchdog.beat)
         try:
             await grpo.run()
         finally:
             grpo.close()
-    summary = summarise(Path(config.run.dir), list(data.validation), time.time() - started)
+    summary = summarise(Path(config.run.dir), list(splits.validation), time.time() - started)
     (Path(config.run.dir) / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 

@@ -43,7 +43,7 @@ class Question:
     audio: tuple[AudioRef, ...] = ()
     kind: str = ""
     source: str = ""  # the file and the row, for error messages
-    metadata: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict, hash=False)  # the row's further columns
 
 
 @dataclass(frozen=True)

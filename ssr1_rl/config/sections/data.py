@@ -12,10 +12,10 @@ from ssr1_rl.config.setting import setting
 class DatasetConfig:
     """One split on disk."""
 
-    format: Literal["avqa", "jsonl"] = "avqa"
-    """Format of the file of questions."""
+    format: Literal["avqa", "jsonl", "mmau"] = "avqa"
+    """Names of the fields in the file of questions: AVQA's own, MMAU's own, or `jsonl` for your own data."""
     path: str = MISSING
-    """File of questions."""
+    """File of questions: a JSON array or JSON lines, either of them perhaps gzipped."""
     audio_dir: str = ""
     """Folder of the clips. Empty: the folder of the file of questions."""
     max_questions: int = setting(0, ge=0)
@@ -32,6 +32,8 @@ class DataConfig:
     """Named validation splits. The score on the first one decides which checkpoint is best."""
     max_skipped_share: float = setting(0.01, ge=0, le=1)
     """Largest share of questions that may be unusable before the run stops."""
+    require_audio: bool = True
+    """Whether a split without a single clip is refused if `model.path` is an audio model."""
 
     system_prompt: str = ""
     """System message of every prompt. Empty: none."""
@@ -39,6 +41,8 @@ class DataConfig:
         "Think about what you hear inside <think> </think>, then give the chosen option inside <answer> </answer>."
     )
     """Line after the question and its choices. Empty: none."""
+    chat_template_kwargs: dict[str, object] = field(default_factory=dict)
+    """Variables of the model's chat template, such as {enable_thinking: false}."""
     replace_video_by_audio: bool = False
     """Replace "video" by "audio" in questions, as R1-AQA does."""
     max_prompt_tokens: int = setting(4096, ge=1)
