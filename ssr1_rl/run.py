@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssr1_rl.actors.waits import Waits
+from ssr1_rl.checks.clips import check_clip_length
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import check_model, preflight
 from ssr1_rl.cluster import check_fits, connect, make_plan
@@ -88,6 +89,7 @@ def run_grpo(config: Config) -> Summary:
             check_fits(make_plan(config))
             if is_on_hub(config.model.path):
                 check_model(config.model, config.learner.prefix_packing)
+                check_clip_length(config.data, config.model.path)
             try:
                 return asyncio.run(_until_signal(_run(config, data, progress)))
             except asyncio.CancelledError:

@@ -5,6 +5,7 @@ A dry run and a real run make the same checks, which neither run a user's code n
 
 from pathlib import Path
 
+from ssr1_rl.checks.clips import check_clip_length, check_decoders
 from ssr1_rl.checks.engine_options import refuse_unknown
 from ssr1_rl.checks.reward_source import check_reward_source
 from ssr1_rl.config.model_path import is_on_hub
@@ -23,6 +24,7 @@ def preflight(config: Config) -> None:
     Raises:
         ValueError: with what is wrong and how to fix it.
     """
+    check_decoders()
     _check_dataset(config.data.train, "data.train")
     for name, dataset in config.data.validation.items():
         _check_dataset(dataset, f"data.validation.{name}")
@@ -32,6 +34,7 @@ def preflight(config: Config) -> None:
     check_resume(config.run, config.model.lora)
     if not is_on_hub(config.model.path):
         check_model(config.model, config.learner.prefix_packing)
+        check_clip_length(config.data, config.model.path)
 
 
 def check_model(model: ModelConfig, prefix_packing: bool) -> None:
