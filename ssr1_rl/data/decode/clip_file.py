@@ -37,19 +37,20 @@ class ClipFile:
         self._error: OSError | None = None
         try:
             # Opening a named pipe would wait for a writer, so the kind of file is checked first.
-            kind = path.stat().st_mode
-            if not stat.S_ISREG(kind):
-                what = "a folder" if stat.S_ISDIR(kind) else "not a regular file"
-                raise AudioError(f"{path}: is {what}, not an audio file; fix the row, or data's audio_dir")
-            self._file: BufferedReader = path.open("rb", buffering=_BUFFER_BYTES)
-            self.num_bytes = os.fstat(self._file.fileno()).st_size
+            status = path.stat()
+            is_file = stat.S_ISREG(status.st_mode)
+            file = path.open("rb", buffering=_BUFFER_BYTES) if is_file and status.st_size else None
         except OSError as error:
             raise unreadable(path, error) from error
         except ValueError as error:
             raise AudioError(f"{path!r}: is no file name ({error}); fix the row") from error
-        if not self.num_bytes:
-            self._file.close()
+        if not is_file:
+            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise AudioError(f"{path}: is {what}, not an audio file; fix the row, or data's audio_dir")
+        if file is None:
             raise AudioError(f"{path}: the file is empty (0 bytes); fetch it again or leave its row out")
+        self._file: BufferedReader = file
+        self.num_bytes = status.st_size
 
     def __enter__(self) -> ClipFile:
         return self

@@ -66,14 +66,24 @@ def _audio_stream(file: ClipFile, container: InputContainer) -> AudioStream:
     stream = next((s for s in streams if s.disposition & Disposition.default), streams[0])
     if stream.codec_context is None:
         raise AudioError(
-            f"{file.path}: PyAV has no decoder for its sound ({_codec_name(container, stream)}); convert it to .flac or .wav"
+            f"{file.path}: PyAV has no decoder for its sound ({_codec_name(container, stream)}); "
+            "convert it to .flac or .wav"
         )
     return stream
 
 
 def _codec_name(container: InputContainer, stream: AudioStream) -> str:
     """The codec by FFmpeg's own description of the file: PyAV has no name for a codec that it cannot decode."""
-    found = re.search(rf"#0:{stream.index}\b.*?: Audio: ([^,\n]+)", container.dumps_format())
+    import av
+
+    # FFmpeg writes the description to its log, which PyAV switches off.
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        description = container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+    found = re.search(rf"#0:{stream.index}\b.*?: Audio: ([^,\n]+)", description)
     return found[1] if found else "unknown"
 
 

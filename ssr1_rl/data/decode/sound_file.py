@@ -9,7 +9,7 @@ from ssr1_rl.data.decode.clip_file import ClipFile
 from ssr1_rl.data.decode.mono import MonoSamples
 
 _BLOCK_VALUES = 2**23
-"""Values per read: 32 MiB. A whole clip in the usual case, because reading an MP3 in parts changes its samples a bit."""
+"""Values per read: 32 MiB, in the usual case the whole clip. Reading an MP3 in parts changes its samples a little."""
 
 _MOST_FRAMES = 2**40
 """libsndfile gives 2^63 - 1 frames where it does not know the length."""

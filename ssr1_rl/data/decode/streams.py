@@ -5,6 +5,8 @@ Each function returns what is missing, and an empty text for a whole file.
 
 from __future__ import annotations
 
+import struct
+
 from ssr1_rl.data.decode.clip_file import ClipFile
 
 MOST_PARTS = 100_000
@@ -63,7 +65,14 @@ def _length(head: bytes, most: int) -> int:
 
 
 def end_of_flv(file: ClipFile) -> str:
-    """No tag may reach beyond the end of the file."""
+    """No tag may reach beyond the end of the file, which must be as long as its first tag says, if it does."""
+    file.seek(0)
+    head = file.read(1024)
+    stated = head.find(b"\x00\x08filesize\x00")
+    if stated >= 0 and len(number := head[stated + 11 : stated + 19]) == 8:
+        (num_bytes,) = struct.unpack(">d", number)
+        if file.num_bytes < num_bytes < 2**62:
+            return f"its header promises {num_bytes - file.num_bytes:.0f} bytes more than the file has"
     file.seek(5)
     position = int.from_bytes(file.read(4), "big") + 4
     for _ in range(MOST_PARTS):

@@ -2,6 +2,8 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import av
 import numpy as np
@@ -35,8 +37,11 @@ def media_bytes(
 ):
     """A file of FFmpeg's; several arrays of samples are several audio streams, `default` the index of one of them."""
     many = samples if isinstance(samples, list) else [samples]
-    file = io.BytesIO()
-    with av.open(file, "w", format=format, options=options or {}) as container:
+    # By a name, because FFmpeg opens the file again to put an MP4's index first.
+    with (
+        TemporaryDirectory() as folder,
+        av.open(f"{folder}/clip", "w", format=format, options=options or {}) as container,
+    ):
         container.metadata.update(metadata or {})
         if video:
             picture = container.add_stream("mpeg4", rate=10)
@@ -60,4 +65,5 @@ def media_bytes(
                 for converted in convert.resample(frame):
                     container.mux(stream.encode(converted))
             container.mux(stream.encode())
-    return file.getvalue()
+        container.close()
+        return Path(folder, "clip").read_bytes()

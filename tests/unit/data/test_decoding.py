@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from ssr1_rl.data.audio import MAX_LEVEL, AudioError, load_waveform
+from ssr1_rl.data.decode.mono import MonoSamples
 from ssr1_rl.types import SAMPLE_RATE, AudioRef
 from tests.unit.data.media import media_bytes, noise, sound_bytes
 
@@ -62,7 +63,9 @@ def test_samples_are_those_of_soundfile_and_soxr_bit_for_bit(tmp_path, format, r
     samples, rate = soundfile.read(path, int((max_audio_s + 1) * rate), dtype="float32", always_2d=True)
     mono = samples.mean(axis=1, dtype=np.float32)
     expected = mono if rate == SAMPLE_RATE else soxr.resample(mono, rate, SAMPLE_RATE)
-    np.testing.assert_array_equal(load(path, max_audio_s), expected[: int(max_audio_s * SAMPLE_RATE)])
+    found, expected = load(path, max_audio_s), expected[: int(max_audio_s * SAMPLE_RATE)]
+    # mpg123 itself differs in the last bit from one read to the next, by where its buffers lie.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-7 if format == "MP3" else 0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,9 +117,8 @@ def test_a_reference_movie_does_not_open_the_file_that_it_names(put):
     alias += bytes([len(name)]) + name.ljust(63, b"\0") + bytes(16) + struct.pack(">hh", 1, 1) + bytes(16)
     alias += struct.pack(">hh", 2, len(name)) + name.ljust(len(name) + len(name) % 2, b"\0") + struct.pack(">hh", -1, 0)
     entry = struct.pack(">I4sI", 12 + len(alias), b"alis", 0) + alias
-    movie = with_box(
-        media_bytes("mov", "pcm_s16le", noise(1)), [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"], entry
-    )
+    path = [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"]
+    movie = with_box(media_bytes("mov", "pcm_s16le", noise(1)), path, entry)
     assert b"alis" in movie
     with pytest.raises(AudioError, match="clip"):
         load(put(movie))
@@ -142,7 +144,7 @@ def with_box(data, names, entry):
 def test_a_title_that_is_not_utf_8_is_ignored(put, format):
     data = media_bytes(format, "aac", noise(1), metadata={"title": "CaféXYZ"})
     latin = data.replace("CaféXYZ".encode(), b"Caf\xe9\xffXYZ")
-    assert (latin != data) == (format != "mov")  # mov writes no title of this name
+    assert latin != data
     assert len(load(put(latin))) == pytest.approx(SAMPLE_RATE, abs=2500)
 
 
@@ -249,8 +251,8 @@ def test_a_flac_that_promises_days_is_refused_without_memory_for_them(put, monke
 @pytest.mark.parametrize("long_audio", ["crop", "skip"])
 def test_no_more_than_the_limit_and_a_second_is_decoded(put, film, monkeypatch, long_audio):
     decoded = []
-    add = "ssr1_rl.data.decode.mono.MonoSamples.add"
-    monkeypatch.setattr(add, lambda self, block: decoded.append(len(block)) or setattr(self, "num_samples", self.num_samples + len(block)) or self._parts.append(block[:, 0]))  # fmt: skip
+    real_add = MonoSamples.add
+    monkeypatch.setattr(MonoSamples, "add", lambda self, block: decoded.append(len(block)) or real_add(self, block))
     for data in (sound_bytes("FLAC", "PCM_16", noise(60)), media_bytes("matroska", "flac", noise(60))):
         decoded.clear()
         try:
@@ -278,17 +280,19 @@ def test_whole_numbers_stored_as_floats_and_silence_are_sound(put):
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RecursionError("deep"), KeyError("x"), struct.error("s"), UnicodeDecodeError("utf-8", b"", 0, 1, "r"),
-     AttributeError("a"), RuntimeError("r"), SystemError("s"), ZeroDivisionError()],
+    [
+        *(MemoryError(), RecursionError("deep"), KeyError("x"), struct.error("s"), AttributeError("a")),
+        *(UnicodeDecodeError("utf-8", b"", 0, 1, "r"), RuntimeError("r"), SystemError("s"), ZeroDivisionError()),
+    ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("where", ["soundfile.SoundFile", "av.open", "soxr.resample"])
 def test_whatever_a_decoder_raises_makes_the_clip_unusable(put, film, monkeypatch, error, where):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(where, fail)
     data = film if where == "av.open" else sound_bytes("WAV", "PCM_16", noise(1), 44_100)
+    monkeypatch.setattr(where, fail)
     with pytest.raises(AudioError, match=r"clip\.wav: corrupt, or of an unknown format \(.*fetch or encode it again"):
         load(put(data))
 

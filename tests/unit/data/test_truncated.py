@@ -21,7 +21,7 @@ MEDIA = [
     *(("mp4", "aac"), ("mov", "aac"), ("ipod", "alac"), ("3gp", "aac"), ("ismv", "aac"), ("matroska", "flac")),
     *(("matroska", "pcm_s16le"), ("webm", "libopus"), ("avi", "pcm_s16le"), ("avi", "libmp3lame"), ("flv", "aac")),
     *(("flv", "libmp3lame"), ("asf", "wmav2"), ("ogg", "flac"), ("wav", "adpcm_ms"), ("tta", "tta"), ("wv", "wavpack")),
-    *(("adts", "aac"), ("mpegts", "aac"), ("latm", "aac"), ("amr", "libopencore_amrnb")),
+    *(("adts", "aac"), ("latm", "aac"), ("amr", "libopencore_amrnb")),
 ]
 """The last line states no length, but a frame that is cut cannot be decoded."""
 
@@ -45,12 +45,12 @@ def check(path, data):
             load(path)
 
 
-@pytest.mark.parametrize(("format", "subtype"), SOUND, ids="-".join)
+@pytest.mark.parametrize(("format", "subtype"), SOUND, ids=str)
 def test_sound_file_cut_short(tmp_path, format, subtype):
     check(tmp_path / "clip.bin", sound_bytes(format, subtype, noise(4)))
 
 
-@pytest.mark.parametrize(("format", "codec"), MEDIA, ids="-".join)
+@pytest.mark.parametrize(("format", "codec"), MEDIA, ids=str)
 def test_media_file_cut_short(tmp_path, format, codec):
     check(tmp_path / "clip.bin", in_media(format, codec))
 
@@ -60,7 +60,7 @@ def test_mp4_with_its_index_first(tmp_path):
     check(tmp_path / "clip.bin", in_media("mp4", "aac", {"movflags": "frag_keyframe+empty_moov"}))
 
 
-@pytest.mark.parametrize(("format", "codec"), [*SOUND, *MEDIA], ids="-".join)
+@pytest.mark.parametrize(("format", "codec"), [*SOUND, *MEDIA], ids=str)
 def test_what_is_left_is_used_if_the_setting_says_so(tmp_path, format, codec):
     if (format, codec) in (("mp4", "aac"), ("mov", "aac"), ("ipod", "alac"), ("3gp", "aac")):
         data = in_media(format, codec, {"movflags": "faststart"})
@@ -125,7 +125,8 @@ def test_a_disk_that_fails_is_not_the_files_fault(tmp_path, monkeypatch, capfd, 
         in_media("mp4", "aac"),
         in_media("matroska", "flac"),
     ):
-        path.write_bytes(data)
+        with open(path, "wb") as file:
+            file.write(data)
         with pytest.raises(AudioUnavailable, match=r"clip\.bin: cannot be read \(the disk failed\)"):
             load(path)
         with pytest.raises(AudioUnavailable, match="cannot be read"):
