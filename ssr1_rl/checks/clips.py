@@ -19,6 +19,6 @@ def check_clip_length(data: DataConfig, model_path: str) -> None:
     family = audio_family_of(trained_config(AutoConfig.from_pretrained(model_path)))
     if family and data.max_audio_s > family.max_clip_s:
         raise ConfigError(
-            f"data.max_audio_s must be at most {family.max_clip_s:g} with {family.model_type} (its audio tower reads no "
-            f"more), got {data.max_audio_s:g}"
+            f"data.max_audio_s must be at most {family.max_clip_s:g} with {family.model_type} (its audio tower reads "
+            f"no more), got {data.max_audio_s:g}"
         )

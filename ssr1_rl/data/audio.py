@@ -43,8 +43,8 @@ def load_waveform(
 
     Raises:
         AudioUnavailable: the file is missing or could not be read just now.
-        AudioError: the clip is empty, truncated, corrupt, silent of any sound stream, too short or (with "skip") too
-            long, or has NaN or infinite samples. Whatever a decoder raises is turned into this.
+        AudioError: the clip is empty, truncated, corrupt, without an audio stream, too short, (with "skip") too long,
+            or has NaN or infinite samples. Whatever a decoder raises is turned into this.
     """
     with ClipFile(Path(ref.path)) as file:
         try:
@@ -60,8 +60,8 @@ def load_waveform(
 
 
 def sample_digest(waveform: np.ndarray) -> str:
-    """Identifies a clip by its samples, so that files of the same sound count as one clip, and a changed file as two."""
-    return hashlib.blake2b(np.ascontiguousarray(waveform), digest_size=16).hexdigest()
+    """Identifies a clip by its samples: files of the same sound are one clip, a changed file is another."""
+    return hashlib.blake2b(np.ascontiguousarray(waveform).data, digest_size=16).hexdigest()
 
 
 def check_decoders() -> None:

@@ -12,6 +12,7 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 from ssr1_rl.data.decode.errors import AudioError, unreadable
 
@@ -49,7 +50,7 @@ class ClipFile:
             raise AudioError(f"{path}: is {what}, not an audio file; fix the row, or data's audio_dir")
         if file is None:
             raise AudioError(f"{path}: the file is empty (0 bytes); fetch it again or leave its row out")
-        self._file: BufferedReader = file
+        self._file = cast("BufferedReader", file)
         self.num_bytes = status.st_size
 
     def __enter__(self) -> ClipFile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def decode_media_file(file: ClipFile, wanted_s: float, use_truncated: bool) -> M
     import av
 
     # Titles and comments need not be UTF-8, and are not used.
-    with av.open(file, metadata_errors="ignore", options=_OPTIONS) as container:
+    with av.open(file, "r", metadata_errors="ignore", options=_OPTIONS) as container:
         stream = _audio_stream(file, container)
         frames = container.decode(stream)
         first = next(frames, None)
@@ -64,7 +64,8 @@ def _audio_stream(file: ClipFile, container: InputContainer) -> AudioStream:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
         raise AudioError(f"{file.path}: has no audio stream (it has {kinds}); leave its row out")
     stream = next((s for s in streams if s.disposition & Disposition.default), streams[0])
-    if stream.codec_context is None:
+    # PyAV says that it always has one, but it has none without a decoder.
+    if getattr(stream, "codec_context", None) is None:
         raise AudioError(
             f"{file.path}: PyAV has no decoder for its sound ({_codec_name(container, stream)}); "
             "convert it to .flac or .wav"
@@ -80,7 +81,7 @@ def _codec_name(container: InputContainer, stream: AudioStream) -> str:
     level = av.logging.get_level()
     av.logging.set_level(av.logging.INFO)
     try:
-        description = container.dumps_format()
+        description = cast("Any", container).dumps_format()
     finally:
         av.logging.set_level(level)
     found = re.search(rf"#0:{stream.index}\b.*?: Audio: ([^,\n]+)", description)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import BinaryIO, cast
+
 import numpy as np
 import soundfile
 
@@ -28,7 +30,7 @@ def decode_sound_file(file: ClipFile, wanted_s: float, use_truncated: bool) -> M
         AudioError: truncated, corrupt, or with an impossible sampling rate.
     """
     try:
-        sound = soundfile.SoundFile(file)
+        sound = soundfile.SoundFile(cast("BinaryIO", file))
     except soundfile.LibsndfileError as error:
         raise NotASoundFile(error.error_string) from error
     with sound:
