@@ -1,6 +1,7 @@
 """Which decoder reads a clip, what it must never do, and what a broken file may say of itself."""
 
 import io
+import itertools
 import os
 import socket
 import struct
@@ -50,13 +51,12 @@ def film():
     return media_bytes("mp4", "aac", noise(2), video=True)
 
 
-@pytest.mark.parametrize("channels", [1, 2, 6])
 @pytest.mark.parametrize("max_audio_s", [1.0, 30.0])
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-@pytest.mark.parametrize("format", ["WAV", "FLAC", "OGG", "MP3"])
+@pytest.mark.parametrize(
+    ("format", "channels"), [*itertools.product(("WAV", "FLAC", "OGG"), (1, 2, 6)), ("MP3", 1), ("MP3", 2)]
+)
 def test_samples_are_those_of_soundfile_and_soxr_bit_for_bit(tmp_path, format, rate, max_audio_s, channels):
-    if format == "MP3" and channels > 2:
-        pytest.skip("MP3 has at most two channels")
     path = tmp_path / "clip"
     with path.open("wb") as file:
         soundfile.write(file, noise(3 * channels, rate).reshape(-1, channels), rate, format=format)
