@@ -12,6 +12,7 @@ setup(
     package_data={"ssr1_rl": ["demo/demo.yaml", "py.typed"]},
     install_requires=[
         "PyYAML",
+        "av",
         "datasets",
         "deepspeed",
         "jaxtyping",

@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 from ssr1_rl.actors.waits import Waits
+from ssr1_rl.checks.clips import check_clip_length
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import check_model, preflight
 from ssr1_rl.checks.questions import check_prompts
@@ -53,6 +54,7 @@ def run_grpo(config: Config) -> Summary:
             check_fits(make_plan(config))
             if not checked.examples:  # the model has to be downloaded, which the preflight does not do
                 check_model(config.model, config.learner.prefix_packing)
+                check_clip_length(config.data, config.model.path)
                 for line in check_prompts(checked.splits, config)[1]:
                     progress.note(line)
             try:

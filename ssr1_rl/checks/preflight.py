@@ -5,6 +5,7 @@ A dry run and a real run make the same checks, which neither run a user's code n
 
 from dataclasses import dataclass
 
+from ssr1_rl.checks.clips import check_clip_length, check_decoders
 from ssr1_rl.checks.engine_options import refuse_unknown
 from ssr1_rl.checks.questions import Example, check_clips, check_prompts, notes_on
 from ssr1_rl.checks.reward_source import check_reward_source
@@ -32,6 +33,7 @@ def preflight(config: Config) -> Preflight:
     Raises:
         ValueError: with what is wrong and how to fix it.
     """
+    check_decoders()
     for index, reward in enumerate(config.rewards):
         check_reward_source(reward, f"rewards[{index}]")
     refuse_unknown(config.rollout)
@@ -41,6 +43,7 @@ def preflight(config: Config) -> Preflight:
     if not is_here(config.model.path):
         return Preflight(splits, [], notes + check_clips(splits, config.data))
     check_model(config.model, config.learner.prefix_packing)
+    check_clip_length(config.data, config.model.path)
     examples, more = check_prompts(splits, config)
     return Preflight(splits, examples, notes + more)
 

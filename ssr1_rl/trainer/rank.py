@@ -101,4 +101,4 @@ class LearnerRank:
 
 def _fetch(clip: Clip) -> np.ndarray:
     # The object store gives a read-only array, which is enough for the feature extractor.
-    return clip if isinstance(clip, np.ndarray) else ray.get(clip)
+    return clip.waveform if isinstance(clip.waveform, np.ndarray) else ray.get(clip.waveform)

@@ -47,9 +47,12 @@ class DataConfig:
     """Replace "video" by "audio" in questions, as R1-AQA does."""
     max_prompt_tokens: int = setting(4096, ge=1)
     """Longest prompt in tokens, audio tokens included. A question with a longer one is skipped."""
-    max_audio_s: float = setting(30.0, gt=0, le=30, why="the audio towers read at most 30 s")
-    """Longest clip in seconds."""
+    max_audio_s: float = setting(30.0, ge=0.025, le=3600, why="25 ms make one audio token")
+    """Longest clip in seconds. At most what the model's audio tower reads (30 s)."""
     long_audio: Literal["crop", "skip"] = "crop"
     """What happens to a longer clip: only its first `data.max_audio_s` seconds are used, or its question is skipped."""
+    truncated_audio: Literal["refuse", "use"] = "refuse"
+    """What happens to a file whose end is missing: its question is skipped, or what is left of the clip is used. The
+    answer may be in the missing part."""
     audio_cache_mib: int = setting(4096, ge=1)
     """Memory for decoded clips in Ray's object store, in MiB."""
