@@ -3,8 +3,10 @@
 
 VENV     := .venv
 TRL_VENV := .venv-trl
+GPU_VENV := .venv-gpu
 READY     := $(VENV)/.ready
 TRL_READY := $(TRL_VENV)/.ready
+GPU_READY := $(GPU_VENV)/.ready
 # Commands with this prefix run in the environment.
 IN_VENV := PATH="$(CURDIR)/$(VENV)/bin:$$PATH" VIRTUAL_ENV="$(CURDIR)/$(VENV)"
 # -qq: pip shows errors, but no warnings.
@@ -13,7 +15,7 @@ PIP_INSTALL := bin/python -m pip install -qq --disable-pip-version-check --no-in
 PYTEST := python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test soak check bench venv venv-trl clean
+.PHONY: help demo unit test soak check bench venv venv-trl venv-gpu gpu-smoke clean
 
 help:
 	@echo "make demo      learn from sound on this machine: runs ssr1-rl demo"
@@ -24,6 +26,8 @@ help:
 	@echo "make bench     the benchmarks, TRL beside ours   (makes .venv-trl as well)"
 	@echo "make venv      only the environment, in .venv    (about 2 minutes, once)"
 	@echo "make venv-trl  only TRL's environment, .venv-trl (about 1 minute, once)"
+	@echo "make venv-gpu  the environment for NVIDIA GPUs, .venv-gpu; docs/gpu.md says what the machine needs"
+	@echo "make gpu-smoke try every GPU path on this machine with small models (makes .venv-gpu as well)"
 	@echo "make clean     remove environments and caches; runs/ stays"
 	@echo "PYTHON=/path/to/python3.11 chooses the Python."
 
@@ -57,8 +61,14 @@ venv: $(READY)
 venv-trl: $(TRL_READY)
 	@echo "$(TRL_VENV) is ready."
 
+venv-gpu: $(GPU_READY)
+	@echo "$(GPU_VENV) is ready: . $(GPU_VENV)/bin/activate"
+
+gpu-smoke: $(GPU_READY)
+	PATH="$(CURDIR)/$(GPU_VENV)/bin:$$PATH" python benchmarks/gpu_smoke.py $(ARGS)
+
 clean:
-	rm -rf $(VENV) $(TRL_VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TRL_VENV) $(GPU_VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find ssr1_rl tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): requirements/cpu.txt requirements/dev.txt setup.py
@@ -70,6 +80,12 @@ $(READY): requirements/cpu.txt requirements/dev.txt setup.py
 $(TRL_READY): requirements/trl.txt
 	@echo "Making $(TRL_VENV) from requirements/trl.txt: about 1 minute the first time."
 	@$(call make_venv,$(TRL_VENV),requirements/trl.txt)
+	@touch $@
+
+$(GPU_READY): requirements/gpu.txt requirements/dev.txt setup.py
+	@echo "Making $(GPU_VENV) from requirements/gpu.txt and dev.txt: several GB, some minutes the first time."
+	@$(call make_venv,$(GPU_VENV),requirements/gpu.txt -r requirements/dev.txt)
+	@$(GPU_VENV)/$(PIP_INSTALL) --no-build-isolation -e .
 	@touch $@
 
 # $(1): folder, $(2): requirement files. An incomplete environment is completed.
@@ -94,7 +110,7 @@ if ! $(1)/bin/python -m pip --version >/dev/null 2>&1; then \
     fi; \
 fi; \
 $(1)/$(PIP_INSTALL) -r $(2); \
-if ! $(1)/bin/python -c 'import torch; torch.zeros(1)' 2>/dev/null; then \
+if [ $(1) != $(GPU_VENV) ] && ! $(1)/bin/python -c 'import torch; torch.zeros(1)' 2>/dev/null; then \
     $(1)/bin/python -m pip uninstall -qq -y torch; \
     echo "pip chose a torch that needs CUDA libraries. Set PIP_EXTRA_INDEX_URL to PyTorch's CPU builds" \
          "(see its installation page), then run make again." >&2; \

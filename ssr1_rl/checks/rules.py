@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ssr1_rl.checks.deepspeed_options import check_deepspeed_options
 from ssr1_rl.checks.engine_options import refuse_owned
+from ssr1_rl.checks.template_options import refuse_owned_variables
 from ssr1_rl.config.load import read_settings
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.grpo import GrpoConfig
@@ -36,6 +37,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     _adapters_have_targets(config.model)
     refuse_owned(config.rollout)
     _groups_can_differ(config.rollout)
+    refuse_owned_variables(config.data.chat_template_kwargs)
     _family_does_not_contradict_itself(config.grpo)
     _group_std_divides_rewards_centred_on_the_group(config.grpo)
     _attention_suits_device_and_dtype(config.run, config.model)

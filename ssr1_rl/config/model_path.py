@@ -13,6 +13,15 @@ def is_on_hub(path: str) -> bool:
     return not Path(path).parent.is_dir()
 
 
+def is_here(path: str) -> bool:
+    """Whether a model's configuration and tokenizer can be read without a download."""
+    if not is_on_hub(path):
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(path, name), str) for name in ("config.json", "tokenizer_config.json"))
+
+
 def check_model_folder(path: str) -> None:
     """Refuses a model path that is neither a model folder nor a name on the hub.
 

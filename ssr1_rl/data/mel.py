@@ -6,6 +6,7 @@ import numpy as np
 from transformers import AutoConfig, AutoFeatureExtractor
 
 from ssr1_rl.audio_families import audio_family_of, trained_config
+from ssr1_rl.errors import UserError
 from ssr1_rl.types import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ class MelExtractor:
     def __init__(self, model_path: str) -> None:
         family = audio_family_of(trained_config(AutoConfig.from_pretrained(model_path)))
         if family is None:
-            raise ValueError(f"{model_path} is a text-only model and has no audio features")
+            raise UserError(f"{model_path} is a text-only model and has no audio features; use an audio-language model")
         extractor: WhisperFeatureExtractor = AutoFeatureExtractor.from_pretrained(model_path)
         if extractor.sampling_rate != SAMPLE_RATE or extractor.hop_length != family.hop_length:
-            raise ValueError(
+            raise UserError(
                 f"{model_path}: its feature extractor needs {extractor.sampling_rate} Hz and hops of "
                 f"{extractor.hop_length} samples; only {SAMPLE_RATE} Hz and {family.hop_length} are supported"
             )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
 from ssr1_rl.audio_families import audio_family_of, trained_config
+from ssr1_rl.data.choices import choice_labels
 from ssr1_rl.types import Clip, PreparedQuestion, Question
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def expand_audio_placeholders(token_ids: Sequence[int], placeholder_id: int, len
 
 def choice_lines(question: Question) -> list[str]:
     """The lines that add the choices to the question, such as `(A) one`, each starting with a line break."""
-    return [f"\n({chr(ord('A') + position)}) {choice}" for position, choice in enumerate(question.choices)]
+    labels = choice_labels(len(question.choices))
+    return [f"\n({label}) {choice}" for label, choice in zip(labels, question.choices, strict=True)]
 
 
 class PromptBuilder:
@@ -73,6 +75,11 @@ class PromptBuilder:
         if not (self._template or self.tokenizer.chat_template):
             raise ValueError(f"{model_path} has no chat template; use a chat (Instruct) model")
         self._forbidden = _forbidden_in_text(self.tokenizer)
+
+    @property
+    def template(self) -> str:
+        """The chat template of the prompts, in Jinja."""
+        return self._template or self.tokenizer.get_chat_template()
 
     def prepare(self, question: Question, waveforms: Sequence[Clip], num_samples: Sequence[int]) -> PreparedQuestion:
         """Builds the prompt of one question; `num_samples` are the lengths of its waveforms.
@@ -118,9 +125,14 @@ class PromptBuilder:
             messages.append({"role": "user", "content": [*clips, {"type": "text", "text": text}]})
         else:
             messages.append({"role": "user", "content": text})
-        rendered = self.tokenizer.apply_chat_template(
-            messages, chat_template=self._template, tokenize=False, add_generation_prompt=True
-        )
+        # What is set here wins over the user's variables.
+        kwargs: dict[str, Any] = {
+            **self._data.chat_template_kwargs,
+            "chat_template": self._template,
+            "tokenize": False,
+            "add_generation_prompt": True,
+        }
+        rendered = self.tokenizer.apply_chat_template(messages, **kwargs)
         assert isinstance(rendered, str), "tokenize=False gives text"
         return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
 

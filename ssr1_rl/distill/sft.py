@@ -56,7 +56,7 @@ class Sft:
         self._settings = settings
         self._model_path = str(model_path)
         self._policy = Policy(load_model(self._model_path, torch.float32, "sdpa"), SOFTMAX, train_audio_tower=True)
-        self._clips = ClipFeatures(self._model_path, _as_array, keeps_arrays=True)
+        self._clips = ClipFeatures(self._model_path, _as_array)
         self._parameters = [p for p in self._policy.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(
             self._parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -105,5 +105,5 @@ class Sft:
 
 
 def _as_array(clip: Clip) -> np.ndarray:
-    assert isinstance(clip, np.ndarray), "SFT runs in one process, without an object store"
-    return clip
+    assert isinstance(clip.waveform, np.ndarray), "SFT runs in one process, without an object store"
+    return clip.waveform

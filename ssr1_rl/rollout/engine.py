@@ -172,6 +172,8 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
         "seed": spec.seed,
         "max_model_len": spec.max_model_len,
         "max_num_seqs": config.max_num_seqs,
+        # Without it vLLM takes 2048 on GPUs, so the prompts of a step would wait for each other.
+        "max_num_batched_tokens": max(8192, spec.max_model_len),
         "tensor_parallel_size": config.tensor_parallel_size,
         "generation_config": "vllm",
         "logprobs_mode": "processed_logprobs",
@@ -185,7 +187,6 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
         args |= {
             "enforce_eager": True,
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": max(8192, spec.max_model_len),
             # A prefix is cached in whole blocks: with vLLM's default of 128 tokens on CPUs, up to 127 tokens of a
             # prompt would be computed again for every response.
             "block_size": 32,

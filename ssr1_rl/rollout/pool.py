@@ -52,7 +52,7 @@ class RolloutPool:
         request_id = f"{next(self._numbers)}-{group_id.question_id}"
         num_prompt_tokens = len(prepared.token_ids) + sum(prepared.num_audio_tokens)
         sampling = replace(sampling, seed=group_seed(sampling.seed, group_id))
-        clips = map(by_reference, prepared.waveforms)
+        clips = [by_reference(clip.waveform) for clip in prepared.waveforms]
         with self._outstanding(load, num_prompt_tokens + sampling.num_completions * sampling.max_response_tokens):
             completions, version = await self._waits.result(
                 f"rollout worker {load.index}",

@@ -8,26 +8,35 @@ import numpy as np
 import ray
 
 from ssr1_rl.config.sections.data import DataConfig
-from ssr1_rl.data.audio import load_waveform
+from ssr1_rl.data.audio import AudioUnavailable, load_waveform, sample_digest
 from ssr1_rl.data.prompt import PromptBuilder
-from ssr1_rl.types import AudioRef, PreparedQuestion, Question
+from ssr1_rl.types import AudioRef, Clip, PreparedQuestion, Question
+
+RETRY_PAUSES_S = (0.5, 2.0, 8.0)
+"""Pauses before a file that could not be read is tried again. Network file systems lose sight of a file for seconds
+(NFS caches a name's absence for 3 s and more)."""
 
 
 @dataclass(frozen=True)
 class _StoredClip:
     """A decoded clip in the object store."""
 
-    waveform: ray.ObjectRef[np.ndarray]
+    clip: Clip
     num_samples: int
     num_bytes: int
 
 
 class Preparer:
-    """Keeps up to `data.audio_cache_mib` of decoded clips and drops the least recently used ones first."""
+    """Keeps up to `data.audio_cache_mib` of decoded clips and drops the least recently used ones first.
+
+    A failure is not kept: the clip is tried again when its question comes back. That is cheap, since a broken file
+    fails within its first `data.max_audio_s`, and pauses are made only the first time that a file is missing.
+    """
 
     def __init__(self, builder: PromptBuilder, config: DataConfig) -> None:
         self._builder, self._config = builder, config
         self._clips: OrderedDict[AudioRef, asyncio.Task[_StoredClip]] = OrderedDict()
+        self._unavailable: set[AudioRef] = set()
         self._num_bytes = 0
 
     async def prepare(self, question: Question) -> PreparedQuestion:
@@ -36,25 +45,42 @@ class Preparer:
         Raises:
             AudioError, PromptTooLong: the question cannot be used; the message says why.
         """
-        clips = [await self._clip(ref) for ref in question.audio]
-        return self._builder.prepare(question, [c.waveform for c in clips], [c.num_samples for c in clips])
+        stored = [await self._clip(ref) for ref in question.audio]
+        return self._builder.prepare(question, [s.clip for s in stored], [s.num_samples for s in stored])
 
     async def _clip(self, ref: AudioRef) -> _StoredClip:
         if ref not in self._clips:
             # The task is kept, not its result: questions that need the same clip at the same time share one decoding.
             self._clips[ref] = asyncio.create_task(self._decode(ref))
+            self._clips[ref].add_done_callback(lambda task: self._forget_failure(ref, task))
         self._clips.move_to_end(ref)
         return await asyncio.shield(self._clips[ref])
 
+    def _forget_failure(self, ref: AudioRef, task: asyncio.Task[_StoredClip]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._clips.pop(ref, None)
+
     async def _decode(self, ref: AudioRef) -> _StoredClip:
-        config = self._config
-        waveform = await asyncio.to_thread(
-            load_waveform, ref, max_audio_s=config.max_audio_s, long_audio=config.long_audio
-        )
-        clip = _StoredClip(ray.put(waveform), len(waveform), waveform.nbytes)
+        waveform, key = await self._load(ref)
+        clip = _StoredClip(Clip(key, ray.put(waveform)), len(waveform), waveform.nbytes)
         self._num_bytes += clip.num_bytes
         self._drop_oldest()
         return clip
+
+    async def _load(self, ref: AudioRef) -> tuple[np.ndarray, str]:
+        """The waveform and its key; tries again after pauses, unless all tries failed when the clip was last needed."""
+        for pause_s in () if ref in self._unavailable else RETRY_PAUSES_S:
+            try:
+                return await asyncio.to_thread(_load, ref, self._config)
+            except AudioUnavailable:
+                await asyncio.sleep(pause_s)
+        try:
+            loaded = await asyncio.to_thread(_load, ref, self._config)
+        except AudioUnavailable:
+            self._unavailable.add(ref)
+            raise
+        self._unavailable.discard(ref)
+        return loaded
 
     def _drop_oldest(self) -> None:
         for ref, task in list(self._clips.items()):
@@ -63,3 +89,10 @@ class Preparer:
             if task.done() and not task.cancelled() and task.exception() is None:
                 self._num_bytes -= task.result().num_bytes
                 del self._clips[ref]
+
+
+def _load(ref: AudioRef, config: DataConfig) -> tuple[np.ndarray, str]:
+    waveform = load_waveform(
+        ref, max_audio_s=config.max_audio_s, long_audio=config.long_audio, truncated_audio=config.truncated_audio
+    )
+    return waveform, sample_digest(waveform)

@@ -6,6 +6,7 @@ names in the folder are left alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ SCHEMA = pa.schema(
         ("choices", pa.list_(pa.string())),
         ("ground_truth", pa.string()),
         ("audio", pa.list_(pa.string())),
+        ("metadata", pa.string()),  # of the question, as JSON
         ("completion_index", pa.int64()),
         ("completion", pa.string()),
         ("token_ids", pa.list_(pa.int32())),
@@ -92,6 +94,7 @@ def _group_rows(scored: ScoredGroup, advantages_G: Sequence[float]) -> list[dict
         "choices": [_utf8(choice) for choice in question.choices],
         "ground_truth": _utf8(question.ground_truth),
         "audio": [_utf8(audio.path) for audio in question.audio],
+        "metadata": json.dumps(dict(question.metadata), default=repr),
     }
     return [
         {

@@ -44,9 +44,10 @@ def join_peers(spec: RankSpec, config: LearnerConfig) -> None:
         MASTER_ADDR=spec.master_address,
         MASTER_PORT=str(spec.master_port),
     )
+    # On a GPU they run AdamW, if it is offloaded.
+    torch.set_num_threads(config.num_threads or max(1, round(config.num_cpus)))
     if spec.device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
-        torch.set_num_threads(config.num_threads or max(1, round(config.num_cpus)))
     import deepspeed
 
     if spec.device == "cpu":

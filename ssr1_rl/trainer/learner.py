@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 class Learner:
     """Trains the policy, and computes KL estimates to the frozen reference.
 
-    Responses are sampled from `distribution`; `fetch_waveform` resolves a clip's handle to its waveform [num_samples].
+    Responses are sampled from `distribution`; `fetch_waveform` returns a clip's waveform [num_samples].
 
     Attributes:
         kl_coefficient: weight of the KL term in the next update; the controller may adapt it.

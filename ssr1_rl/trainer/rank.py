@@ -81,7 +81,7 @@ class LearnerRank:
         self._transfer.send_weights()
 
     def weight_digests(self) -> dict[str, str]:
-        """Checksum of every tensor as it is sent, by checkpoint name."""
+        """Checksum of every tensor as it is sent, by checkpoint name; empty on ranks that do not send."""
         return {name: digest(tensor) for name, tensor in self._source()}
 
     def save(self, folder: Path) -> None:
@@ -96,9 +96,9 @@ class LearnerRank:
     def _source(self) -> "ZeroWeightSource":
         from ssr1_rl.weights.source import ZeroWeightSource  # imports vLLM
 
-        return ZeroWeightSource(self._learner.model)
+        return ZeroWeightSource(self._learner.model, sends=self._learner.rank == 0)
 
 
 def _fetch(clip: Clip) -> np.ndarray:
     # The object store gives a read-only array, which is enough for the feature extractor.
-    return clip if isinstance(clip, np.ndarray) else ray.get(clip)
+    return clip.waveform if isinstance(clip.waveform, np.ndarray) else ray.get(clip.waveform)

@@ -26,7 +26,7 @@ class AuditReport(TypedDict):
 def digest(tensor: torch.Tensor) -> str:
     """A checksum of a tensor's bytes, 16 hexadecimal digits (BLAKE2b)."""
     flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-    return hashlib.blake2b(flat.numpy().tobytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(flat.numpy().data, digest_size=8).hexdigest()
 
 
 class WeightAudit:

@@ -14,10 +14,16 @@ class ZeroWeightSource(WeightSource):
     """Gathers ZeRO shards one layer group at a time, so that under ZeRO-3 no rank holds the whole model.
 
     Adapters are merged into the tensors that are sent, not into the parameters.
-    Iteration is a collective under ZeRO-3: every rank must run it to its end.
+    Iteration is a collective under ZeRO-3: every rank must run it to its end. Only the rank that `sends` gets
+    tensors; on the others it takes part in gathering, copies nothing and yields nothing.
+
+    On a GPU the consumer may read tensors on any CUDA stream (vLLM's packs them on streams of its own). So a group is
+    yielded only after it has been written, and the next one, which may reuse its memory, is gathered only after it has
+    been read.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, sends: bool = True) -> None:
+        self._sends = sends
         weights = named_weights(model)
         self._weights = {name: weights[name] for group in layerwise_groups(list(weights)) for name in group}
         self._adapters = adapters_by_weight(model)
@@ -36,12 +42,21 @@ class ZeroWeightSource(WeightSource):
         }
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        on_gpu = False
         for group in self.groups():
             parameters = [self._weights[name] for name in group]
             adapters = [p for name in group if name in self._adapters for p in adapter_parameters(self._adapters[name])]
+            if on_gpu:
+                torch.cuda.synchronize()
             with gathered(parameters + adapters):
-                tensors = [self._whole(name) for name in group]
+                tensors = [self._whole(name) for name in group] if self._sends else []
+            if not tensors:
+                continue
+            if on_gpu := _is_on_gpu(tensors[0]):
+                torch.cuda.current_stream().synchronize()
             yield from zip(group, tensors, strict=True)
+            # Otherwise this group would stay in memory until the next one is made.
+            del tensors
 
     def _whole(self, name: str) -> torch.Tensor:
         """The tensor that is sent for a gathered weight."""
@@ -50,3 +65,7 @@ class ZeroWeightSource(WeightSource):
             return merged(weight, self._adapters[name])
         # A clone, because a receiver may keep a tensor after its shard has been freed.
         return weight.detach().clone() if is_partitioned(weight) else weight.detach()
+
+
+def _is_on_gpu(tensor: torch.Tensor) -> bool:
+    return tensor.is_cuda

@@ -6,6 +6,7 @@ both sides, so that no learner holds an engine's handle.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,8 +49,19 @@ class Rendezvous:
         return info | ({"timeout_s": self.timeout_s} if self.backend == "gloo" else NCCL_PACKING)
 
 
-NCCL_PACKING: dict[str, object] = {"packed": True, "packed_buffer_size_bytes": 2**30, "packed_num_buffers": 2}
-"""How tensors are packed into broadcasts over NCCL; both sides must agree. These are vLLM's own defaults."""
+NCCL_BUFFER_BYTES = 256 * 2**20
+"""A broadcast over NCCL ends with the tensor that exceeds this size."""
+
+NCCL_PACKING: dict[str, object] = {
+    "packed": True,
+    "packed_buffer_size_bytes": NCCL_BUFFER_BYTES,
+    "packed_num_buffers": 1,
+}
+"""How tensors are packed into broadcasts over NCCL; both sides must agree.
+
+One small buffer, because engines allocate it outside `rollout.gpu_memory_utilization` (vLLM's default is two of 1 GiB).
+A second one would overlap little, because the weight source waits for the GPU at every layer group.
+"""
 
 
 def join_as_learner(rendezvous: Rendezvous, rank: int, source: WeightSource) -> TrainerWeightTransferEngine:
@@ -66,7 +78,21 @@ def join_as_learner(rendezvous: Rendezvous, rank: int, source: WeightSource) -> 
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
         info = NCCLTrainerInitInfo(*at, **NCCL_PACKING, rank=rank)  # type: ignore[arg-type]
-    return WeightTransferTrainerFactory.trainer_init(info, client=_ControllerCallsEngines(), source=source)
+    with keeping_the_stream(rendezvous.backend):
+        return WeightTransferTrainerFactory.trainer_init(info, client=_ControllerCallsEngines(), source=source)
+
+
+def keeping_the_stream(backend: str) -> AbstractContextManager[object]:
+    """A context after which the thread's current CUDA stream is the same as before.
+
+    vLLM's first NCCL operation in a thread makes a new stream the current one, unless one was set explicitly after
+    vLLM's import. The learner would then compute on a stream that DeepSpeed did not start on.
+    """
+    if backend != "nccl":
+        return nullcontext()
+    import torch
+
+    return torch.cuda.stream(torch.cuda.current_stream())
 
 
 class _ControllerCallsEngines:

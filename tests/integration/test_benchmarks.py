@@ -148,3 +148,13 @@ def test_trl_takes_the_text_task_and_gives_its_figures(tmp_path):
     assert figures["samples_per_s"] == pytest.approx(2 * 2 / figures["step_times_s"][1])
     assert (len(figures["step_times_s"]), figures["response_tokens"], figures["threads"]) == (2, 8, 2)
     assert figures["versions"].keys() == {"python", "torch", "transformers", "trl"}
+
+
+def test_gpu_smoke_runs_its_checks_as_far_as_a_cpu_can(tmp_path: Path) -> None:
+    """Those with engines are left out: tests/integration has the same comparisons on the CPU."""
+    report = tmp_path / "report.json"
+    checks = ("attention_sdpa", "attention_flash", "zero", "weight_sync")
+    text = run("gpu_smoke", "--device", "cpu", "--report", str(report), "--only", *checks)
+    statuses = {result["check"]: result["status"] for result in json.loads(report.read_text())["results"]}
+    assert statuses == dict.fromkeys(checks, "passed") | {"attention_flash": "not possible"}
+    assert "3 passed, 0 failed, 1 not possible" in text

@@ -43,7 +43,9 @@ class PlainModel:
         """Log-probs and entropies of the response's tokens [T], tempered."""
         if not response:
             return torch.zeros(0), torch.zeros(0)
-        clip = self._extract(group.waveforms[0], sampling_rate=16000, return_attention_mask=True, return_tensors="pt")
+        clip = self._extract(
+            group.waveforms[0].waveform, sampling_rate=16000, return_attention_mask=True, return_tensors="pt"
+        )
         _, num_features = self.model.model.audio_tower._get_feat_extract_output_lengths(clip.attention_mask.sum(-1))
         prompt: list[int] = []
         for token in group.prompt_token_ids:

@@ -282,7 +282,8 @@ def policy_logprobs(policy: Any, config: Any, questions: list[Any], groups: list
     from ssr1_rl.trainer.batches.clips import ClipFeatures
     from ssr1_rl.trainer.batches.rows import Row, collate
 
-    mel_of, placeholder = ClipFeatures(config.model.path, ray.get), policy.model.config.audio_token_id
+    mel_of = ClipFeatures(config.model.path, lambda clip: ray.get(clip.waveform))
+    placeholder = policy.model.config.audio_token_id
     found = []
     for question, group in zip(questions, groups, strict=True):
         lengths = question.num_audio_tokens

@@ -12,14 +12,18 @@ import pytest
 from ssr1_rl import run
 from ssr1_rl.cli import _exit_when_interrupted
 from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.config.sections.run import RunConfig
+from ssr1_rl.data.splits import Split, Splits
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.files import SetAside
-from ssr1_rl.run import Data, Interrupted, TimeIsUp, summarise
+from ssr1_rl.run import Interrupted, TimeIsUp, summarise
 from ssr1_rl.store.folder import write_config
 from ssr1_rl.store.resume import find_resume
 from ssr1_rl.telemetry.progress import Progress
 from ssr1_rl.types import Question
+
+SPLITS = Splits(Split("data.train", DatasetConfig(), [Question("1", "?", "yes")], []), {})
 
 
 @pytest.fixture
@@ -42,9 +46,7 @@ async def test_a_start_that_fails_leaves_the_settings_of_the_last_one(config, mo
     monkeypatch.setattr(run, "running_system", no_system)
     config.model.path = "another"
     with pytest.raises(RuntimeError, match="no such model"):
-        await run._run(
-            config, Data([Question("1", "?", "yes")], {}), find_resume(config.run), StopRequest(), Progress(1)
-        )
+        await run._run(config, SPLITS, find_resume(config.run), StopRequest(), Progress(1))
     assert {p: p.read_bytes() for p in Path(config.run.dir).rglob("*") if p.is_file()} == before
 
 

@@ -17,7 +17,7 @@ class LearnerConfig:
     num_cpus: float = setting(1.0, gt=0)
     """CPU cores that Ray reserves per rank."""
     num_threads: int = setting(0, ge=0)
-    """Compute threads of a rank on the CPU. 0: one per reserved core."""
+    """Compute threads of a rank on the CPU; on GPUs those of an offloaded AdamW. 0: one per reserved core."""
 
     learning_rate: float = setting(1e-6, gt=0)
     """Learning rate of AdamW."""
@@ -35,7 +35,7 @@ class LearnerConfig:
     """Gradients of a larger global norm are scaled down to it."""
 
     offload_optimizer: Literal["none", "cpu"] = "none"
-    """Keep AdamW's state and step on the device, or in host memory (ZeRO stage 1 to 3)."""
+    """Keep AdamW's state and step on the device, or in host memory (page-locked, ZeRO stage 1 to 3)."""
     offload_parameters: Literal["none", "cpu"] = "none"
     """Keep shards of parameters that are not in use on the device, or in host memory (ZeRO stage 3)."""
     max_tokens_per_micro_batch: int = setting(16384, ge=1)

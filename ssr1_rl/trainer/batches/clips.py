@@ -19,7 +19,7 @@ MEL_CACHE_BYTES = 512 * 2**20
 """Default size of the cache of log-mel features; a 10 s clip takes 0.5 MB."""
 
 
-ClipKey: TypeAlias = str | int
+ClipKey: TypeAlias = str
 Entry: TypeAlias = tuple[Tensor, int]
 """A clip's features, and its number of mel frames."""
 
@@ -71,9 +71,9 @@ class ByteCache:
 
 
 class ClipFeatures:
-    """Computes log-mel features and caches them within `max_bytes`.
+    """Computes log-mel features and caches them within `max_bytes`, by the clip's key.
 
-    `keeps_arrays`: the caller keeps all clips that are arrays, so that their features can be cached.
+    A clip is found again in a later epoch, although the controller may have decoded it anew under another reference.
     """
 
     def __init__(
@@ -81,35 +81,22 @@ class ClipFeatures:
         model_path: str,
         fetch_waveform: Callable[[Clip], np.ndarray],
         max_bytes: int = MEL_CACHE_BYTES,
-        keeps_arrays: bool = False,
     ) -> None:
         self._extract = MelExtractor(model_path)
         self.family = self._extract.family
         self._fetch = fetch_waveform
-        self._cache, self._keeps_arrays = ByteCache(max_bytes), keeps_arrays
+        self._cache = ByteCache(max_bytes)
 
-    def __call__(self, handle: Clip) -> tuple[ClipKey, Tensor, int]:
+    def __call__(self, clip: Clip) -> tuple[ClipKey, Tensor, int]:
         """The clip's key, its log-mel [M, frames + margin], and its number of frames."""
-        key = clip_key(handle)
-        entry = self._cache.get(key)
+        entry = self._cache.get(clip.key)
         if entry is None:
-            waveform = self._fetch(handle)
+            waveform = self._fetch(clip)
             entry = torch.from_numpy(self._extract(waveform)), self.family.num_mel_frames(len(waveform))
-            if self._keeps_arrays or can_be_cached(handle):
-                self._cache.put(key, entry)
-        return key, *entry
+            self._cache.put(clip.key, entry)
+        return clip.key, *entry
 
-    def num_frames(self, handle: Clip) -> int:
+    def num_frames(self, clip: Clip) -> int:
         """Mel frames of a clip, without computing its features."""
-        entry = self._cache.get(clip_key(handle))
-        return entry[1] if entry else self.family.num_mel_frames(len(self._fetch(handle)))
-
-
-def clip_key(handle: Clip) -> ClipKey:
-    """Identifies a clip without holding its reference, which would keep the waveform in memory."""
-    return id(handle) if isinstance(handle, np.ndarray) else handle.hex()
-
-
-def can_be_cached(handle: Clip) -> bool:
-    """Whether the clip's key stays unique for the whole run: an array's id may be reused."""
-    return not isinstance(handle, np.ndarray)
+        entry = self._cache.get(clip.key)
+        return entry[1] if entry else self.family.num_mel_frames(len(self._fetch(clip)))

@@ -31,7 +31,7 @@ class Passes:
 
     Args:
         encode: runs the frozen audio tower; a collective.
-        fetch_waveform: resolves a clip's handle to its float32 waveform [num_samples].
+        fetch_waveform: returns a clip's float32 waveform [num_samples].
 
     Attributes:
         cost: cost of a pass of this policy.
@@ -155,6 +155,6 @@ class Passes:
             encoded=encoded,
         )
 
-    def _clip_features(self, handle: Clip) -> tuple[ClipKey, Tensor, int]:
+    def _clip_features(self, clip: Clip) -> tuple[ClipKey, Tensor, int]:
         assert self._clips is not None, "only audio models have clips"
-        return self._clips(handle)
+        return self._clips(clip)

@@ -14,16 +14,7 @@ import torch
 from torch import Tensor
 
 from ssr1_rl.trainer.batches.balance import cut_padded
-from ssr1_rl.trainer.batches.clips import (
-    ByteCache,
-    ClipBatch,
-    ClipFeatures,
-    ClipKey,
-    Entry,
-    can_be_cached,
-    clip_key,
-    stack_clips,
-)
+from ssr1_rl.trainer.batches.clips import ByteCache, ClipBatch, ClipFeatures, ClipKey, Entry, stack_clips
 from ssr1_rl.types import Clip
 
 
@@ -57,16 +48,16 @@ class TowerOutputs:
         self._current: dict[ClipKey, Entry] = {}
         self.num_asked = self.num_encoded = 0
 
-    def prepare(self, handles: Iterable[Clip]) -> None:
+    def prepare(self, clips: Iterable[Clip]) -> None:
         """Makes the outputs of these clips, and only these, available to `__call__`; a collective."""
-        wanted = {clip_key(handle): handle for handle in handles}
+        wanted = {clip.key: clip for clip in clips}
         self._current = {key: entry for key in wanted if (entry := self._cache.get(key))}
-        missing = [handle for key, handle in wanted.items() if key not in self._current]
+        missing = [clip for key, clip in wanted.items() if key not in self._current]
         self.num_asked += len(wanted)
         self.num_encoded += len(missing)
         family = self._clips.family
-        lengths = {id(handle): family.num_audio_tokens(self._clips.num_frames(handle)) for handle in missing}
-        passes = list(cut_padded(missing, lambda handle: lengths[id(handle)], self._max_tokens))
+        lengths = {clip.key: family.num_audio_tokens(self._clips.num_frames(clip)) for clip in missing}
+        passes = list(cut_padded(missing, lambda clip: lengths[clip.key], self._max_tokens))
         # Ranks agree on it before any of them starts a pass, because they wait for each other's weights within a pass.
         most = int(self._max_over_ranks(len(passes)))
         for part in passes:
@@ -75,10 +66,9 @@ class TowerOutputs:
         for _ in range(most - len(passes)):
             self._run_tower(stack_clips([(silence, family.min_mel_frames)], self._num_mel_bins))
 
-    def __call__(self, handle: Clip) -> tuple[ClipKey, Tensor, int]:
+    def __call__(self, clip: Clip) -> tuple[ClipKey, Tensor, int]:
         """The key of a prepared clip, its output [D, num_features], and its number of frames."""
-        key = clip_key(handle)
-        return key, *self._current[key]
+        return clip.key, *self._current[clip.key]
 
     def take_counts(self) -> tuple[int, int]:
         """Returns `num_asked` and `num_encoded`, and resets both to 0."""
@@ -86,15 +76,14 @@ class TowerOutputs:
         self.num_asked = self.num_encoded = 0
         return counts
 
-    def _compute(self, handles: Sequence[Clip]) -> None:
-        batch = stack_clips([self._clips(handle)[1:] for handle in handles], self._num_mel_bins)
+    def _compute(self, clips: Sequence[Clip]) -> None:
+        batch = stack_clips([self._clips(clip)[1:] for clip in clips], self._num_mel_bins)
         outputs = self._run_tower(batch)
-        for handle, output, num_frames in zip(handles, outputs, batch.num_mel_frames, strict=True):
+        for clip, output, num_frames in zip(clips, outputs, batch.num_mel_frames, strict=True):
             # Copied, since a view would keep the whole batch in memory.
             entry = output[: self._clips.family.num_audio_tokens(num_frames)].to("cpu", copy=True).T, num_frames
-            self._current[clip_key(handle)] = entry
-            if can_be_cached(handle):
-                self._cache.put(clip_key(handle), entry)
+            self._current[clip.key] = entry
+            self._cache.put(clip.key, entry)
 
     def _run_tower(self, batch: ClipBatch) -> Tensor:
         with torch.no_grad():

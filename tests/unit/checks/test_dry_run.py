@@ -1,12 +1,17 @@
 """The memory estimate, by hand for a tiny model; and a dry run that starts nothing."""
 
+import json
+
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from ssr1_rl.checks.dry_run import print_dry_run
 from ssr1_rl.checks.memory import estimate_memory
 from ssr1_rl.config.schema import Config
 from ssr1_rl.trainer.model.families import load_model
+from ssr1_rl.types import SAMPLE_RATE
 
 
 @pytest.fixture
@@ -17,7 +22,10 @@ def make_config(random_audio_model, tmp_path):
         config = Config()
         config.run.name, config.run.dir = "x", str(tmp_path / "run")
         config.data.train.path = str(tmp_path / "q.json")
-        (tmp_path / "q.json").write_text("[]")
+        config.data.train.format = "jsonl"
+        rows = [{"id": 1, "question": "How many beeps?", "choices": ["one", "two"], "answer": "B", "audio": "a.wav"}]
+        (tmp_path / "q.json").write_text(json.dumps(rows))
+        soundfile.write(tmp_path / "a.wav", np.zeros(2 * SAMPLE_RATE), SAMPLE_RATE)
         config.model.path, config.model.dtype, config.model.gradient_checkpointing = str(path), dtype, checkpointing
         config.learner.zero_stage, config.learner.num_workers = stage, ranks
         config.learner.max_tokens_per_micro_batch = 1000
@@ -120,8 +128,8 @@ def test_what_is_offloaded_is_not_on_the_device(make_config, capsys, monkeypatch
     config.learner.offload_optimizer = config.learner.offload_parameters = "cpu"
     print_dry_run(config)
     text = capsys.readouterr().out
-    assert text.count("learner rank, host") == 3
-    assert f"{estimate.learner_gradients + estimate.learner_activations:.2f}" in text
+    assert text.count("learner rank, host") == 4
+    assert f"{estimate.learner_buffers + estimate.learner_activations + estimate.learner_head:.2f}" in text
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,27 @@ def test_a_dubious_setting_is_said(overrides, said):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["learner.zero_stage=3", "learner.num_workers=2"], "set learner.zero_stage=2 if its memory fits"),
+        (["learner.offload_optimizer=cpu", "learner.num_cpus=4"], "runs AdamW on 4 CPU threads per rank: reserve 8"),
+        (["learner.offload_optimizer=cpu", "learner.num_cpus=0.5"], "runs AdamW on 1 CPU thread per rank"),
+        (["learner.offload_optimizer=cpu", "learner.num_cpus=16", "learner.num_threads=2"], "on 2 CPU threads"),
+    ],
+)
+def test_what_is_slow_on_gpus_is_said_of_them_alone(overrides, said):
+    [line] = notes(load_config(None, [*NEEDED, *overrides]))
+    assert said in line
+    assert notes(load_config(None, [*NEEDED, *overrides, "run.device=cpu"])) == []
+
+
+@pytest.mark.parametrize(
     "overrides",
     [
+        ["learner.zero_stage=3"],
+        ["learner.zero_stage=3", "learner.num_workers=2", "model.train_audio_tower=true"],
+        ["learner.zero_stage=2", "learner.num_workers=2"],
+        ["learner.offload_optimizer=cpu", "learner.num_cpus=8"],
         ["learner.warmup_steps=40", "grpo.num_steps=10", "grpo.num_epochs=2", "grpo.num_minibatches=2"],
         ["grpo.kl_estimator=k1"],
         ["grpo.kl_coefficient=0.1", "grpo.kl_estimator=k1", "grpo.kl_placement=reward"],

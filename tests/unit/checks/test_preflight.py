@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -19,15 +20,16 @@ def config(random_text_model, tmp_path):
     config = Config()
     config.run.name, config.run.dir, config.run.device = "x", str(tmp_path / "run"), "cpu"
     config.model.path, config.data.train.path = str(random_text_model), str(tmp_path / "q.json")
-    (tmp_path / "q.json").write_text("[]")
+    config.data.train.format = "jsonl"
+    (tmp_path / "q.json").write_text('{"id": 1, "question": "How many beeps?", "answer": "one"}')
     return config
 
 
 def with_model(config, tmp_path, **changes):
     """The configuration, with changes to the model's config.json."""
-    settings = json.loads((tmp_path / "q.json").parent.joinpath(config.model.path, "config.json").read_text())
     folder = tmp_path / "model"
-    folder.mkdir()
+    shutil.copytree(config.model.path, folder)
+    settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | changes))
     config.model.path = str(folder)
     return config

@@ -75,6 +75,13 @@ def test_settings_of_the_prompt(audio_model):
     assert "Audio: what is in the audio?\n(A) a video\n(B) a dog<|im_end|>" in text
 
 
+def test_more_choices_than_letters_are_numbered(audio_model):
+    choices = tuple(f"word {chr(ord('a') + i % 26)}{i // 26}" for i in range(28))
+    prompt = build(PromptBuilder(audio_model, DataConfig()), question(num_clips=0, choices=choices), [])
+    assert "\n(1) word a0\n(2) word b0" in spelt(PromptBuilder(audio_model, DataConfig()), prompt)
+    assert "\n(28) word b1\n" in spelt(PromptBuilder(audio_model, DataConfig()), prompt)
+
+
 @pytest.mark.parametrize("num_clips", [0, 1, 3])
 def test_one_placeholder_per_clip(audio_model, num_clips):
     builder = PromptBuilder(audio_model, DataConfig())

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ssr1_rl.data.choices import choice_labels
 from ssr1_rl.rewards.accuracy import Accuracy, choice_match, extract_answer, mmau_match
 from ssr1_rl.types import Completion, Question
 
@@ -230,3 +231,12 @@ def test_every_way_to_name_a_choice_agrees_with_its_position(index, other):
     letter = "ABCD"[index]
     for answer in (letter, f"({letter.lower()})", f"{letter}) {ANIMALS[index]}", ANIMALS[index].upper()):
         assert choice_match(answer, ANIMALS[other], ANIMALS) is (index == other)
+
+
+@pytest.mark.parametrize("num_choices", [2, 4, 26, 27, 30, 100])
+def test_every_label_of_the_prompt_names_its_choice(num_choices):
+    choices = [f"word {'abcdefghij'[i // 10]}{'klmnopqrst'[i % 10]}" for i in range(num_choices)]
+    for label, choice in zip(choice_labels(num_choices), choices, strict=True):
+        assert choice_match(f"({label})", choice, choices)
+        assert choice_match(f"({label}) {choice}", choice, choices)
+        assert not choice_match(f"({label})", choices[0 if choice != choices[0] else 1], choices)

@@ -9,7 +9,7 @@ from ssr1_rl.actors.handle import Actor
 from ssr1_rl.actors.waits import WaitedTooLong, Waits
 from ssr1_rl.rollout.engine import Sampling, group_seed
 from ssr1_rl.rollout.pool import RolloutPool
-from ssr1_rl.types import Completion, GroupId, PreparedQuestion, Question
+from ssr1_rl.types import Clip, Completion, GroupId, PreparedQuestion, Question
 
 SAMPLING = Sampling(num_completions=4, max_response_tokens=10)
 COMPLETION = Completion((1,), (-0.5,), "x", "stop")
@@ -39,7 +39,7 @@ def clock(monkeypatch):
 
 
 def prepared(id="q", num_tokens=5):
-    return PreparedQuestion(Question(id, "?", "yes"), tuple(range(num_tokens)), ("clip",))
+    return PreparedQuestion(Question(id, "?", "yes"), tuple(range(num_tokens)), (Clip("key", "clip"),))
 
 
 def make_pool(workers, timeout_s):

@@ -9,9 +9,12 @@ from ssr1_rl.files import SetAside
 from ssr1_rl.telemetry.samples import SampleWriter
 from ssr1_rl.types import AudioRef, Completion, GroupId, Question, RolloutGroup, ScoredGroup, VersionSpan
 
+METADATA = {"level": 3, "tags": ["x", None], "half": "\ud83d"}
+
 
 def scored_group(question_id="q1", text="What barks?", completion="[red]dog[/nope]\n"):
-    question = Question(question_id, text, "dog", ("dog", "cat"), (AudioRef("a.wav"), AudioRef("b.wav")), kind="sound")
+    clips = (AudioRef("a.wav"), AudioRef("b.wav"))
+    question = Question(question_id, text, "dog", ("dog", "cat"), clips, kind="sound", metadata=METADATA)
     first = Completion((5, 6, 7), (-0.1,) * 3, completion, "stop", (VersionSpan(3, 0, 2), VersionSpan(4, 2, 3)))
     empty = Completion((), (), "", "stop")
     group = RolloutGroup(GroupId(2, question_id, 1), question, (first, empty), submitted_version=3)
@@ -39,6 +42,7 @@ def test_round_trip(tmp_path):
         "choices": ["dog", "cat"],
         "ground_truth": "dog",
         "audio": ["a.wav", "b.wav"],
+        "metadata": '{"level": 3, "tags": ["x", null], "half": "\\ud83d"}',
         "completion_index": 0,
         "completion": "[red]dog[/nope]\n",
         "token_ids": [5, 6, 7],

@@ -1,5 +1,7 @@
 """Any DeepSpeed setting can be given under learner.deepspeed, none that contradicts the learner."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from ssr1_rl.checks.deepspeed_options import FREE, OWNED, check_deepspeed_option
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.errors import ConfigError
-from ssr1_rl.trainer.deepspeed_setup import deepspeed_settings, laid_over, parameter_groups
+from ssr1_rl.trainer.deepspeed_setup import RankSpec, deepspeed_settings, join_peers, laid_over, parameter_groups
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.policy import Policy
 from ssr1_rl.types import SOFTMAX
@@ -133,6 +135,31 @@ def test_everything_else_reaches_deepspeed():
     assert settings["bf16"] == {"enabled": True, "check_grad_overflow": False}
     assert settings["communication_data_type"] == "fp32", "else bfloat16 gradients are added up in bfloat16"
     assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+def test_what_is_offloaded_is_page_locked():
+    """By DeepSpeed's own default: pageable memory would halve the speed of every copy and forbid to overlap it."""
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    learner = LearnerConfig(zero_stage=3, offload_optimizer="cpu", offload_parameters="cpu")
+    zero = DeepSpeedZeroConfig(**deepspeed_settings(ModelConfig(), learner)["zero_optimization"])
+    assert zero.offload_optimizer.pin_memory and zero.offload_param.pin_memory
+
+
+@pytest.mark.parametrize(
+    ("settings", "threads"), [({"num_cpus": 15.6}, 16), ({"num_cpus": 0.4}, 1), ({"num_threads": 3}, 3)]
+)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_rank_computes_on_its_cores_also_where_only_the_optimizer_needs_them(monkeypatch, device, settings, threads):
+    import deepspeed
+
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    monkeypatch.setattr(deepspeed, "init_distributed", lambda backend, **_: given.append(backend))
+    join_peers(RankSpec(0, 1, "127.0.0.1", 1, device), LearnerConfig(**settings))
+    assert given == [threads, "gloo" if device == "cpu" else "nccl"]
 
 
 def test_whatever_the_learner_sets_is_owned():

@@ -1,6 +1,7 @@
 """The transfer of weights: buckets, ranks, checksums, and what an engine may keep. No engine runs here."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,9 @@ def test_engine_arguments():
     assert (args["weight_transfer_config"], args["limit_mm_per_prompt"]) == ({"backend": "gloo"}, {"audio": 2})
     assert args["max_num_batched_tokens"] == 1
     assert engine_args(SPEC, RolloutConfig())["max_num_batched_tokens"] == 9000
+    on_gpu = replace(SPEC, device="cuda", max_model_len=1536)
+    assert engine_args(on_gpu, RolloutConfig())["max_num_batched_tokens"] == 8192
+    assert engine_args(on_gpu, RolloutConfig(engine_args={"max_num_batched_tokens": 4}))["max_num_batched_tokens"] == 4
     assert transfer_backend("cuda", "auto") == "nccl"
     assert transfer_backend("cuda", "gloo") == "gloo"
 

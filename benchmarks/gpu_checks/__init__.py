@@ -1,0 +1,1 @@
+"""What gpu_smoke.py runs: one file per GPU path, each of which also runs on a CPU as far as one can."""
