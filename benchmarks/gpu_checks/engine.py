@@ -102,7 +102,9 @@ async def compared(engine: Any, learner: Worker, model: Path, version: int) -> f
     sampling = Sampling(num_completions=len(ADVANTAGES), max_response_tokens=32, seed=version)
     prepared = questions(model, 4, seed=version)
     calls = [
-        engine.generate(f"{version}-{index}", question.token_ids, question.waveforms, sampling)
+        engine.generate(
+            f"{version}-{index}", question.token_ids, [clip.waveform for clip in question.waveforms], sampling
+        )
         for index, question in enumerate(prepared)
     ]
     groups = [

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from ssr1_rl.audio_families import QWEN2_AUDIO
-from ssr1_rl.types import SAMPLE_RATE, SOFTMAX, Distribution, GroupId, PreparedQuestion, Question, TrainGroup
+from ssr1_rl.data.audio import sample_digest
+from ssr1_rl.types import SAMPLE_RATE, SOFTMAX, Clip, Distribution, GroupId, PreparedQuestion, Question, TrainGroup
 
 TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
 NUM_SPECIAL = 10
@@ -33,7 +34,8 @@ def questions(model: Path, number: int, seed: int = 0) -> list[PreparedQuestion]
         tokens = rng.integers(NUM_SPECIAL, config.text_config.vocab_size, size=8).tolist()
         prompt = (*tokens[:4], QWEN2_AUDIO.placeholder_id(config), *tokens[4:])
         question = Question(str(index), "", "")
-        found.append(PreparedQuestion(question, prompt, (clip,), (QWEN2_AUDIO.clip_tokens(len(clip)),)))
+        clips = (Clip(sample_digest(clip), clip),)
+        found.append(PreparedQuestion(question, prompt, clips, (QWEN2_AUDIO.clip_tokens(len(clip)),)))
     return found
 
 

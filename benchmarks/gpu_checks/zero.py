@@ -57,7 +57,9 @@ def train(rank: int, ranks: int, port: int, device: str, model: Path, ways: list
         of_model = {"dtype": dtype, "gradient_checkpointing": True}
         of_learner = {"zero_stage": stage, "num_workers": ranks, "learning_rate": LEARNING_RATE, **further}
         settings = learner_settings(model, of_model, of_learner)
-        learner = Learner(RankSpec(rank, ranks, "127.0.0.1", port, device), *settings, fetch_waveform=lambda clip: clip)
+        learner = Learner(
+            RankSpec(rank, ranks, "127.0.0.1", port, device), *settings, fetch_waveform=lambda clip: clip.waveform
+        )
         before = {name: tensor.float().cpu().clone() for name, tensor in ZeroWeightSource(learner.model)}
         metrics = learner.update([groups])
         moved = [float((t.float().cpu() - before[name]).norm()) for name, t in ZeroWeightSource(learner.model)]

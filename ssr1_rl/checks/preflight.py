@@ -38,12 +38,14 @@ def preflight(config: Config) -> Preflight:
         check_reward_source(reward, f"rewards[{index}]")
     refuse_unknown(config.rollout)
     check_resume(config.run, config.model.lora)
+    has_model = is_here(config.model.path)
+    if has_model:
+        check_model(config.model, config.learner.prefix_packing)
+        check_clip_length(config.data, config.model.path)
     splits = read_splits(config.data)
     notes = [note for split in splits for note in notes_on(split)]
-    if not is_here(config.model.path):
+    if not has_model:
         return Preflight(splits, [], notes + check_clips(splits, config.data))
-    check_model(config.model, config.learner.prefix_packing)
-    check_clip_length(config.data, config.model.path)
     examples, more = check_prompts(splits, config)
     return Preflight(splits, examples, notes + more)
 

@@ -17,7 +17,7 @@ from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import UNUSABLE
 from ssr1_rl.data.splits import Split, Splits
 from ssr1_rl.errors import UserError
-from ssr1_rl.types import SAMPLE_RATE, PreparedQuestion, Question
+from ssr1_rl.types import SAMPLE_RATE, Clip, PreparedQuestion, Question
 
 MAX_TRIES = 20
 """Questions of a split that are tried, evenly spread over it, until one can be used."""
@@ -105,7 +105,8 @@ def _example(split: Split, builder: PromptBuilder, data: DataConfig) -> tuple[Ex
     def prepare(question: Question) -> tuple[PreparedQuestion, float]:
         waveforms = _waveforms(question, data)
         lengths = [len(waveform) for waveform in waveforms]
-        return builder.prepare(question, waveforms, lengths), sum(lengths) / SAMPLE_RATE
+        clips = [Clip("", waveform) for waveform in waveforms]  # no cache asks for their keys
+        return builder.prepare(question, clips, lengths), sum(lengths) / SAMPLE_RATE
 
     (prepared, audio_s), failed = _first_usable(split, prepare)
     num_audio = sum(prepared.num_audio_tokens)
