@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ssr1_rl.data.skipped import UNUSABLE, SkipList
+from ssr1_rl.errors import UserError
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
@@ -85,7 +86,7 @@ async def evaluate(
 
 def _summarise(results: Sequence[ScoredGroup]) -> Evaluation:
     if not results:
-        raise ValueError("no question of the validation split can be used; skipped.jsonl in run.dir says why")
+        raise UserError("no question of the validation split can be used; skipped.jsonl in run.dir says why")
     by_kind: dict[str, list[float]] = defaultdict(list)
     for result in results:
         if result.group.question.kind:

@@ -11,7 +11,8 @@
 
 The feed has (max_staleness + 1) x questions_per_step places, and a group keeps its place until `feed.trained`. So with
 max_staleness 0 generation and training alternate; with k, generation runs up to k policy versions ahead. One loop
-serves both. Waits for actors are named in `Waits`; the first error of an engine or a rank ends the run.
+serves both. Waits for actors are named in `Waits`; the first error of a group, an engine or a rank ends the run, also
+if the loop waits for something else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
+from ssr1_rl.faults.first_error import FirstError, watching
 from ssr1_rl.faults.guards import check_logprobs, check_update
 from ssr1_rl.faults.no_signal import NoSignal
 from ssr1_rl.probe import SyncProbe
@@ -86,17 +88,22 @@ class Grpo:
 
     async def run(self) -> None:
         """Trains until `grpo.num_steps`, from the checkpoint if there is one."""
+        # An engine that is lost, or a group that fails, ends a step or a validation at once, but not a checkpoint.
+        async with watching(self._feed.failed(), self._system.engine_lost()) as first_error:
+            await self._run(first_error)
+
+    async def _run(self, first_error: FirstError) -> None:
         grpo = self._config.grpo
         if self._resume_from:
-            await self._resume(self._resume_from)
+            await first_error.during(self._resume(self._resume_from))
         elif grpo.validate_first:
-            await self._validate()
+            await first_error.during(self._validate())
         while self.step < grpo.num_steps:
-            await self._train_one_step()
+            await first_error.during(self._train_one_step())
             last = self.step == grpo.num_steps
             score = None
             if grpo.validate_every and (last or self.step % grpo.validate_every == 0):
-                score = await self._validate()
+                score = await first_error.during(self._validate())
             if last or self.step % self._config.checkpoint.every == 0 or self._is_best(score):
                 await self._save(score)
 
@@ -209,6 +216,8 @@ class Grpo:
 
     def close(self) -> None:
         """Cancels the groups in flight and closes the metrics files."""
+        # Rewards first: they would replace an actor whose group is cancelled.
+        self._system.rewards.shutdown()
         self._feed.close()
         self._probe.close()
         self._metrics.close()

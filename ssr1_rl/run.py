@@ -1,25 +1,30 @@
 """Runs GRPO from settings to summary: checks, Ray, the actors, the loop, and a clean end."""
 
 import asyncio
-import contextlib
 import json
 import signal
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 
+from ssr1_rl.actors.in_thread import in_thread
 from ssr1_rl.actors.waits import Waits
 from ssr1_rl.checks.clips import check_clip_length
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import check_model, preflight
+from ssr1_rl.checks.preflight import Preflight, check_model, preflight
 from ssr1_rl.checks.questions import check_prompts
-from ssr1_rl.cluster import check_fits, connect, make_plan
+from ssr1_rl.cluster import check_fits, make_plan
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
+from ssr1_rl.connection import connected
 from ssr1_rl.data.splits import Splits
+from ssr1_rl.faults.error_log import ErrorLog
 from ssr1_rl.faults.watchdog import Watchdog
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.rewards.load import check_reward
+from ssr1_rl.store.checkpoints import list_checkpoints
 from ssr1_rl.store.folder import claim, find_resume, write_config
 from ssr1_rl.system import running_system
 from ssr1_rl.telemetry.metrics import read_metrics
@@ -34,55 +39,60 @@ class Interrupted(Exception):
 
 
 def run_grpo(config: Config) -> Summary:
-    """Starts or resumes the run that `config` describes, on the cluster that `ssr1_rl.cluster.connect` finds.
+    """Starts or resumes the run that `config` describes, on the cluster that `ssr1_rl.connection.connect` finds.
 
     Returns:
         The figures that `summary.json` holds.
 
     Raises:
-        ValueError, RuntimeError: something is wrong; the message says how to fix it.
+        Explained: something is wrong; the message says how to fix it. This and any other error that comes after the
+            folder is claimed is written to error.log there.
         Interrupted: SIGINT or SIGTERM stopped the run; every actor has ended.
     """
     checked = preflight(config)
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
-    with claim(Path(config.run.dir)), Progress(config.grpo.num_steps) as progress:
-        for line in describe_preset(config.grpo) + notes(config) + checked.notes:
+    waits = Waits()
+    run_dir = Path(config.run.dir)
+    with claim(run_dir), Progress(config.grpo.num_steps) as progress:
+        errors = ErrorLog(run_dir, waits.actors, progress.describe, partial(_how_to_resume, run_dir))
+        with errors.keeps(Interrupted):
+            for line in describe_preset(config.grpo) + notes(config) + checked.notes:
+                progress.note(line)
+            progress.phase("connecting to Ray")
+            # A second time, inside: the log of an actor is fetched from its node while Ray is connected.
+            with connected(errors.ray_says), errors.keeps(Interrupted):
+                return _run_on_ray(config, checked, progress, waits, errors)
+
+
+def _run_on_ray(config: Config, checked: Preflight, progress: Progress, waits: Waits, errors: ErrorLog) -> Summary:
+    if not config.run.wait_for_resources_s:
+        check_fits(make_plan(config))
+    if not checked.examples:  # the model has to be downloaded, which the preflight does not do
+        check_model(config.model, config.learner.prefix_packing)
+        check_clip_length(config.data, config.model.path)
+        for line in check_prompts(checked.splits, config)[1]:
             progress.note(line)
-        progress.phase("connecting to Ray")
-        with connected():
-            check_fits(make_plan(config))
-            if not checked.examples:  # the model has to be downloaded, which the preflight does not do
-                check_model(config.model, config.learner.prefix_packing)
-                check_clip_length(config.data, config.model.path)
-                for line in check_prompts(checked.splits, config)[1]:
-                    progress.note(line)
-            try:
-                return asyncio.run(_until_signal(_run(config, checked.splits, progress)))
-            except asyncio.CancelledError:
-                raise Interrupted(
-                    "stopped; run the same command again to resume from the newest checkpoint in "
-                    f"{config.run.dir}/checkpoints"
-                ) from None
-
-
-@contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """Connects to Ray, and disconnects on exit, which ends a cluster started here. Keeps a connection that was open."""
-    import ray
-
-    joined = ray.is_initialized()
-    connect()
     try:
-        yield
-    finally:
-        if not joined:
-            ray.shutdown()
+        return asyncio.run(_until_signal(_run(config, checked.splits, progress, waits, errors)))
+    except asyncio.CancelledError:
+        raise Interrupted(
+            f"stopped; run the same command again to resume from the newest checkpoint in {config.run.dir}/checkpoints"
+        ) from None
 
 
-async def _run(config: Config, splits: Splits, progress: Progress) -> Summary:
+def _how_to_resume(run_dir: Path) -> str:
+    """What the same command would do now."""
+    saved = list_checkpoints(run_dir)
+    if saved:
+        return f"the same command resumes from {saved[-1].path}"
+    return "the same command starts from the beginning, because no checkpoint was written yet"
+
+
+async def _run(config: Config, splits: Splits, progress: Progress, waits: Waits, errors: ErrorLog) -> Summary:
     started = time.time()
-    resume_from, damaged = find_resume(config.run)
+    progress.phase("looking for a checkpoint, and verifying it")
+    resume_from, damaged = await in_thread(find_resume, config.run)
     for note in damaged:
         progress.note(note)
     changes = write_config(config)
@@ -91,7 +101,6 @@ async def _run(config: Config, splits: Splits, progress: Progress) -> Summary:
         progress.note(f"resuming from {resume_from.path}")
         for change in changes:
             progress.note(f"changed setting: {change}")
-    waits = Waits()
     progress.describe_waiting = waits.describe
     async with (
         Watchdog(config.telemetry.stall_warning_s, waits.describe, progress.note) as watchdog,
@@ -101,7 +110,8 @@ async def _run(config: Config, splits: Splits, progress: Progress) -> Summary:
         validation = {name: split.questions for name, split in splits.validation.items()}
         grpo = Grpo(config, system, splits.train.questions, validation, progress, resume_from, watchdog.beat)
         try:
-            await grpo.run()
+            with errors.remembers_the_place():
+                await grpo.run()
         finally:
             grpo.close()
     summary = summarise(Path(config.run.dir), list(splits.validation), time.time() - started)

@@ -5,13 +5,14 @@ from pathlib import Path
 
 from ssr1_rl.data.audio import AudioError
 from ssr1_rl.data.prompt import PromptTooLong
+from ssr1_rl.errors import UserError
 from ssr1_rl.types import Question
 
 UNUSABLE = (AudioError, PromptTooLong)
 """Raised for a question that cannot be used."""
 
 
-class TooManyUnusable(ValueError):
+class TooManyUnusable(UserError):
     """More questions than `data.max_skipped_share` cannot be used."""
 
 

@@ -21,6 +21,7 @@ from rich.progress import Progress
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.demo.chains import chain_of_thought, taught_answer
 from ssr1_rl.demo.scenes import KINDS, Scene, SceneStyle, make_scene
+from ssr1_rl.errors import UserError
 from ssr1_rl.types import SAMPLE_RATE
 
 SPLITS = ("train", "test", "unseen_scenes", "unseen_questions")
@@ -136,12 +137,12 @@ def _is_made(folder: Path, settings: WorldSettings) -> bool:
         return False
     stamp = folder / STAMP
     if not stamp.is_file():
-        raise ValueError(f"{folder} is not empty and holds no sound world; choose another folder")
+        raise UserError(f"{folder} is not empty and holds no sound world; choose another folder")
     wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
     found = json.loads(stamp.read_text())
     if found != wanted:
         names = ", ".join(sorted(name for name in wanted if wanted[name] != found.get(name)))
-        raise ValueError(
+        raise UserError(
             f"{folder} holds a sound world with other settings ({names}); choose another folder or delete it"
         )
     return True

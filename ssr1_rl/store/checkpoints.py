@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from ssr1_rl.config.sections.watch import CheckpointConfig
+from ssr1_rl.errors import UserError
 
 if TYPE_CHECKING:
     from ssr1_rl.rollout.feed import FeedState
@@ -27,7 +28,7 @@ PREFIX = "step_"
 PARTIAL = ".partial_"
 
 
-class DamagedCheckpoint(ValueError):
+class DamagedCheckpoint(UserError):
     """A checkpoint differs from its manifest; the message names the file."""
 
 

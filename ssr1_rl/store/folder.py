@@ -21,11 +21,11 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.model import LoraConfig
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.config.values import Key, dotted, entries
-from ssr1_rl.errors import ConfigError
+from ssr1_rl.errors import ConfigError, UserError
 from ssr1_rl.store.checkpoints import Checkpoint, DamagedCheckpoint, list_checkpoints, open_checkpoint
 
 
-class RunFolderInUse(RuntimeError):
+class RunFolderInUse(UserError):
     """Another process is running in the same folder."""
 
 

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ssr1_rl.errors import UserError
+
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
@@ -96,7 +98,7 @@ def _read_lines(path: Path) -> tuple[list[tuple[bytes, dict[str, float | str]]],
         except ValueError as error:
             if number == len(lines):
                 return parsed, line
-            raise ValueError(f"{path} line {number} is not JSON ({error}); remove that line") from error
+            raise UserError(f"{path} line {number} is not JSON ({error}); remove that line") from error
         parsed.append((line, row))
     return parsed, b""
 

@@ -11,6 +11,7 @@ import ray
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.errors import UserError
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import Learner, RankSpec
 from ssr1_rl.trainer.learner_state import load_learner, save_learner
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ssr1_rl.weights.source import ZeroWeightSource
 
 
-class PortTaken(ValueError):
+class PortTaken(UserError):
     """A port that the settings name is in use on the node that needs it."""
 
 

@@ -1,5 +1,6 @@
 """The end of a system, with real actors in place of engines."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -33,5 +34,5 @@ class TakesItsTime:
 def test_a_worker_that_fails_to_end_does_not_cut_short_the_others(tmp_path: Path) -> None:
     fails, slow = Actor.create(Fails, {"num_cpus": 0}), Actor.create(TakesItsTime, {"num_cpus": 0}, tmp_path / "done")
     ray.get([fails.call(Fails.started), slow.call(TakesItsTime.started)])
-    _end_workers([fails, slow])  # type: ignore[list-item]
+    asyncio.run(_end_workers([fails, slow]))  # type: ignore[list-item]
     assert (tmp_path / "done").exists()
