@@ -10,7 +10,7 @@ from typing import TypeVar
 from ray.exceptions import RayActorError
 
 from ssr1_rl.actors.roster import Roster
-from ssr1_rl.errors import PeerLost, Unanswered, original
+from ssr1_rl.errors import Explained, PeerLost, Unanswered, original
 
 R = TypeVar("R")
 
@@ -85,8 +85,9 @@ class Waits:
     ) -> list[R]:
         """Waits for calls of several actors, by the actors' roles; returns their results in the order of `calls`.
 
-        The first error ends the wait. If it may be the consequence of another actor's death, the wait goes on for
-        `GRACE_S`, and the cause is raised. An actor's own error is raised with a note that says who raised it.
+        The first error ends the wait. If it may be the consequence of another actor's death, as torch's errors of a
+        lost connection, the wait goes on for up to `GRACE_S`, and the death is raised instead. An actor's own error
+        gets a note that says who raised it.
 
         Raises:
             ActorLost: an actor died.
@@ -96,7 +97,7 @@ class Waits:
         with self.of(who, what, calls), _cancelled_at_the_end(roles):
             done, late = await asyncio.wait(roles, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
             failed = [task for task in done if task.exception()]
-            if failed and late and not any(_is_a_death(task) for task in failed):
+            if failed and late and all(map(_may_follow_from_a_death, failed)):
                 failed += await self._failed_soon(late)
         silent = [role for task, role in roles.items() if not task.done() or task.cancelled()]
         if failed:
@@ -185,6 +186,13 @@ def _too_long(
 
 def _is_a_death(task: "asyncio.Future[R]") -> bool:
     return isinstance(task.exception(), RayActorError)
+
+
+def _may_follow_from_a_death(task: "asyncio.Future[R]") -> bool:
+    error = original(task.exception() or Exception())
+    if isinstance(error, Explained):
+        return isinstance(error, PeerLost)
+    return isinstance(error, RuntimeError | OSError) and not _is_a_death(task)
 
 
 def _rank(task: "asyncio.Future[R]") -> int:

@@ -103,7 +103,8 @@ async def test_one_control_message_per_engine_and_sync():
     assert len(log) == 3
 
 
-async def test_the_error_of_one_engine_ends_a_sync_that_the_others_wait_in():
+async def test_the_error_of_one_engine_ends_a_sync_that_the_others_wait_in(monkeypatch):
+    monkeypatch.setattr("ssr1_rl.actors.waits.GRACE_S", 0.01)
     workers = [Worker([], 0, apply_weights=never), Worker([], 1, apply_weights=fails)]
     with pytest.raises(ConnectionError, match="engine 1 ran out of memory"):
         await asyncio.wait_for(system(workers, Learners([], send=never)).sync_weights(1), 5)

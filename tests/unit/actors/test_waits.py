@@ -7,7 +7,7 @@ from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 
 from ssr1_rl.actors.roster import ActorLost, Member, Process, how_it_was_lost
 from ssr1_rl.actors.waits import WaitedTooLong, Waits
-from ssr1_rl.errors import PeerLost, Unanswered
+from ssr1_rl.errors import PeerLost, RunError, Unanswered, original
 
 
 async def never():
@@ -79,10 +79,12 @@ def registered(waits, role, actor_id="ab12"):
 @pytest.mark.parametrize("error", [TimeoutError("judge"), GetTimeoutError("judge"), WaitedTooLong("judge")])
 async def test_an_actor_s_own_timeout_is_raised_as_it_is_and_our_limit_is_no_timeout_error(error):
     """`except TimeoutError` around a wait must not catch both."""
-    with pytest.raises(type(error), match="judge"):
+    with pytest.raises(type(error)) as caught:
         await Waits().result("reward", "scoring", fails(in_an_actor(error)), 60, "timeout_s")
-    with pytest.raises(type(error), match="judge"):
+    assert original(caught.value) is error
+    with pytest.raises(type(error)) as caught:
         await Waits().answers("reward", "scoring", {"a": fails(in_an_actor(error))}, 60, "timeout_s")
+    assert original(caught.value) is error
     assert not issubclass(WaitedTooLong, TimeoutError)
 
 
@@ -111,7 +113,7 @@ async def test_the_death_of_a_peer_is_told_instead_of_its_consequence():
 
     waits = registered(registered(Waits(), "learner rank 0", "rank0"), "learner rank 1", "rank1")
     calls = {"learner rank 0": consequence(), "learner rank 1": death()}
-    with pytest.raises(ActorLost, match="^learner rank 1 .*died"):
+    with pytest.raises(ActorLost, match=r"^learner rank 1 .*died"):
         await waits.answers("learner (2 ranks)", "updating", calls, 60, "t")
 
 
@@ -129,6 +131,16 @@ async def test_a_broken_transfer_alone_names_who_did_not_answer(monkeypatch):
     with pytest.raises(Unanswered, match=r"Timed out; no answer by then from rollout worker 0$") as caught:
         await Waits().answers("weight sync", "sending", calls, 60, "t")
     assert caught.value.silent == ("rollout worker 0",)
+
+
+@pytest.mark.parametrize("error", [RunError("no space is left"), KeyError("b"), ValueError("2 shapes")])
+async def test_an_error_that_no_death_explains_is_told_at_once(monkeypatch, error):
+    async def grace(self, late):
+        raise AssertionError("it waits")
+
+    monkeypatch.setattr(Waits, "_failed_soon", grace)
+    with pytest.raises(type(error)):
+        await Waits().answers("learner", "saving", {"a": fails(in_an_actor(error)), "b": never()}, 60, "t")
 
 
 async def test_at_the_limit_those_that_have_not_answered_are_named():
