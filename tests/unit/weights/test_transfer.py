@@ -252,7 +252,7 @@ async def syncing(llm):
     return engine, sync
 
 
-SAMPLING = Sampling(1, 1.0, 4)
+SAMPLING = Sampling(1, 4)
 
 
 async def test_a_request_that_arrives_during_a_sync_runs_and_is_cached_under_the_new_version():
