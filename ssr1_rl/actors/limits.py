@@ -6,7 +6,7 @@ From the inside out; each line is inside the next:
     a weight sync, joining its group                rollout.sync_timeout_s
     a group's responses, pauses for syncs included  rollout.generate_timeout_s
 
-    one collective of the learner ranks             torch's default: 30 minutes (gloo), 10 minutes (NCCL)
+    one collective of the learner ranks             inner_limit_s(learner.update_timeout_s)
     an update, a pass of the reference              learner.update_timeout_s
 
     an async reward call, cancelled by its actor    rewards[].timeout_s
@@ -15,8 +15,9 @@ From the inside out; each line is inside the next:
     Ray's set-up of a runtime_env                   600 s
     the start of a reward actor                     START_TIMEOUT_S (900 s)
 
-A NCCL broadcast has no limit of its own. If an engine hangs or dies in one, the limit of the sync, or the engine's
-error, ends the run; then the processes that still wait in the broadcast are killed with the other actors.
+The NCCL broadcast of a weight sync has no limit of its own. If an engine hangs or dies in one, the limit of the sync,
+or the engine's error, ends the run; then the processes that still wait in the broadcast are killed with the other
+actors.
 """
 
 
