@@ -12,7 +12,6 @@ from ssr1_rl.actors.in_thread import in_thread
 from ssr1_rl.actors.waits import Waits
 from ssr1_rl.checks.clips import check_clip_length
 from ssr1_rl.checks.notes import notes
-from ssr1_rl.checks.preflight import check_model, preflight
 from ssr1_rl.checks.preflight import Preflight, check_model, preflight
 from ssr1_rl.checks.questions import check_prompts
 from ssr1_rl.cluster import check_fits, make_plan

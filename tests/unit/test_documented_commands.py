@@ -65,7 +65,7 @@ def test_a_missing_file_of_a_shipped_launch_file_is_told_with_what_makes_it(path
 
 def test_a_missing_model_is_told_with_what_makes_it_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ssr1_rl.checks.preflight._check_dataset", lambda dataset, field: None)
+    monkeypatch.setattr("ssr1_rl.checks.preflight.read_splits", lambda data: [])
     with pytest.raises(MissingFile, match=r"model\.path .*To get it: ssr1-rl soundworld runs/soundworld$"):
         preflight(load_config(ROOT / "launch/local.yaml"))
 

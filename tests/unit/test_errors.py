@@ -43,6 +43,7 @@ INTERNAL = {
     ("rewards/accuracy.py", "ValueError"),  # of a reward function: counted, or turned into a ConfigError
     ("rewards/format.py", "ValueError"),
     ("rewards/actor.py", "RuntimeError"),
+    ("data/audio.py", "ValueError"),  # becomes an AudioError around it
     ("algorithm/advantage.py", "ValueError"),  # the settings are checked before
 }
 STANDARD = {"ValueError", "RuntimeError", "OSError", "FileNotFoundError", "TimeoutError", "Exception", "TypeError"}
