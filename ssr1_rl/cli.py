@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ssr1_rl.errors import IN_THE_LOG, ConfigError, Explained, UserError, original
+from ssr1_rl.errors import IN_THE_LOG, ConfigError, Explained, UserError, named_by_the_user, original
 
 app = typer.Typer(
     help="GRPO for audio-language models: vLLM rollouts, DeepSpeed learners and reward actors on Ray.",
@@ -129,7 +129,7 @@ def demo(
     """Runs everything on two CPU cores: makes sounds and a tiny audio-language model, trains it with SFT and GRPO."""
     from ssr1_rl.demo.run import run_demo
 
-    with _exit_when_interrupted():
+    with _exit_when_interrupted(), named_by_the_user("--output", output):
         run_demo(output, seed, fresh, overrides or [])
 
 
@@ -141,7 +141,8 @@ def soundworld(
     """Makes the data and the model of launch/local.yaml: synthetic sounds, and a tiny model after SFT."""
     from ssr1_rl.demo.run import make_soundworld
 
-    make_soundworld(output, seed)
+    with named_by_the_user("OUTPUT", output):
+        make_soundworld(output, seed)
     print(f"made {output}/world and {output}/sft")
 
 
@@ -164,7 +165,8 @@ def export(
     checkpoint = choose_checkpoint(run, step)
     folder = output or run / "export"
     base_model = base_model_folder(run, config.model.path, config.run.dir)
-    export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
+    with named_by_the_user("--output", folder):
+        export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
     print(f"wrote step {checkpoint.step} to {folder}")
 
 

@@ -5,6 +5,11 @@ docs/failures.md says. Errors are raised in actors and reach the controller pick
 message, or pass every argument on to `super().__init__`.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
 IN_THE_LOG = "the traceback, and the end of the actor's log if one failed, are in "
 """Begins the note (`add_note`) on an error that was written to a run's error.log; the path follows."""
 
@@ -40,6 +45,20 @@ class PeerLost(RunError):
 
     The error of that other process is the cause, if it has one: it is told instead of this one (`Waits.answers`).
     """
+
+
+@contextlib.contextmanager
+def named_by_the_user(option: str, path: Path) -> Iterator[None]:
+    """Turns the operating system's error about `path`, or a file in it, into a sentence that names the option."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or not Path(os.fsdecode(error.filename)).is_relative_to(path):
+            raise  # about another file, which the user did not name
+        raise UserError(
+            f"{option} {path} cannot be used: {error.strerror} ({os.fsdecode(error.filename)}); give another path, or "
+            "mend its permissions or free space"
+        ) from error
 
 
 def original(error: BaseException) -> BaseException:

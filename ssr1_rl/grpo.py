@@ -66,7 +66,7 @@ class Grpo:
         self._validation, self._resume_from, self._on_progress = validation, resume_from, on_progress
         run_dir = Path(config.run.dir)
         self.step = resume_from.step if resume_from else 0
-        self._preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
+        self._preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data, system.waits)
         self._skips = SkipList(run_dir / "skipped.jsonl", config.data.max_skipped_share, len(train))
         self._sampling = Sampling.of_training(config.rollout, config.grpo.group_size, config.run.seed)
         stream = QuestionStream(train, config.run.seed)

@@ -21,7 +21,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.model import LoraConfig
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.config.values import Key, dotted, entries
-from ssr1_rl.errors import ConfigError, UserError
+from ssr1_rl.errors import ConfigError, UserError, named_by_the_user
 from ssr1_rl.store.checkpoints import Checkpoint, DamagedCheckpoint, list_checkpoints, open_checkpoint
 
 
@@ -32,7 +32,9 @@ class RunFolderInUse(UserError):
 @contextlib.contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
     """Locks the folder for this process; raises `RunFolderInUse` if another one has locked it."""
-    run_dir.mkdir(parents=True, exist_ok=True)
+    with named_by_the_user("run.dir", run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / ".lock").touch()
     with (run_dir / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

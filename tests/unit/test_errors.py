@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from ray.exceptions import RayTaskError
+from typer.testing import CliRunner
 
 import ssr1_rl
-from ssr1_rl.errors import ConfigError, Explained, original
+from ssr1_rl import cli
+from ssr1_rl.errors import ConfigError, Explained, UserError, named_by_the_user, original
 
 PACKAGE = Path(ssr1_rl.__file__).parent
 
@@ -64,3 +66,31 @@ def test_errors_come_out_of_ray_s_wrapping_however_deep():
     twice = RayTaskError("g", "t", once, pid=1, ip="1").as_instanceof_cause()
     assert original(twice) is error
     assert original(error) is error
+
+
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["soundworld", "FILE"], "OUTPUT"),
+        (["soundworld", "FILE/below"], "OUTPUT"),
+        (["demo", "--output", "FILE/below"], "--output"),
+        (["grpo", "launch/local.yaml", "run.dir=FILE/below"], "run.dir"),
+        (["grpo", "launch/local.yaml", "run.dir=FILE"], "run.dir"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_told_by_its_option(tmp_path, monkeypatch, command, option):
+    (tmp_path / "file").write_text("")
+    arguments = [part.replace("FILE", str(tmp_path / "file")) for part in command]
+    monkeypatch.setattr("ssr1_rl.run.preflight", lambda config: None)
+    monkeypatch.setattr("ssr1_rl.run.check_reward", lambda config, field: None)
+    result = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(result.exception, UserError), result.exception
+    assert f"{option} {tmp_path / 'file'}" in str(result.exception)
+
+
+def test_an_error_about_a_file_that_the_user_did_not_name_stays_what_it_is(tmp_path):
+    with pytest.raises(FileNotFoundError), named_by_the_user("--output", tmp_path / "x"):
+        Path("/no/such/file").read_text()
+    with pytest.raises(OSError, match="broken") as caught, named_by_the_user("--output", tmp_path / "x"):
+        raise OSError("broken")
+    assert not isinstance(caught.value, Explained)
