@@ -155,7 +155,7 @@ class Pool:
 
         from ssr1_rl.actors.handle import Actor
         from ssr1_rl.actors.waits import Waits
-        from ssr1_rl.cluster import connect
+        from ssr1_rl.connection import connect
         from ssr1_rl.rollout.pool import RolloutPool
         from ssr1_rl.rollout.worker import RolloutWorker
 

@@ -2,6 +2,8 @@
 
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,25 +13,30 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ssr1_rl.errors import ConfigError
+from ssr1_rl.errors import IN_THE_LOG, ConfigError, Explained, UserError, named_by_the_user, original
 
 app = typer.Typer(
     help="GRPO for audio-language models: vLLM rollouts, DeepSpeed learners and reward actors on Ray.",
-    epilog="SSR1_RL_DEBUG=1 in the environment shows the traceback of every error.",
+    epilog="SSR1_RL_DEBUG=1 in the environment shows the traceback of every error. Exit codes: docs/failures.md.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 EXIT_FINDINGS = 1
+EXIT_UNEXPECTED = 1
 EXIT_USER = 2
+EXIT_RUN = 3
 EXIT_INTERRUPTED = 130
+MAX_CHARS = 1000
+"""Longest message of an unexpected error that is shown; the whole is in the log."""
 
 
 def main() -> None:
-    """Runs the command; what a user can fix is printed as a sentence, not as a traceback.
+    """Runs the command. An error is a sentence, its traceback is in a file; SSR1_RL_DEBUG=1 prints it instead.
 
-    SSR1_RL_DEBUG=1 shows the traceback as well.
+    Exit codes: 0; 1 for a bug or a failure outside this package; 2 for what the user has to change; 3 for a run that
+    cannot continue; 130 for a run that was stopped.
     """
     try:
         app()
@@ -37,31 +44,37 @@ def main() -> None:
         Console(stderr=True).print("stopped")
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        if os.environ.get("SSR1_RL_DEBUG") or not _is_explained(error):
+        if os.environ.get("SSR1_RL_DEBUG"):
             raise
-        console = Console(stderr=True)
-        console.print(f"[bold red]error:[/] {escape(_sentence(error))}", soft_wrap=True)
-        console.print("(SSR1_RL_DEBUG=1 shows the traceback)", style="dim")
-        sys.exit(EXIT_USER)
+        sys.exit(_told(error, Console(stderr=True)))
 
 
-def _is_explained(error: Exception) -> bool:
-    """Whether the message is meant for the user; any other error is a bug, and its traceback is shown."""
-    cause = _cause(error)
-    if cause is not error:
-        return _is_explained(cause)
-    return isinstance(error, ValueError | RuntimeError | OSError) or type(error).__module__.startswith("ray.")
+def _told(error: Exception, console: Console) -> int:
+    """Prints an error and its notes; returns the exit code."""
+    cause = original(error)
+    notes = list(getattr(error, "__notes__", []))
+    if isinstance(cause, Explained):
+        sentence = str(cause) or type(cause).__name__
+    else:
+        words = " ".join(str(cause).split())
+        shown = words if len(words) <= MAX_CHARS else f"{words[:MAX_CHARS]} …"
+        kind = f"{type(cause).__module__}.{type(cause).__qualname__}".removeprefix("builtins.")
+        sentence = f"unexpected {kind}, a bug of ssr1_rl or a failure outside it: {shown or 'no message'}"
+        if not any(note.startswith(IN_THE_LOG) for note in notes):
+            notes.append(f"the traceback is in {_keep_traceback(error)}")
+    console.print(f"[bold red]error:[/] {escape(sentence)}", soft_wrap=True)
+    for note in [*notes, "SSR1_RL_DEBUG=1 shows the traceback here"]:
+        console.print(f"({note})", style="dim", markup=False, highlight=False, soft_wrap=True)
+    if not isinstance(cause, Explained):
+        return EXIT_UNEXPECTED
+    return EXIT_USER if isinstance(cause, UserError) else EXIT_RUN
 
 
-def _sentence(error: Exception) -> str:
-    cause = _cause(error)
-    return str(cause) or type(cause).__name__
-
-
-def _cause(error: Exception) -> Exception:
-    """Unwraps the error that an actor raised from Ray's error; returns any other error unchanged."""
-    cause = getattr(error, "cause", None) if type(error).__module__.startswith("ray.") else None
-    return _cause(cause) if isinstance(cause, Exception) else error
+def _keep_traceback(error: Exception) -> str:
+    """Writes the traceback of an error that no run has written to its folder; returns the file's path."""
+    with tempfile.NamedTemporaryFile("w", prefix="ssr1-rl-", suffix="-error.log", delete=False) as file:
+        file.write("".join(traceback.format_exception(error)))
+    return file.name
 
 
 @contextmanager
@@ -116,7 +129,7 @@ def demo(
     """Runs everything on two CPU cores: makes sounds and a tiny audio-language model, trains it with SFT and GRPO."""
     from ssr1_rl.demo.run import run_demo
 
-    with _exit_when_interrupted():
+    with _exit_when_interrupted(), named_by_the_user("--output", output):
         run_demo(output, seed, fresh, overrides or [])
 
 
@@ -128,7 +141,8 @@ def soundworld(
     """Makes the data and the model of launch/local.yaml: synthetic sounds, and a tiny model after SFT."""
     from ssr1_rl.demo.run import make_soundworld
 
-    make_soundworld(output, seed)
+    with named_by_the_user("OUTPUT", output):
+        make_soundworld(output, seed)
     print(f"made {output}/world and {output}/sft")
 
 
@@ -146,12 +160,13 @@ def export(
 
     settings = run / "config.yaml"
     if not settings.is_file():
-        raise ValueError(f"{run} is not the folder of a run (it has no config.yaml); give the run.dir of a GRPO run")
+        raise UserError(f"{run} is not the folder of a run (it has no config.yaml); give the run.dir of a GRPO run")
     config = load_config(settings)
     checkpoint = choose_checkpoint(run, step)
     folder = output or run / "export"
     base_model = base_model_folder(run, config.model.path, config.run.dir)
-    export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
+    with named_by_the_user("--output", folder):
+        export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
     print(f"wrote step {checkpoint.step} to {folder}")
 
 

@@ -1,18 +1,27 @@
-"""Connects to Ray, reserves resources for the actors, and explains what a cluster lacks."""
+"""Reserves a cluster's resources for the actors, and explains what it lacks."""
 
+import asyncio
 import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
+from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ssr1_rl.config.schema import Config
+from ssr1_rl.errors import RunError
+
+BUSY_S = 60.0
+"""Longest wait for resources that the cluster has and that other jobs hold, if run.wait_for_resources_s is shorter."""
+PATIENCE_S = 2.0
+"""Seconds after which the wait for resources is shown with what is missing."""
+POLL_S = 0.25
 
 
-class ClusterTooSmall(RuntimeError):
+class ClusterTooSmall(RunError):
     """The cluster cannot hold the run; the message says what it needs, what the cluster has, and the fix."""
 
 
@@ -55,17 +64,6 @@ def make_plan(config: Config) -> Plan:
     )
 
 
-def connect() -> None:
-    """Joins the cluster that `RAY_ADDRESS` names (Ray sets it in submitted jobs), or starts one on this machine."""
-    if ray.is_initialized():
-        return
-    options: dict[str, bool | str] = {"log_to_driver": False, "logging_level": "error"}
-    if not os.environ.get("RAY_ADDRESS"):
-        # Without an address, Ray would join any cluster that runs on this machine.
-        options |= {"address": "local", "include_dashboard": False}
-    ray.init(**options)  # type: ignore[arg-type]
-
-
 def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None:
     """Compares the plan with the cluster's total resources.
 
@@ -77,7 +75,7 @@ def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None
     if asked.get("GPU", 0) and not there.get("GPU"):
         raise ClusterTooSmall(
             f"this run needs {_in_words(asked)} and the cluster has no GPU at all ({_in_words(there)}). "
-            "Use a cluster with GPUs, or launch/local.yaml, which runs the same system on CPUs"
+            "Use a cluster with GPUs, or launch/local.yaml, which runs the same system on CPUs" + _joining_later()
         )
     lacking = [name for name, amount in asked.items() if amount > there.get(name, 0.0) + 1e-9]
     if lacking:
@@ -89,7 +87,13 @@ def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None
         raise ClusterTooSmall(
             f"this run needs {_in_words(asked)} ({rows}) but the cluster has {_in_words(there)}: "
             + " and ".join(fixes.get(name, f"lower {name}") for name in lacking)
+            + _joining_later()
         )
+
+
+def _joining_later() -> str:
+    """What to do if the cluster is going to grow; a cluster that the run starts itself never does."""
+    return "; if nodes join later, set run.wait_for_resources_s" if os.environ.get("RAY_ADDRESS") else ""
 
 
 @dataclass(frozen=True)
@@ -117,28 +121,59 @@ def actor_options(group: PlacementGroup) -> list[dict[str, object]]:
     ]
 
 
-def reserve(plan: Plan, timeout_s: float = 60.0) -> Placement:
+async def reserve(plan: Plan, wait_s: float, on_phase: Callable[[str], None]) -> Placement:
     """Reserves the bundles. Learners are packed onto as few nodes as possible.
+
+    Args:
+        wait_s: `run.wait_for_resources_s`: how long nodes may take to join. The pending placement groups are what
+            an autoscaler sees as demand. 0: a cluster that is too small is refused at once.
+        on_phase: called with what is waited for, again and again while it lasts.
 
     Raises:
         ClusterTooSmall: the cluster is too small, or other jobs hold the missing resources.
     """
-    check_fits(plan)
+    on_phase("reserving resources")
+    if not wait_s:
+        check_fits(plan)
     placement = Placement(
         rollout=placement_group([dict(plan.rollout_bundle)] * plan.num_rollout_workers, strategy="PACK"),
         learner=placement_group([dict(plan.learner_bundle)] * plan.num_learners, strategy="PACK"),
     )
-    for name, group in (("rollout workers", placement.rollout), ("learners", placement.learner)):
-        if not group.wait(timeout_s):
-            free, state = ray.available_resources(), placement_group_table(group).get("state")
-            placement.release()
-            raise ClusterTooSmall(
-                f"could not reserve {len(group.bundle_specs)} x {_in_words(group.bundle_specs[0])} for the {name} "
-                f"within {timeout_s:g} s (state {state}): the cluster has {_in_words(ray.cluster_resources())} in all, "
-                f"of which {_in_words(free)} are free. A bundle must fit on one node; other jobs may hold the rest: "
-                "`ray status` shows who does"
-            )
+    limit_s = max(wait_s, BUSY_S)
+    started = time.monotonic()
+    try:
+        while missing := _missing(plan, placement):
+            waited_s = time.monotonic() - started
+            if waited_s >= limit_s:
+                check_fits(plan)
+                raise ClusterTooSmall(f"{missing} within {limit_s:g} s. {_who_holds_the_rest()}")
+            if waited_s >= PATIENCE_S:
+                on_phase(f"waiting for resources, {waited_s:.0f} of at most {limit_s:.0f} s: {missing}")
+            await asyncio.sleep(POLL_S)
+    except BaseException:
+        placement.release()
+        raise
     return placement
+
+
+def _missing(plan: Plan, placement: Placement) -> str:
+    """What is not there yet, in words; empty if everything is reserved."""
+    try:
+        check_fits(plan)
+    except ClusterTooSmall as error:
+        return str(error)
+    return " and ".join(
+        f"{len(group.bundle_specs)} x {_in_words(group.bundle_specs[0])} for the {name} could not be reserved"
+        for name, group in (("rollout workers", placement.rollout), ("learners", placement.learner))
+        if not group.wait(0)
+    )
+
+
+def _who_holds_the_rest() -> str:
+    return (
+        f"The cluster has {_in_words(ray.cluster_resources())} in all, of which {_in_words(ray.available_resources())} "
+        "are free. A bundle must fit on one node; other jobs may hold the rest: `ray status` shows who does"
+    )
 
 
 def _in_words(resources: Mapping[str, float]) -> str:

@@ -11,7 +11,8 @@
 
 The feed has (max_staleness + 1) x questions_per_step places, and a group keeps its place until `feed.trained`. So with
 max_staleness 0 generation and training alternate; with k, generation runs up to k policy versions ahead. One loop
-serves both. Waits for actors are named in `Waits`; the first error of an engine or a rank ends the run.
+serves both. Waits for actors are named in `Waits`; the first error of a group, an engine or a rank ends the run, also
+if the loop waits for something else.
 
 A step is saved before it is validated, so a validation that is killed loses none; its score then joins the checkpoint.
 If engines or rewards fail, the newest step is saved before the run ends. Nothing in the run's folder changes before
@@ -31,13 +32,14 @@ from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
+from ssr1_rl.faults.first_error import watching
 from ssr1_rl.faults.guards import check_logprobs, check_update
 from ssr1_rl.faults.no_signal import NoSignal
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.files import SetAside
 from ssr1_rl.probe import SyncProbe
 from ssr1_rl.rollout.engine import Sampling
-from ssr1_rl.rollout.feed import GroupFeed
+from ssr1_rl.rollout.feed import GroupFeed, Result
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.store.checkpoints import Checkpoint, ControllerState
 from ssr1_rl.store.keeper import Keeper
@@ -75,7 +77,7 @@ class Grpo:
         self._validation, self._resume, self._stop, self._on_progress = validation, resume, stop, on_progress
         self._run_dir = Path(config.run.dir)
         self.step = resume.step
-        self._preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data)
+        self._preparer = Preparer(PromptBuilder(config.model.path, config.data), config.data, system.waits)
         self._skips = SkipList(self._run_dir / "skipped.jsonl", config.data.max_skipped_share, len(train))
         self._sampling = Sampling.of_training(config.rollout, config.grpo.group_size, config.run.seed)
         stream = QuestionStream(train, config.run.seed)
@@ -99,7 +101,8 @@ class Grpo:
             Where that is now.
         """
         if self._resume.checkpoint:
-            await self._load(self._resume.checkpoint)
+            async with watching(self._system.engine_lost()) as first_error:
+                await first_error.during(self._load(self._resume.checkpoint))
         kept_step = self._resume.kept_step(self._run_dir)
         aside = SetAside(self._run_dir, self.step)
         await asyncio.to_thread(self._resume.set_checkpoints_aside, self._run_dir, aside)
@@ -118,12 +121,14 @@ class Grpo:
             Whether the run is finished.
         """
         self._stop.heeded = True
-        await self._validate_at_start()
-        while not self._keeper.is_last(self.step) and not self._stop.by_signal:
-            await self._train_one_step()
-            await self._save_and_validate()
-            if self._stop.asked:
-                break
+        # An engine that is lost, or a group that fails, ends a step or a validation at once, but not a checkpoint.
+        async with watching(self._feed.failed(), self._system.engine_lost()) as self._first_error:
+            await self._validate_at_start()
+            while not self._keeper.is_last(self.step) and not self._stop.by_signal:
+                await self._train_one_step()
+                await self._save_and_validate()
+                if self._stop.asked:
+                    break
         return self._keeper.is_last(self.step) and not self._keeper.lacks_validation(self.step)
 
     async def _validate_at_start(self) -> None:
@@ -150,8 +155,11 @@ class Grpo:
         clock = StepClock(self._system.pool)
         self._progress.phase("rollouts")
         async with self._saved_on_error():
-            taken = await self._feed.take(self._config.grpo.questions_per_step)
+            taken = await self._first_error.during(self._feed.take(self._config.grpo.questions_per_step))
         clock.lap("rollout_wait_s")
+        await self._first_error.during(self._train_on(taken, clock))
+
+    async def _train_on(self, taken: Sequence[Result], clock: StepClock) -> None:
         self._progress.phase("update")
         probed = await self._probe.finish()
         check_logprobs(probed, self._config.guard, self.step)
@@ -214,6 +222,9 @@ class Grpo:
 
     async def _validate(self) -> float | None:
         """Scores every validation split; returns the first one's score, None without splits."""
+        return await self._first_error.during(self._scores())
+
+    async def _scores(self) -> float | None:
         scores: list[float] = []
         for name, questions in self._validation.items():
             self._progress.phase(f"validating {name}")
@@ -272,6 +283,8 @@ class Grpo:
 
     def close(self) -> None:
         """Cancels the groups in flight and closes the metrics files."""
+        # Rewards first: they would replace an actor whose group is cancelled.
+        self._system.rewards.shutdown()
         self._feed.close()
         self._probe.close()
         if self._metrics is not None:

@@ -4,24 +4,28 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 
 from ssr1_rl.actors.waits import Waits
 from ssr1_rl.checks.clips import check_clip_length
 from ssr1_rl.checks.notes import notes
-from ssr1_rl.checks.preflight import check_model, preflight
+from ssr1_rl.checks.preflight import Preflight, check_model, preflight
 from ssr1_rl.checks.questions import check_prompts
-from ssr1_rl.cluster import check_fits, connect, make_plan
+from ssr1_rl.cluster import check_fits, make_plan
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
+from ssr1_rl.connection import connected
 from ssr1_rl.data.splits import Splits
 from ssr1_rl.data.stream import QuestionStream
+from ssr1_rl.faults.error_log import ErrorLog
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.faults.watchdog import Watchdog
 from ssr1_rl.files import write_json
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.rewards.load import check_reward
+from ssr1_rl.store.checkpoints import list_checkpoints
 from ssr1_rl.store.folder import changed_settings, claim, write_config
 from ssr1_rl.store.resume import Resume, check_data, find_resume
 from ssr1_rl.system import running_system
@@ -45,7 +49,7 @@ class TimeIsUp(Interrupted):
 
 
 def run_grpo(config: Config, *, claimed: bool = False) -> Summary:
-    """Starts or resumes the run that `config` describes, on the cluster that `ssr1_rl.cluster.connect` finds.
+    """Starts or resumes the run that `config` describes, on the cluster that `ssr1_rl.connection.connect` finds.
 
     Args:
         config: the settings.
@@ -55,47 +59,54 @@ def run_grpo(config: Config, *, claimed: bool = False) -> Summary:
         The figures that `summary.json` holds.
 
     Raises:
-        ValueError, RuntimeError: something is wrong; the message says how to fix it.
+        Explained: something is wrong; the message says how to fix it. This and any other error that comes after the
+            folder is claimed is written to error.log there.
         Interrupted: SIGINT, SIGTERM or run.max_time_s stopped the run; every actor has ended.
     """
     stop = StopRequest(config.run.max_time_s)
     checked = preflight(config)
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
-    lock = contextlib.nullcontext() if claimed else claim(Path(config.run.dir))
+    waits = Waits()
+    run_dir = Path(config.run.dir)
+    lock = contextlib.nullcontext() if claimed else claim(run_dir)
     with lock, Progress(config.grpo.num_steps) as progress:
-        for line in describe_preset(config.grpo) + notes(config) + checked.notes:
+        errors = ErrorLog(run_dir, waits.actors, progress.describe, partial(_how_to_resume, run_dir))
+        with errors.keeps(Interrupted):
+            for line in describe_preset(config.grpo) + notes(config) + checked.notes:
+                progress.note(line)
+            progress.phase("connecting to Ray")
+            # A second time, inside: the log of an actor is fetched from its node while Ray is connected.
+            with connected(errors.ray_says), errors.keeps(Interrupted):
+                return _run_on_ray(config, checked, stop, progress, waits, errors)
+
+
+def _run_on_ray(
+    config: Config, checked: Preflight, stop: StopRequest, progress: Progress, waits: Waits, errors: ErrorLog
+) -> Summary:
+    if not config.run.wait_for_resources_s:
+        check_fits(make_plan(config))
+    if not checked.examples:  # the model has to be downloaded, which the preflight does not do
+        check_model(config.model, config.learner.prefix_packing)
+        check_clip_length(config.data, config.model.path)
+        for line in check_prompts(checked.splits, config)[1]:
             progress.note(line)
-        progress.phase("connecting to Ray")
-        with connected():
-            check_fits(make_plan(config))
-            if not checked.examples:  # the model has to be downloaded, which the preflight does not do
-                check_model(config.model, config.learner.prefix_packing)
-                check_clip_length(config.data, config.model.path)
-                for line in check_prompts(checked.splits, config)[1]:
-                    progress.note(line)
-            resume = _find_resume(config, checked.splits, progress)
-            try:
-                return asyncio.run(_until_signal(_run(config, checked.splits, resume, stop, progress), stop, progress))
-            except asyncio.CancelledError:
-                raise Interrupted(
-                    "stopped; run the same command again to resume from the newest checkpoint in "
-                    f"{config.run.dir}/checkpoints"
-                ) from None
-
-
-@contextlib.contextmanager
-def connected() -> Iterator[None]:
-    """Connects to Ray, and disconnects on exit, which ends a cluster started here. Keeps a connection that was open."""
-    import ray
-
-    joined = ray.is_initialized()
-    connect()
+    resume = _find_resume(config, checked.splits, progress)
+    run = _run(config, checked.splits, resume, stop, progress, waits, errors)
     try:
-        yield
-    finally:
-        if not joined:
-            ray.shutdown()
+        return asyncio.run(_until_signal(run, stop, progress))
+    except asyncio.CancelledError:
+        raise Interrupted(
+            f"stopped; run the same command again to resume from the newest checkpoint in {config.run.dir}/checkpoints"
+        ) from None
+
+
+def _how_to_resume(run_dir: Path) -> str:
+    """What the same command would do now."""
+    saved = list_checkpoints(run_dir)
+    if saved:
+        return f"the same command resumes from {saved[-1].path}"
+    return "the same command starts from the beginning, because no checkpoint was written yet"
 
 
 def _find_resume(config: Config, splits: Splits, progress: Progress) -> Resume:
@@ -113,9 +124,16 @@ def _find_resume(config: Config, splits: Splits, progress: Progress) -> Resume:
     return resume
 
 
-async def _run(config: Config, splits: Splits, resume: Resume, stop: StopRequest, progress: Progress) -> Summary:
+async def _run(
+    config: Config,
+    splits: Splits,
+    resume: Resume,
+    stop: StopRequest,
+    progress: Progress,
+    waits: Waits,
+    errors: ErrorLog,
+) -> Summary:
     started = time.time()
-    waits = Waits()
     progress.describe_waiting = waits.describe
     async with (
         Watchdog(config.telemetry.stall_warning_s, waits.describe, progress.note) as watchdog,
@@ -125,11 +143,12 @@ async def _run(config: Config, splits: Splits, resume: Resume, stop: StopRequest
         validation = {name: split.questions for name, split in splits.validation.items()}
         grpo = Grpo(config, system, splits.train.questions, validation, progress, resume, stop, watchdog.beat)
         try:
-            aside = await grpo.start()
-            write_config(config, aside)
-            if aside.folder:
-                progress.note(f"what this start does not continue from is kept in {aside.folder}")
-            is_finished = await grpo.run()
+            with errors.remembers_the_place():
+                aside = await grpo.start()
+                write_config(config, aside)
+                if aside.folder:
+                    progress.note(f"what this start does not continue from is kept in {aside.folder}")
+                is_finished = await grpo.run()
         finally:
             grpo.close()
     if not is_finished:

@@ -42,6 +42,15 @@ class Actor(Generic[T]):
         """Calls `method` of the actor and returns a reference to its result at once."""
         return getattr(self._handle, method.__name__).remote(*args, **kwargs)
 
+    def run(self, function: Callable[[T], R]) -> ObjectRef[R]:
+        """Calls `function` with the actor's own object, in the actor's process."""
+        return self._handle.__ray_call__.remote(function)
+
+    @property
+    def id(self) -> str:
+        """Ray's id of the actor, which Ray's errors contain."""
+        return self._handle._actor_id.hex()
+
     def kill(self) -> None:
         """Ends the actor's process at once."""
         ray.kill(self._handle)

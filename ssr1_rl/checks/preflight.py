@@ -13,6 +13,7 @@ from ssr1_rl.config.model_path import is_here
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.data.splits import Splits, read_splits
+from ssr1_rl.errors import MissingFile
 from ssr1_rl.store.resume import check_resume
 
 
@@ -31,8 +32,15 @@ def preflight(config: Config) -> Preflight:
     `check_model` and `check_prompts` are left to the caller for a model on the hub that has to be downloaded first.
 
     Raises:
-        ValueError: with what is wrong and how to fix it.
+        Explained: with what is wrong and how to fix it. For a missing file, this is `run.setup` if that is set.
     """
+    try:
+        return _preflight(config)
+    except MissingFile as error:
+        raise MissingFile(f"{error}. To get it: {config.run.setup}" if config.run.setup else str(error)) from None
+
+
+def _preflight(config: Config) -> Preflight:
     check_decoders()
     for index, reward in enumerate(config.rewards):
         check_reward_source(reward, f"rewards[{index}]")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ssr1_rl.errors import MissingFile
+
 
 def is_on_hub(path: str) -> bool:
     """Whether a model path is the name of a repository, such as Qwen/Qwen2-Audio-7B-Instruct.
@@ -31,8 +33,8 @@ def check_model_folder(path: str) -> None:
     if (Path(path) / "config.json").is_file() or is_on_hub(path):
         return
     if Path(path).exists():
-        raise ValueError(f"model.path {path} holds no config.json; give a Hugging Face model folder")
-    raise ValueError(
+        raise MissingFile(f"model.path {path} holds no config.json; give a Hugging Face model folder")
+    raise MissingFile(
         f"model.path {path} does not exist; give a Hugging Face model folder, or a hub name such as "
         "Qwen/Qwen2-Audio-7B-Instruct"
     )

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Pro
 
 from ssr1_rl.audio_families import audio_family_of, trained_config
 from ssr1_rl.data.choices import choice_labels
+from ssr1_rl.errors import UserError
 from ssr1_rl.types import Clip, PreparedQuestion, Question
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ NO_PLACEHOLDER = -1
 """Token id of a text-only model's audio placeholder: no token has it."""
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(UserError):
     """A prompt beyond data.max_prompt_tokens; the message names the question's source."""
 
 
@@ -35,7 +36,7 @@ def expand_audio_placeholders(token_ids: Sequence[int], placeholder_id: int, len
     """
     num_found = sum(token == placeholder_id for token in token_ids)
     if num_found != len(lengths):
-        raise ValueError(
+        raise UserError(
             f"found {num_found} audio placeholders for {len(lengths)} clips; "
             "give a prompt as PromptBuilder builds it, with one placeholder per clip and no response"
         )
@@ -73,7 +74,7 @@ class PromptBuilder:
         # None: the tokenizer's own template is used.
         self._template: str | None = of_processor.get("chat_template")
         if not (self._template or self.tokenizer.chat_template):
-            raise ValueError(f"{model_path} has no chat template; use a chat (Instruct) model")
+            raise UserError(f"{model_path} has no chat template; use a chat (Instruct) model")
         self._forbidden = _forbidden_in_text(self.tokenizer)
 
     @property
@@ -90,9 +91,9 @@ class PromptBuilder:
         """
         where = question.source or f"question {question.id}"
         if len(num_samples) != len(question.audio):
-            raise ValueError(f"{where}: got {len(num_samples)} waveforms for {len(question.audio)} clips")
+            raise UserError(f"{where}: got {len(num_samples)} waveforms for {len(question.audio)} clips")
         if num_samples and not self.family:
-            raise ValueError(f"{where}: the question has audio, but {self._model_path} is a text-only model")
+            raise UserError(f"{where}: the question has audio, but {self._model_path} is a text-only model")
         token_ids = self._encode(question, len(num_samples))
         lengths = tuple(map(self.family.clip_tokens, num_samples)) if self.family else ()
         num_tokens = len(expand_audio_placeholders(token_ids, self.audio_placeholder_id, lengths))

@@ -10,7 +10,7 @@ from pathlib import Path
 from ssr1_rl.config.sections.data import DataConfig, DatasetConfig
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.data.rows import SkippedRow
-from ssr1_rl.errors import ConfigError, UserError
+from ssr1_rl.errors import MissingFile, UserError
 from ssr1_rl.types import Question
 
 
@@ -66,9 +66,9 @@ def read_splits(config: DataConfig) -> Splits:
 
 def _read_split(dataset: DatasetConfig, setting: str, max_skipped_share: float) -> Split:
     if not Path(dataset.path).exists():
-        raise ConfigError(f"{setting}.path {dataset.path} is not a file (looked for in {Path.cwd()}); give a data file")
+        raise MissingFile(f"{setting}.path {dataset.path} is not a file (looked for in {Path.cwd()}); give a data file")
     if dataset.audio_dir and not Path(dataset.audio_dir).is_dir():
-        raise ConfigError(
+        raise MissingFile(
             f"{setting}.audio_dir {dataset.audio_dir} is not a folder (looked for in {Path.cwd()}); set it right"
         )
     try:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TypedDict
 
+from ssr1_rl.errors import UserError
 from ssr1_rl.types import GroupId, Question
 
 
@@ -28,9 +29,9 @@ class QuestionStream:
     def __init__(self, questions: Sequence[Question], seed: int) -> None:
         self._questions = {question.id: question for question in questions}
         if not questions:
-            raise ValueError("a stream needs at least one question, got none; fix the path of the data set")
+            raise UserError("a stream needs at least one question, got none; fix the path of the data set")
         if len(self._questions) < len(questions):
-            raise ValueError(f"question ids must differ, got {len(self._questions)} ids for {len(questions)} questions")
+            raise UserError(f"question ids must differ, got {len(self._questions)} ids for {len(questions)} questions")
         self._seed = seed
         self._fingerprint = _fingerprint(questions)
         self._epoch = 0
@@ -66,13 +67,13 @@ class QuestionStream:
     def load_state_dict(self, state: StreamState) -> None:
         """Continues from the point at which `state` was taken; `ValueError` if the data set or the seed differs."""
         if state["fingerprint"] != self._fingerprint:
-            raise ValueError(
+            raise UserError(
                 f"the training data changed since the checkpoint: {state['num_questions']} questions with fingerprint "
                 f"{state['fingerprint']} then, {len(self._questions)} with {self._fingerprint} now; restore the old "
                 "file, or start a new run from the checkpoint's weights"
             )
         if state["seed"] != self._seed:
-            raise ValueError(
+            raise UserError(
                 f"run.seed was {state['seed']} when the checkpoint was written and is {self._seed} now, which "
                 "changes the order of questions; set it back, or start a new run from the checkpoint's weights"
             )

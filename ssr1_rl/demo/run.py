@@ -54,7 +54,7 @@ def run_demo(output: Path, seed: int, fresh: bool, overrides: Sequence[str]) -> 
     """
     started = time.monotonic()
     _refuse_foreign(output)
-    with claim(output):
+    with claim(output, "--output"):
         _refuse_foreign(output)
         if fresh:
             _remove_earlier_demo(output)

@@ -12,6 +12,7 @@ from ssr1_rl.checks.preflight import preflight
 from ssr1_rl.cluster import check_fits, make_plan
 from ssr1_rl.config.model_path import is_on_hub
 from ssr1_rl.config.schema import Config
+from ssr1_rl.connection import connected
 from ssr1_rl.doctor.cluster import facts_of_nodes, object_store_bytes
 from ssr1_rl.doctor.deep import tiny_step
 from ssr1_rl.doctor.facts import NodeFacts
@@ -21,7 +22,7 @@ from ssr1_rl.doctor.memory import check_gpu_memory, check_host_memory, checkpoin
 from ssr1_rl.doctor.model import check_prompt, no_tokenizer
 from ssr1_rl.doctor.storage import check_space, check_speed, existing_parent, measure
 from ssr1_rl.doctor.versions import check_cuda, check_requirements, check_same_versions, installed_requirements
-from ssr1_rl.run import connected, run_grpo
+from ssr1_rl.run import run_grpo
 
 ONE_STEP = "one step"
 """Topic of `--deep`."""

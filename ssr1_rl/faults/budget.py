@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ssr1_rl.errors import RunError
 from ssr1_rl.types import GroupId, ScoredGroup
 
 MIN_WINDOW = 20
 """Smallest window, in groups; in a smaller one, a single flaky call would stop the run."""
 
 
-class RewardFailure(RuntimeError):
+class RewardFailure(RunError):
     """The run stops: a reward function cannot be loaded, or it fails on too many groups."""
 
 

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ssr1_rl.config.sections.watch import GuardConfig
+from ssr1_rl.errors import RunError
 
 if TYPE_CHECKING:
     from ssr1_rl.weights.audit import AuditReport
 
 
-class GuardTripped(RuntimeError):
+class GuardTripped(RunError):
     """A guard's check failed; the message names the figure, its limit and the usual causes."""
 
 
@@ -58,13 +59,14 @@ def check_logprobs(metrics: Mapping[str, float], config: GuardConfig, step: int)
             )
 
 
-def check_weights(learner: Mapping[str, str], reports: "Sequence[AuditReport]") -> None:
-    """Compares the learner's checksums, by checkpoint name, with those of each process of an engine.
+def check_weights(learner: Mapping[str, str], reports: "Sequence[Sequence[AuditReport]]") -> None:
+    """Compares the learner's checksums, by checkpoint name, with those of each tensor-parallel rank of each engine.
 
     Raises:
         GuardTripped: a tensor is missing on one side or differs, or an engine parameter was never loaded.
     """
-    for index, report in enumerate(reports):
+    ranks = [(worker, rank, report) for worker, all_of in enumerate(reports) for rank, report in enumerate(all_of)]
+    for worker, rank, report in ranks:
         received = report["digests"]
         for what, names in (
             ("did not arrive", learner.keys() - received.keys()),
@@ -74,7 +76,7 @@ def check_weights(learner: Mapping[str, str], reports: "Sequence[AuditReport]") 
         ):
             if names:
                 raise GuardTripped(
-                    f"the weight sync to engine worker {index} failed its check ({len(learner)} tensors sent): "
-                    f"{len(names)} {what}, for example {min(names)}. "
+                    f"the weight sync to rollout worker {worker}, tensor-parallel rank {rank}, failed its check "
+                    f"({len(learner)} tensors sent): {len(names)} {what}, for example {min(names)}. "
                     "The usual cause is a model whose parameters have other names in vLLM"
                 )

@@ -8,9 +8,10 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from ray import ObjectRef
-from ray.exceptions import RayError, RuntimeEnvSetupError
+from ray.exceptions import RayActorError, RayError, RuntimeEnvSetupError
 
 from ssr1_rl.actors.handle import Actor, by_reference
+from ssr1_rl.actors.roster import how_it_was_lost
 from ssr1_rl.actors.waits import WaitedTooLong, Waits
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
@@ -100,7 +101,8 @@ class ActorGroup:
             return timed_out(self._config)
         except RayError as error:
             self._replace(worker)
-            return TryFailed(f"its actor was lost: {_shortened(error)}")
+            how = f"it {how_it_was_lost(error)}" if isinstance(error, RayActorError) else _shortened(error)
+            return TryFailed(f"its actor was lost: {how}")
         except asyncio.CancelledError:
             self._replace(worker)  # it may still score a group that nobody waits for
             raise

@@ -5,6 +5,7 @@ Every sampling field is set here, because vLLM otherwise takes defaults from the
 (`logprobs_mode="processed_logprobs"`).
 """
 
+import asyncio
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssr1_rl.config.sections.rollout import RolloutConfig
+from ssr1_rl.errors import RunError
 from ssr1_rl.types import GREEDY, SAMPLE_RATE, SOFTMAX, Completion, Distribution, GroupId, VersionSpan
 from ssr1_rl.weights.transport import transfer_backend
 
@@ -75,13 +77,28 @@ class EngineSpec:
     seed: int
 
 
+class EngineBroken(RunError):
+    """An engine cannot be used any more: a weight sync failed in it half-way, or its process died."""
+
+
 class RolloutEngine:
-    """A vLLM `AsyncLLM` and the policy version of its weights; `await RolloutEngine.start(...)` creates one."""
+    """A vLLM `AsyncLLM` and the policy version of its weights; `await RolloutEngine.start(...)` creates one.
+
+    A request carries the version of the weights that were loaded when it was submitted. vLLM caches prefixes and
+    clips under that version (`cache_salt`, `multi_modal_uuids`), so it must never be newer than the weights that
+    compute the request: then what old weights computed would be used again with new ones. So a request that arrives
+    during a sync is held here, not in vLLM, until the weights are loaded, and the version rises after that and before
+    anything runs. The other way round is harmless: a request that vLLM takes in just before the pause may run on
+    newer weights than its version, but nothing is submitted under that version again.
+    """
 
     def __init__(self, llm: "AsyncLLM") -> None:
         self._llm = llm
         self._tokenizer = llm.get_tokenizer()
         self._policy_version = 0
+        self._broken = ""  # why
+        self._loaded = asyncio.Event()
+        self._loaded.set()
 
     @classmethod
     async def start(cls, spec: EngineSpec, config: RolloutConfig) -> "RolloutEngine":
@@ -103,7 +120,13 @@ class RolloutEngine:
             request_id: unique among the requests in flight.
             token_ids: the prompt, with one audio placeholder per clip.
             waveforms: float32 [num_samples] at `SAMPLE_RATE`, one per clip.
+
+        Raises:
+            EngineBroken: an earlier sync failed half-way.
         """
+        while not self._loaded.is_set():  # a loop, because the next sync may have begun when this is woken
+            await self._loaded.wait()
+        self._refuse_if_broken()
         submitted_version = self._policy_version
         prompt: TokensPrompt = {"prompt_token_ids": list(token_ids), "cache_salt": f"policy-{submitted_version}"}
         if waveforms:
@@ -139,23 +162,40 @@ class RolloutEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=dict(rendezvous)))
 
     async def apply_weights(self, policy_version: int) -> None:
-        """Receives and loads one sync. Requests in flight are kept and continue with the new weights."""
+        """Receives and loads one sync. Requests in flight are kept and continue with the new weights.
+
+        If it fails half-way, the engine holds tensors of both versions: it stays paused, and every later call raises
+        `EngineBroken`.
+        """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        await self._llm.pause_generation(mode="keep", clear_cache=False)
-        # New requests get another cache salt, so prefixes of the old weights are never reused.
-        self._policy_version = policy_version
-        await self._llm.start_weight_update()
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=self._update_info))
-        await self._llm.finish_weight_update(weight_version=str(policy_version))
-        await self._llm.resume_generation()
+        self._refuse_if_broken()
+        self._loaded.clear()
+        try:
+            await self._llm.pause_generation(mode="keep", clear_cache=False)
+            await self._llm.start_weight_update()
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=self._update_info))
+            await self._llm.finish_weight_update(weight_version=str(policy_version))
+            self._policy_version = policy_version
+            await self._llm.resume_generation()
+        except BaseException as error:
+            self._broken = f"loading policy version {policy_version} failed half-way: {type(error).__name__}: {error}"
+            raise
+        finally:
+            self._loaded.set()
+
+    def _refuse_if_broken(self) -> None:
+        if self._broken:
+            raise EngineBroken(f"this engine cannot be used any more, because {self._broken}; start the run again")
 
     async def start_weight_audit(self) -> None:
         """Records the checksum of every tensor loaded until `finish_weight_audit`; see `WeightAudit`."""
+        self._refuse_if_broken()
         await self._llm.collective_rpc("start_weight_audit")
 
     async def finish_weight_audit(self) -> "list[AuditReport]":
         """Ends the audit; one report per tensor-parallel process of the engine."""
+        self._refuse_if_broken()
         return await self._llm.collective_rpc("finish_weight_audit")
 
     def shutdown(self) -> None:
@@ -180,6 +220,8 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
         "weight_transfer_config": {"backend": transfer_backend(spec.device, config.weight_transfer)},
         "worker_extension_cls": "ssr1_rl.weights.audit.WeightAudit",
         "disable_log_stats": True,
+        # On GPUs vLLM's own choice inside a placement group is "ray", which needs a bundle for each GPU of the engine.
+        "distributed_executor_backend": "uni" if config.tensor_parallel_size == 1 else "mp",
     }
     if spec.max_clips:
         args["limit_mm_per_prompt"] = {"audio": spec.max_clips}
@@ -191,8 +233,6 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
             # prompt would be computed again for every response.
             "block_size": 32,
         }
-        if config.tensor_parallel_size == 1:
-            args["distributed_executor_backend"] = "uni"
     else:
         args["gpu_memory_utilization"] = config.gpu_memory_utilization
     return args | config.engine_args

@@ -13,7 +13,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TypeAlias, TypedDict
+from typing import NoReturn, TypeAlias, TypedDict
 
 from ssr1_rl.algorithm.advantage import has_no_variance
 from ssr1_rl.config.sections.grpo import GrpoConfig
@@ -71,6 +71,8 @@ class GroupFeed:
         self._admitted: deque[tuple[GroupId, asyncio.Task[Result | FailedGroup | None]]] = deque()
         self._reissue: deque[GroupId] = deque()
         self._taken: list[Result] = []
+        self._failed = asyncio.Event()
+        self._error: BaseException = AssertionError("no group has failed")
         self.num_failed = 0
         self.num_replaced = 0
         self.on_group: Callable[[], None] = lambda: None
@@ -116,6 +118,16 @@ class GroupFeed:
                 return results[tasks[0]]
             await asyncio.wait(set(tasks) - results.keys(), return_when=asyncio.FIRST_COMPLETED)
 
+    async def failed(self) -> NoReturn:
+        """Raises the first error of any group, also while nobody waits in `take`."""
+        await self._failed.wait()
+        raise self._error
+
+    def _keep_error(self, task: "asyncio.Task[Result | FailedGroup | None]") -> None:
+        if not task.cancelled() and (error := task.exception()) and not self._failed.is_set():
+            self._error = error
+            self._failed.set()
+
     def trained(self) -> None:
         """Releases the groups taken: they have been trained on, and the engines have the new weights."""
         self._taken = []
@@ -123,7 +135,9 @@ class GroupFeed:
     def _admit(self) -> None:
         while len(self._admitted) + len(self._taken) < self._limit:
             group_id, question = self._next()
-            self._admitted.append((group_id, asyncio.create_task(self._follow(group_id, question))))
+            task = asyncio.create_task(self._follow(group_id, question))
+            task.add_done_callback(self._keep_error)
+            self._admitted.append((group_id, task))
 
     def _next(self) -> tuple[GroupId, Question]:
         if self._reissue:

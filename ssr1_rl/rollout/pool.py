@@ -45,7 +45,7 @@ class RolloutPool:
 
         Raises:
             WaitedTooLong: no answer within `rollout.generate_timeout_s`.
-            ray.exceptions.RayActorError: the worker died.
+            ActorLost: the worker died.
         """
         loads = self._loads if worker is None else [self._loads[worker]]
         load = min(loads, key=lambda load: (load.tokens, load.index))
@@ -54,10 +54,11 @@ class RolloutPool:
         sampling = replace(sampling, seed=group_seed(sampling.seed, group_id))
         clips = [by_reference(clip.waveform) for clip in prepared.waveforms]
         with self._outstanding(load, num_prompt_tokens + sampling.num_completions * sampling.max_response_tokens):
-            completions, version = await self._waits.result(
-                f"rollout worker {load.index}",
+            role = f"rollout worker {load.index}"
+            [(completions, version)] = await self._waits.answers(
+                role,
                 f"generating {group_id}",
-                load.worker.call(RolloutWorker.generate, request_id, prepared.token_ids, sampling, *clips),
+                {role: load.worker.call(RolloutWorker.generate, request_id, prepared.token_ids, sampling, *clips)},
                 self._timeout_s,
                 "rollout.generate_timeout_s",
                 fix="raise it or lower rollout.max_response_tokens",

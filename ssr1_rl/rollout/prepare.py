@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
+from ssr1_rl.actors.in_thread import in_thread
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.audio import AudioUnavailable, load_waveform, sample_digest
 from ssr1_rl.data.prompt import PromptBuilder
@@ -15,6 +17,9 @@ from ssr1_rl.types import AudioRef, Clip, PreparedQuestion, Question
 RETRY_PAUSES_S = (0.5, 2.0, 8.0)
 """Pauses before a file that could not be read is tried again. Network file systems lose sight of a file for seconds
 (NFS caches a name's absence for 3 s and more)."""
+
+MAX_THREADS = 16
+"""Most clips that are decoded at the same time."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,9 @@ class Preparer:
     fails within its first `data.max_audio_s`, and pauses are made only the first time that a file is missing.
     """
 
-    def __init__(self, builder: PromptBuilder, config: DataConfig) -> None:
-        self._builder, self._config = builder, config
+    def __init__(self, builder: PromptBuilder, config: DataConfig, waits: Waits | None = None) -> None:
+        self._builder, self._config, self._waits = builder, config, waits or Waits()
+        self._threads = asyncio.Semaphore(MAX_THREADS)
         self._clips: OrderedDict[AudioRef, asyncio.Task[_StoredClip]] = OrderedDict()
         self._unavailable: set[AudioRef] = set()
         self._num_bytes = 0
@@ -71,16 +77,21 @@ class Preparer:
         """The waveform and its key; tries again after pauses, unless all tries failed when the clip was last needed."""
         for pause_s in () if ref in self._unavailable else RETRY_PAUSES_S:
             try:
-                return await asyncio.to_thread(_load, ref, self._config)
+                return await self._read(ref)
             except AudioUnavailable:
                 await asyncio.sleep(pause_s)
         try:
-            loaded = await asyncio.to_thread(_load, ref, self._config)
+            loaded = await self._read(ref)
         except AudioUnavailable:
             self._unavailable.add(ref)
             raise
         self._unavailable.discard(ref)
         return loaded
+
+    async def _read(self, ref: AudioRef) -> tuple[np.ndarray, str]:
+        with self._waits.of("clips", f"decoding {ref.path}"):
+            async with self._threads:
+                return await in_thread(_load, ref, self._config)
 
     def _drop_oldest(self) -> None:
         for ref, task in list(self._clips.items()):

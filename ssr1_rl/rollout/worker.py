@@ -1,14 +1,16 @@
 """The Ray edge of a rollout engine: one actor, one vLLM engine."""
 
+import asyncio
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ssr1_rl.config.sections.rollout import RolloutConfig
-from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling
+from ssr1_rl.errors import RunError
+from ssr1_rl.rollout.engine import EngineBroken, EngineSpec, RolloutEngine, Sampling
 from ssr1_rl.types import Completion
 from ssr1_rl.weights.audit import AuditReport
 
@@ -16,7 +18,7 @@ MAX_CONCURRENCY = 4096
 """Most calls that one worker runs at once: groups in the engine, and the weight sync."""
 
 
-class EngineStartError(RuntimeError):
+class EngineStartError(RunError):
     """A vLLM engine did not start; the message ends with the last lines of its log."""
 
 
@@ -35,13 +37,20 @@ class RolloutWorker:
         self, request_id: str, token_ids: Sequence[int], sampling: Sampling, *waveforms: np.ndarray
     ) -> tuple[tuple[Completion, ...], int]:
         """Samples one group. Each waveform is an argument of its own, so that Ray can pass it by reference."""
-        return await self._engine.generate(request_id, token_ids, waveforms, sampling)
+        with _explains_a_dead_engine():
+            return await self._engine.generate(request_id, token_ids, waveforms, sampling)
 
     async def init_weight_transfer(self, rendezvous: Mapping[str, object], update_info: Mapping[str, object]) -> None:
-        await self._engine.init_weight_transfer(rendezvous, update_info)
+        with _explains_a_dead_engine():
+            await self._engine.init_weight_transfer(rendezvous, update_info)
 
     async def apply_weights(self, policy_version: int) -> None:
-        await self._engine.apply_weights(policy_version)
+        with _explains_a_dead_engine():
+            await self._engine.apply_weights(policy_version)
+
+    async def stay(self) -> None:
+        """Never returns, so that its caller learns when this process ends, also while it has no work."""
+        await asyncio.Event().wait()
 
     async def start_weight_audit(self) -> None:
         await self._engine.start_weight_audit()
@@ -53,6 +62,19 @@ class RolloutWorker:
         """Ends the engine's processes."""
         if hasattr(self, "_engine"):
             self._engine.shutdown()
+
+
+@contextlib.contextmanager
+def _explains_a_dead_engine() -> Iterator[None]:
+    """On GPUs and with tensor parallelism the engine runs in processes of its own, which may die alone."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ != "EngineDeadError":  # by name: vLLM is imported only where the engine runs
+            raise
+        raise EngineBroken(
+            "vLLM's engine process, a child of this worker, died; the end of the worker's log, in error.log, says why"
+        ) from error
 
 
 def _own_log_tail(num_lines: int = 40) -> str:

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ssr1_rl.config.model_path import check_model_folder
+from ssr1_rl.errors import UserError
 from ssr1_rl.files import whole_folder
 from ssr1_rl.store.checkpoints import Checkpoint, best_of, list_checkpoints
 from ssr1_rl.trainer.learner_state import AdapterShape, ShardWriter, learner_settings, saved_weights
@@ -32,13 +33,13 @@ def export_checkpoint(checkpoint: Checkpoint, base_model: str, output: Path, dty
         ValueError: `output` exists and is not empty, the dtype is unknown, or the checkpoint has no adapter.
     """
     if dtype not in ("bfloat16", "float32"):
-        raise ValueError(f"--dtype must be bfloat16 or float32, got {dtype!r}")
+        raise UserError(f"--dtype must be bfloat16 or float32, got {dtype!r}")
     checkpoint.verify()
     lora, weights = learner_settings(checkpoint.learner)["lora"], saved_weights(checkpoint.learner)
     torch_dtype = getattr(torch, dtype)
     if adapter:
         if lora is None:
-            raise ValueError(f"{checkpoint.path} holds no adapter (model.lora.rank=0); export it without --adapter")
+            raise UserError(f"{checkpoint.path} holds no adapter (model.lora.rank=0); export it without --adapter")
         with whole_folder(output) as folder:
             _write_adapter_folder(base_model, lora, dict(weights), folder, torch_dtype)
     elif lora is not None:
@@ -69,8 +70,8 @@ def base_model_folder(run_dir: Path, model_path: str, configured_dir: str) -> st
             return str(candidate)
     try:
         check_model_folder(model_path)
-    except ValueError as error:
-        raise ValueError(
+    except UserError as error:
+        raise UserError(
             f"{error} (the base model of {run_dir}; searched in {' and '.join(str(c.parent) for c in candidates)}. "
             "If it is relative to the directory that the run was started in, run the export from there)"
         ) from error
@@ -171,7 +172,7 @@ def choose_checkpoint(run_dir: Path, which: str) -> Checkpoint:
     """
     checkpoints = list_checkpoints(run_dir)
     if not checkpoints:
-        raise ValueError(f"{run_dir} holds no checkpoint yet; wait for its first one (checkpoint.every)")
+        raise UserError(f"{run_dir} holds no checkpoint yet; wait for its first one (checkpoint.every)")
     if which == "last":
         return checkpoints[-1]
     if which == "best":
@@ -180,4 +181,4 @@ def choose_checkpoint(run_dir: Path, which: str) -> Checkpoint:
         if str(checkpoint.step) == which:
             return checkpoint
     steps = ", ".join(str(checkpoint.step) for checkpoint in checkpoints)
-    raise ValueError(f"{run_dir} has no checkpoint of step {which}; choose one of: last, best, {steps}")
+    raise UserError(f"{run_dir} has no checkpoint of step {which}; choose one of: last, best, {steps}")

@@ -19,22 +19,29 @@ import yaml
 from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.values import Key, dotted, entries
-from ssr1_rl.errors import RunError, UserError
+from ssr1_rl.errors import UserError, named_by_the_user
 from ssr1_rl.files import SetAside, write_text
 
 CONFIG = "config.yaml"
 
 
-class RunFolderInUse(RunError):
+class RunFolderInUse(UserError):
     """Another process is running in the same folder."""
 
 
 @contextlib.contextmanager
-def claim(run_dir: Path) -> Iterator[None]:
-    """Locks the folder for this process; raises `RunFolderInUse` if another one has locked it."""
+def claim(run_dir: Path, option: str = "run.dir") -> Iterator[None]:
+    """Locks the folder for this process, which makes it if it is not there.
+
+    Raises:
+        RunFolderInUse: another process has locked it.
+        UserError: it cannot be made; the message names `option`, which gave the path.
+    """
     if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is a file, so no run can keep its files there; set another run.dir")
-    run_dir.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"{option} {run_dir} is a file, so no run can keep its files there; give another path")
+    with named_by_the_user(option, run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / ".lock").touch()
     with (run_dir / ".lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

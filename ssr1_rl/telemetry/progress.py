@@ -96,6 +96,10 @@ class Progress:
             with suppress(RuntimeError):  # no event loop runs yet
                 self._poll(asyncio.get_running_loop())
 
+    def describe(self) -> str:
+        """Where the run is: "12 of 72 steps done, weight sync"."""
+        return f"{self._step} of {self._num_steps} steps done, {self._phase or 'starting'}"
+
     def resume_at(self, step: int) -> None:
         """Counts the steps up to `step` as done by an earlier process."""
         self._step = step

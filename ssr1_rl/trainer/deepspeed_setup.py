@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ssr1_rl.actors.limits import inner_limit_s
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.batches.rows import MicroBatch
@@ -54,7 +56,8 @@ def join_peers(spec: RankSpec, config: LearnerConfig) -> None:
         # DeepSpeed would compile a shared-memory all-reduce (30 s, needs a C++ compiler); gloo works without it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "gloo" if spec.device == "cpu" else "nccl"
-    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+    limit = timedelta(seconds=inner_limit_s(config.update_timeout_s))
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False, timeout=limit)
 
 
 def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, attention: str) -> "PreTrainedModel":

@@ -1,7 +1,6 @@
 """The controller's handle of all learner ranks."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +27,11 @@ from ssr1_rl.types import Distribution, GroupId, TokenValues, TrainGroup
 from ssr1_rl.weights.transport import Rendezvous
 
 R = TypeVar("R")
+
+
+def by_role(calls: Sequence[R]) -> dict[str, R]:
+    """What belongs to each rank, in their order, by the rank's role in errors."""
+    return {f"learner rank {index}": call for index, call in enumerate(calls)}
 
 
 class LearnerGroup:
@@ -109,13 +113,13 @@ class LearnerGroup:
         assert cost is not None, "start has returned"
         return lambda group: cost.of_group(group, lengths(group))
 
-    def join_engines(self, rendezvous: Rendezvous) -> list[ObjectRef[None]]:
+    def join_engines(self, rendezvous: Rendezvous) -> Mapping[str, ObjectRef[None]]:
         """Calls every rank to join the weight-transfer group, which the engines join at the same time."""
-        return [rank.call(LearnerRank.join_engines, rendezvous) for rank in self._ranks]
+        return by_role([rank.call(LearnerRank.join_engines, rendezvous) for rank in self._ranks])
 
-    def send_weights(self) -> list[ObjectRef[None]]:
+    def send_weights(self) -> Mapping[str, ObjectRef[None]]:
         """Calls every rank to send the current weights, which the engines receive at the same time."""
-        return [rank.call(LearnerRank.send_weights) for rank in self._ranks]
+        return by_role([rank.call(LearnerRank.send_weights) for rank in self._ranks])
 
     async def weight_digests(self) -> dict[str, str]:
         """Checksum of every tensor, by checkpoint name."""
@@ -139,7 +143,7 @@ class LearnerGroup:
 
     async def _results(self, calls: list[ObjectRef[R]], what: str, timeout_s: float, setting: str) -> list[R]:
         who = f"learner ({len(self._ranks)} ranks)"
-        return await self._waits.result(who, what, asyncio.gather(*calls), timeout_s, setting)
+        return await self._waits.answers(who, what, by_role(calls), timeout_s, setting)
 
     def kill(self) -> None:
         """Ends every rank at once."""

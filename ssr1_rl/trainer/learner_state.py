@@ -22,6 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ssr1_rl.errors import RunError, UserError
 from ssr1_rl.files import write_json
 from ssr1_rl.weights.parameters import gathered, named_weights, trainable_parameters, whole_shape
 
@@ -54,7 +55,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
     from ssr1_rl.weights.source import ZeroWeightSource
 
     if learner.rank == 0 and not folder.is_dir():
-        raise FileNotFoundError(
+        raise RunError(
             f"learner rank 0 runs on {socket.gethostname()}, where the checkpoint folder {folder} does not exist; "
             "set run.dir to a file system that every node shares"
         )
@@ -86,7 +87,7 @@ def load_learner(learner: "Learner", folder: Path) -> None:
     """
     state = learner_settings(folder)
     if state["lora"] != _adapter_shape(learner):
-        raise ValueError(
+        raise UserError(
             f"checkpoint {folder} was written with model.lora {state['lora'] or 'off'}, but this run has "
             f"{_adapter_shape(learner) or 'off'}; restore model.lora, or set another run.dir"
         )
@@ -234,7 +235,7 @@ def saved_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def _check_same_parameters(folder: Path, expected: dict[str, tuple[int, ...]], stored: dict[str, Path]) -> None:
     strange = sorted(expected.keys() ^ stored.keys())
     if strange:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {folder} does not belong to this model: {len(strange)} parameters differ, "
             f"for example {strange[0]}; set model.path and model.lora as the run started, or set another run.dir"
         )
@@ -242,4 +243,4 @@ def _check_same_parameters(folder: Path, expected: dict[str, tuple[int, ...]], s
         with safe_open(stored[name], framework="pt") as file:
             found = tuple(file.get_slice(name).get_shape())
         if found != shape:
-            raise ValueError(f"{folder} does not fit: {name} is {found} there, {shape} here; restore model.path")
+            raise UserError(f"{folder} does not fit: {name} is {found} there, {shape} here; restore model.path")

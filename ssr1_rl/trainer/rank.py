@@ -11,6 +11,7 @@ import ray
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.errors import UserError
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.learner import Learner, RankSpec
 from ssr1_rl.trainer.learner_state import load_learner, save_learner
@@ -22,25 +23,38 @@ if TYPE_CHECKING:
     from ssr1_rl.weights.source import ZeroWeightSource
 
 
-class PortTaken(ValueError):
+class PortTaken(UserError):
     """A port that the settings name is in use on the node that needs it."""
 
 
 class LearnerRank:
     """One `Learner` in an actor. Every call but `find_port` and `update_info` is a collective over all ranks."""
 
+    def __init__(self) -> None:
+        self._held_ports: list[socket.socket] = []
+
     def find_port(self, port: int, setting: str) -> tuple[str, int]:
-        """Returns this node's address, and `port` (0: any free port) after a check that it is free."""
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError as error:
-                raise PortTaken(
-                    f"{setting}={port} is taken on node {ray.util.get_node_ip_address()} ({error.strerror}); "
-                    f"free the port, or set {setting}=0 for any free one"
-                ) from None
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        """Returns this node's address, and `port` (0: any free port) after a check that it is free.
+
+        The port stays bound until `start` or `join_engines` has opened it, so that no other process gets it meanwhile:
+        with SO_REUSEADDR a second socket may listen on it.
+        """
+        probe = socket.socket()
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            probe.close()
+            raise PortTaken(
+                f"{setting}={port} is taken on node {ray.util.get_node_ip_address()} ({error.strerror}); "
+                f"free the port, or set {setting}=0 for any free one"
+            ) from None
+        self._held_ports.append(probe)
+        return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def _release_ports(self) -> None:
+        while self._held_ports:
+            self._held_ports.pop().close()
 
     def start(
         self,
@@ -53,6 +67,7 @@ class LearnerRank:
     ) -> tuple[str, PassCost]:
         """Loads the policy and joins the other ranks. Returns its attention in words and its `PassCost`."""
         self._learner = Learner(spec, model, grpo, learner, distribution, seed, fetch_waveform=_fetch)
+        self._release_ports()
         return str(self._learner.attention), self._learner.cost
 
     def update_info(self) -> dict[str, list[object]]:
@@ -62,6 +77,7 @@ class LearnerRank:
     def join_engines(self, rendezvous: Rendezvous) -> None:
         """Joins the weight-transfer group; rank 0 blocks until the engines have joined."""
         self._transfer = join_as_learner(rendezvous, self._learner.rank, self._source())
+        self._release_ports()
 
     def update(self, minibatches: list[list[TrainGroup]], kl_coefficient: float) -> dict[str, float]:
         """Trains on this rank's share of a step; returns the learner's metrics and `update_s`."""

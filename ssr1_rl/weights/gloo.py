@@ -28,6 +28,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferUpdateInfo
 
+from ssr1_rl.errors import PeerLost, RunError
+
 BUCKET_BYTES = 64 * 2**20
 """Most bytes of one broadcast. A larger tensor is sent alone."""
 
@@ -83,16 +85,25 @@ def _broadcast(group: ProcessGroup | None, tensor: torch.Tensor) -> None:
     options = BroadcastOptions()
     options.rootRank = 0
     options.rootTensor = 0
-    work = group.broadcast([tensor], options)
-    assert work is not None, "gloo broadcasts always return a work handle"
-    work.wait()
+    try:
+        work = group.broadcast([tensor], options)
+        assert work is not None, "gloo broadcasts always return a work handle"
+        work.wait()
+    except RuntimeError as error:  # a closed connection or a time-out; gloo does not say of whom
+        raise PeerLost(f"a broadcast of the weight transfer failed ({error})") from error
 
 
 def _join(info: GlooInitInfo | GlooTrainerInitInfo, rank: int) -> ProcessGroup:
     timeout = timedelta(seconds=info.timeout_s)
-    group = stateless_init_torch_distributed_process_group(
-        info.master_address, info.master_port, rank, info.world_size, "gloo", timeout=timeout
-    )
+    try:
+        group = stateless_init_torch_distributed_process_group(
+            info.master_address, info.master_port, rank, info.world_size, "gloo", timeout=timeout
+        )
+    except (RuntimeError, TimeoutError) as error:  # what torch raises for both; it does not say who is missing
+        raise PeerLost(
+            f"rank {rank} of {info.world_size} could not join the weight-transfer group at "
+            f"{info.master_address}:{info.master_port} ({error})"
+        ) from error
     assert isinstance(group, ProcessGroup)
     return group
 
@@ -175,10 +186,20 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         for bucket in cut_buckets(metadata):
             parts = []
             for meta in bucket:
-                name, tensor = next(tensors)
+                name, tensor = next(tensors, (None, None))
+                if tensor is None:
+                    raise _not_as_announced(f"they end before {meta.name}")
                 if (name, tensor.dtype, tuple(tensor.shape)) != (meta.name, meta.dtype, meta.shape):
-                    raise ValueError(f"weight source yields {name} {tensor.dtype} {tuple(tensor.shape)} for {meta}")
+                    raise _not_as_announced(f"{name} {tensor.dtype} {tuple(tensor.shape)} is sent for {meta}")
                 parts.append(tensor.detach().reshape(-1).cpu())
             _broadcast(self._group, torch.cat(parts))
         # Iterate to the end: gathering the last tensors is a collective too.
-        assert next(tensors, None) is None, "weight source yields more than its metadata says"
+        if (extra := next(tensors, None)) is not None:
+            raise _not_as_announced(f"{extra[0]} follows the last one")
+
+
+def _not_as_announced(how: str) -> RunError:
+    return RunError(
+        f"the learner's weights are not those that were announced to the engines: {how}. This is a bug of ssr1_rl: "
+        "report it with model.path and model.lora"
+    )

@@ -255,7 +255,8 @@ async def test_hung_async_call_costs_only_its_own_group(user, make_pool):
 async def test_actor_that_always_dies_fails_the_group(user, make_pool):
     pool = make_pool(user("misbehaves"))
     failed = failure_of(await pool.score(group("die")))
-    assert failed.error.startswith("its actor was lost: ")
+    assert failed.error.startswith("its actor was lost: it ")
+    assert len(failed.error) < 300, "a sentence, and not Ray's page"
     assert rewards_of(await pool.score(group())) == (1.0, 1.0, 1.0)
 
 

@@ -83,7 +83,7 @@ async def test_the_audit_finds_a_tensor_that_differs(system: System) -> None:
     for worker in system.workers:
         await worker.call(RolloutWorker.start_weight_audit)
     await system.sync_weights(4)
-    reports = [r for worker in system.workers for r in await worker.call(RolloutWorker.finish_weight_audit)]
+    reports = [await worker.call(RolloutWorker.finish_weight_audit) for worker in system.workers]
     held = await system.learners.weight_digests()
     check_weights(held, reports)
     name = sorted(held)[3]

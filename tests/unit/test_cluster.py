@@ -1,8 +1,11 @@
-"""What a run needs of the cluster, and the error if the cluster has less. No Ray runs here."""
+"""What a run needs of the cluster, and what happens if the cluster has less. No Ray runs here."""
+
+import asyncio
 
 import pytest
 
-from ssr1_rl.cluster import ClusterTooSmall, check_fits, make_plan
+from ssr1_rl import cluster
+from ssr1_rl.cluster import ClusterTooSmall, check_fits, make_plan, reserve
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.rewards import RewardConfig
 
@@ -77,3 +80,106 @@ def test_without_any_gpu_the_cpu_recipe_is_named(there):
 def test_what_is_lacking_is_named_with_the_settings_to_lower(device, there, message):
     with pytest.raises(ClusterTooSmall, match=message):
         check_fits(make_plan(config(device, **GPUS)), there)
+
+
+@pytest.mark.parametrize(("address", "hint"), [("", False), ("10.0.0.1:6379", True)])
+def test_a_cluster_that_may_grow_is_given_the_setting_that_waits_for_it(monkeypatch, address, hint):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ClusterTooSmall) as caught:
+        check_fits(make_plan(config("cuda", **GPUS)), {"CPU": 64.0, "GPU": 4.0})
+    assert str(caught.value).endswith("if nodes join later, set run.wait_for_resources_s") == hint
+
+
+class Growing:
+    """A cluster whose resources are the next of `there` at each look, and which reserves what fits."""
+
+    def __init__(self, monkeypatch, *there):
+        self._there, self.now, self.released, self.asked = list(there), 0.0, [], []
+        self.holds = False  # whether other jobs hold everything
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        monkeypatch.setattr(cluster.ray, "cluster_resources", self.look)
+        monkeypatch.setattr(cluster.ray, "available_resources", lambda: {"CPU": 0.0})
+        monkeypatch.setattr(cluster.ray.util, "remove_placement_group", self.released.append)
+        monkeypatch.setattr(cluster, "placement_group", self.group)
+        monkeypatch.setattr(cluster.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(cluster.asyncio, "sleep", self.sleep)
+
+    def look(self):
+        return self._there.pop(0) if len(self._there) > 1 else self._there[0]
+
+    def group(self, bundles, strategy):
+        self.asked.append(bundles)
+        found = self
+
+        class Group:
+            bundle_specs = bundles
+
+            def wait(self, timeout_s):
+                assert timeout_s == 0, "it would block the event loop"
+                return not found.holds
+
+        return Group()
+
+    async def sleep(self, seconds):
+        self.now += seconds
+
+
+PLAN = {"rollout": {"num_workers": 2, "num_cpus": 4.0}, "learner": {"num_workers": 1, "num_cpus": 2.0}}
+SMALL, LARGE = {"CPU": 2.0, "GPU": 1.0}, {"CPU": 64.0, "GPU": 8.0}
+
+
+def phases():
+    said = []
+    return said, said.append
+
+
+async def test_a_small_cluster_is_refused_at_once_by_default(monkeypatch):
+    growing = Growing(monkeypatch, SMALL, LARGE)
+
+    with pytest.raises(ClusterTooSmall, match="the cluster has 1 GPU and 2 CPUs"):
+        await reserve(make_plan(config("cuda", **PLAN)), 0.0, phases()[1])
+    assert (growing.now, growing.asked) == (0.0, []), "no demand is left in the cluster"
+
+
+async def test_nodes_that_join_late_are_waited_for_and_what_is_missing_is_said(monkeypatch):
+    growing = Growing(monkeypatch, *[SMALL] * 30, {"CPU": 64.0, "GPU": 2.0}, LARGE)
+    said, on_phase = phases()
+    await reserve(make_plan(config("cuda", **PLAN)), 300.0, on_phase)
+    assert growing.now > 5
+    assert growing.asked == [[{"CPU": 4.0, "GPU": 1.0}] * 2, [{"CPU": 2.0, "GPU": 1.0}]], "an autoscaler sees them"
+    assert "the cluster has 1 GPU and 2 CPUs" in said[1]
+    assert "of at most 300 s" in said[1]
+    assert growing.released == []
+
+
+async def test_a_wait_for_nodes_in_vain_ends_with_what_is_missing_and_takes_its_demand_back(monkeypatch):
+    growing = Growing(monkeypatch, SMALL)
+    with pytest.raises(ClusterTooSmall, match="the cluster has 1 GPU and 2 CPUs: lower"):
+        await reserve(make_plan(config("cuda", **PLAN)), 90.0, phases()[1])
+    assert 90 <= growing.now < 92
+    assert len(growing.released) == 2
+
+
+async def test_resources_that_other_jobs_hold_are_waited_for_a_minute(monkeypatch):
+    growing = Growing(monkeypatch, LARGE)
+    growing.holds = True
+    with pytest.raises(
+        ClusterTooSmall, match=r"2 x 1 GPU and 4 CPUs for the rollout workers .* within 60 s.*ray status"
+    ):
+        await reserve(make_plan(config("cuda", **PLAN)), 0.0, phases()[1])
+    assert 60 <= growing.now < 62
+
+
+async def test_the_wait_for_resources_can_be_stopped(monkeypatch):
+    growing = Growing(monkeypatch, SMALL)
+
+    async def sleep(seconds):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(cluster.asyncio, "sleep", sleep)
+    waiting = asyncio.create_task(reserve(make_plan(config("cuda", **PLAN)), 900.0, phases()[1]))
+    await asyncio.wait([waiting], timeout=0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert len(growing.released) == 2

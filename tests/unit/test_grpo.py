@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from ssr1_rl.actors.roster import ActorLost
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.evaluate import TooManyUnscored
 from ssr1_rl.faults.budget import RewardFailure
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.grpo import Grpo
+from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.store.checkpoints import list_checkpoints
 from ssr1_rl.store.resume import find_resume
 from ssr1_rl.telemetry.metrics import read_metrics
@@ -57,6 +60,14 @@ class System(World):
         self.pool = self.rewards = self
         self.learners, self.validated, self.on_validation = Learners(), [], lambda: None
         self.on_generation = lambda: None
+        self.lost, self.waits, self.log = asyncio.Event(), Waits(), []
+
+    async def engine_lost(self):
+        await self.lost.wait()
+        raise ActorLost("rollout worker 1 died")
+
+    def shutdown(self):
+        self.log.append("rewards")
 
     def busy_s(self):
         return [0.0]
@@ -312,3 +323,55 @@ async def test_counters_go_on_after_a_resume(config, life):
         assert in_lives[name] == at_once[name]
     listed = [Path(folder, "skipped.jsonl") for folder in (config.run.dir, config.run.dir.removesuffix("_at_once"))]
     assert len({path.read_text() if path.exists() else "" for path in listed}) == 1
+
+
+async def test_an_engine_that_dies_ends_an_update_at_once(life):
+    system = System()
+
+    async def update(batch, kl_coefficient):
+        system.lost.set()
+        await asyncio.Event().wait()
+
+    system.learners.update = update
+    with pytest.raises(ActorLost, match="rollout worker 1 died"):
+        await asyncio.wait_for(life(system), 5)
+
+
+async def test_a_checkpoint_is_finished_before_an_engine_s_death_is_told(config, life):
+    system = System()
+
+    async def save(folder):
+        system.lost.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        (folder / "weights").write_text("2")
+
+    system.learners.save = save
+    with pytest.raises(ActorLost):
+        await asyncio.wait_for(life(system), 5)
+    assert list(checkpoints(config)) == [2]
+
+
+async def test_an_update_that_an_engine_s_death_ends_is_not_saved_as_the_step_before(config, life):
+    """The learners may be in the middle of it, or done with it: their weights are not those of the newest step."""
+    config.checkpoint.every = config.grpo.validate_every = 100
+    system = System()
+
+    async def dies(batch, kl_coefficient):
+        if system.learners.version == 2:
+            system.lost.set()
+            await asyncio.Event().wait()
+        return await Learners.update(system.learners, batch, kl_coefficient)
+
+    system.learners.update = dies
+    with pytest.raises(ActorLost):
+        await asyncio.wait_for(life(system), 5)
+    assert checkpoints(config) == {}
+
+
+async def test_reward_actors_are_closed_before_the_groups_that_they_score_are_cancelled(life, monkeypatch):
+    """Otherwise each would be killed and replaced, just before the end."""
+    system, close = System(), GroupFeed.close
+    monkeypatch.setattr(GroupFeed, "close", lambda feed: (system.log.append("feed"), close(feed)))
+    await life(system)
+    assert system.log == ["rewards", "feed"]

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 
 from ssr1_rl import run
+from ssr1_rl.actors.roster import Roster
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.cli import _exit_when_interrupted
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.data.splits import Split, Splits
+from ssr1_rl.faults.error_log import ErrorLog
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.files import SetAside
 from ssr1_rl.run import Interrupted, TimeIsUp, summarise
@@ -45,8 +48,9 @@ async def test_a_start_that_fails_leaves_the_settings_of_the_last_one(config, mo
 
     monkeypatch.setattr(run, "running_system", no_system)
     config.model.path = "another"
+    no_errors = ErrorLog(Path(config.run.dir), Roster(), str, str)
     with pytest.raises(RuntimeError, match="no such model"):
-        await run._run(config, SPLITS, find_resume(config.run), StopRequest(), Progress(1))
+        await run._run(config, SPLITS, find_resume(config.run), StopRequest(), Progress(1), Waits(), no_errors)
     assert {p: p.read_bytes() for p in Path(config.run.dir).rglob("*") if p.is_file()} == before
 
 

@@ -4,11 +4,15 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from ray.exceptions import RayActorError
 
 from ssr1_rl.actors.handle import Actor
-from ssr1_rl.actors.waits import Waits
+from ssr1_rl.actors.limits import inner_limit_s
+from ssr1_rl.actors.roster import ActorLost
+from ssr1_rl.actors.waits import WaitedTooLong, Waits
 from ssr1_rl.config.sections.rollout import RolloutConfig
-from ssr1_rl.system import System
+from ssr1_rl.errors import PeerLost
+from ssr1_rl.system import System, _end_workers
 
 
 class Worker:
@@ -42,11 +46,12 @@ class Learners:
 
     def join_engines(self, rendezvous):
         self._log.append(("learners", "join_engines", (rendezvous.world_size,)))
-        return [at_once()]
+        self.rendezvous = rendezvous
+        return {"learner rank 0": at_once()}
 
     def send_weights(self):
         self._log.append(("learners", "send_weights", ()))
-        return [self._send()]
+        return {"learner rank 0": self._send()}
 
 
 async def at_once():
@@ -70,7 +75,8 @@ async def test_an_engine_that_does_not_answer_the_weight_audit_is_named(what):
     method = "start_weight_audit" if what == "starting" else "finish_weight_audit"
     under_test = system([Worker([], **{method: never})], Learners([]), sync_timeout_s=0.05)
     with pytest.raises(
-        TimeoutError, match=rf"{what} the weight audit .* took longer than rollout\.sync_timeout_s=0\.05 s; raise it"
+        WaitedTooLong,
+        match=rf"{what} the weight audit .* longer than rollout\.sync_timeout_s=0\.05 s; .*worker 0; raise it",
     ):
         await asyncio.wait_for(under_test.sync_weights(1, audit=True), 5)
 
@@ -97,7 +103,60 @@ async def test_one_control_message_per_engine_and_sync():
     assert len(log) == 3
 
 
-async def test_the_error_of_one_engine_ends_a_sync_that_the_others_wait_in():
+async def test_the_error_of_one_engine_ends_a_sync_that_the_others_wait_in(monkeypatch):
+    monkeypatch.setattr("ssr1_rl.actors.waits.GRACE_S", 0.01)
     workers = [Worker([], 0, apply_weights=never), Worker([], 1, apply_weights=fails)]
     with pytest.raises(ConnectionError, match="engine 1 ran out of memory"):
         await asyncio.wait_for(system(workers, Learners([], send=never)).sync_weights(1), 5)
+
+
+async def test_one_operation_of_the_transfer_has_a_shorter_limit_than_the_sync():
+    learners = Learners([])
+    config = RolloutConfig()
+    await system([Worker([])], learners).connect("cpu")
+    assert learners.rendezvous.timeout_s == inner_limit_s(config.sync_timeout_s) < config.sync_timeout_s
+    assert config.sync_timeout_s < config.generate_timeout_s, "a sync pauses the groups in flight"
+
+
+async def test_an_engine_that_dies_in_a_sync_is_told_and_not_the_broadcast_that_it_breaks():
+    """Learner rank 0's connection breaks before Ray has noticed the engine's death."""
+    broken = asyncio.Event()
+
+    async def breaks():
+        broken.set()
+        raise PeerLost("a broadcast of the weight transfer failed (Connection closed by peer)")
+
+    async def dies():
+        await broken.wait()
+        await asyncio.sleep(0)
+        raise RayActorError("ab12", "The actor died unexpectedly")
+
+    workers = [Worker([], 0, apply_weights=never), Worker([], 1, apply_weights=dies)]
+    with pytest.raises(ActorLost, match=r"^rollout worker 1 died .* It was sending and loading version 4"):
+        await asyncio.wait_for(system(workers, Learners([], send=breaks)).sync_weights(4), 5)
+
+
+async def test_an_engine_that_dies_without_work_is_noticed():
+    async def dies():
+        raise RayActorError("ab12", "The actor died unexpectedly")
+
+    with pytest.raises(ActorLost, match=r"^rollout worker 1 died .* It was idle"):
+        await system([Worker([], 0, stay=never), Worker([], 1, stay=dies)], Learners([])).engine_lost()
+
+
+async def test_the_wait_for_engines_to_end_can_be_cancelled_and_kills_them_all():
+    killed = []
+
+    class Ending:
+        def call(self, method):
+            return never()
+
+        def kill(self):
+            killed.append(self)
+
+    ending = asyncio.create_task(_end_workers([Ending(), Ending()]))
+    await asyncio.sleep(0)
+    ending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await ending
+    assert len(killed) == 2

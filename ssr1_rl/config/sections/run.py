@@ -20,6 +20,11 @@ class RunConfig:
     """What engines and learners run on."""
     seed: int = setting(0, ge=0)
     """Seed of the order of questions, of sampling and of torch."""
+    setup: str = ""
+    """Command or step that makes the data and the model of this launch file. Errors about a missing file name it."""
+    wait_for_resources_s: float = setting(0.0, ge=0)
+    """Longest wait, in seconds, for nodes that join the cluster later, an autoscaler's too. 0: a cluster that is too
+    small is refused at once; resources that other jobs hold are waited for up to a minute."""
     resume: str = "auto"
     """`auto`: resume from the newest whole checkpoint in `run.dir`, or start if there is none. `never`: refuse a folder
     that already holds a run. Anything else is the path of the checkpoint to resume from; once `run.dir` holds steps

@@ -4,6 +4,8 @@ import importlib
 import importlib.metadata
 from dataclasses import dataclass
 
+from ssr1_rl.errors import ConfigError
+
 FASTEST_FIRST = ("flash", "flex", "sdpa")
 PACKAGES = {"flash": "flash_attn", "flex": "triton"}
 """The package that each backend needs in addition to torch."""
@@ -31,7 +33,7 @@ def choose_attention(wanted: str, device: str, dtype: str) -> AttentionChoice:
     """
     if wanted != "auto":
         if missing := what_is_missing(wanted, device, dtype) or _missing_package(wanted):
-            raise ValueError(f"model.attn_implementation={wanted} cannot run here: {missing}; set it to auto")
+            raise ConfigError(f"model.attn_implementation={wanted} cannot run here: {missing}; set it to auto")
         return AttentionChoice(wanted, "as model.attn_implementation says")
     passed_over: list[str] = []
     for backend in FASTEST_FIRST:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from ssr1_rl.errors import UserError
 from ssr1_rl.trainer.attention import PackedAttention
 from ssr1_rl.trainer.attention.flash import FlashAttention
 from ssr1_rl.trainer.attention.flex import FlexAttention
@@ -36,7 +37,7 @@ NEUTRAL = {"position_ids", "use_cache", "output_attentions", "is_causal"}
 """Keywords that do not change the result, or are checked separately."""
 
 
-class InexactAttention(ValueError):
+class InexactAttention(UserError):
     """A model's attention needs more than packed attention computes. The message completes "a model …"."""
 
 

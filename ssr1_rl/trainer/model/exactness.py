@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ssr1_rl.audio_families import audio_family_of
+from ssr1_rl.errors import UserError
 from ssr1_rl.trainer.attention.interface import InexactAttention, use_packed_attention
 from ssr1_rl.trainer.batches.layout import PackedLayout
 from ssr1_rl.trainer.model.families import backbone_path, make_model
@@ -33,7 +34,7 @@ def check_exact(config: PretrainedConfig, prefix_packing: bool) -> None:
     """Refuses a model whose log-probs or published weights would differ from its own.
 
     Raises:
-        ValueError: the model is refused; the message gives the reason and what to set instead.
+        UserError: the model is refused; the message gives the reason and what to set instead.
     """
     with torch.device("meta"):
         # In bfloat16, the only type in which mixtures of experts run on the meta device.
@@ -48,11 +49,11 @@ def check_exact(config: PretrainedConfig, prefix_packing: bool) -> None:
         _check_packing(backbone)
 
 
-def _refused(config: PretrainedConfig, reason: str, fix: str) -> ValueError:
-    return ValueError(f"model.path names a {config.model_type} model {reason}; {fix}")
+def _refused(config: PretrainedConfig, reason: str, fix: str) -> UserError:
+    return UserError(f"model.path names a {config.model_type} model {reason}; {fix}")
 
 
-def _unpackable(config: PretrainedConfig, reason: str) -> ValueError:
+def _unpackable(config: PretrainedConfig, reason: str) -> UserError:
     return _refused(config, f"{reason}, which prefix packing cannot compute exactly", PADDED_INSTEAD)
 
 
@@ -149,7 +150,7 @@ class _CountedAttention:
         return torch.empty_like(query).transpose(1, 2).contiguous()
 
 
-def _follow(backbone: PreTrainedModel, refuse: Callable[[PretrainedConfig, str], ValueError], **kwargs: object) -> None:
+def _follow(backbone: PreTrainedModel, refuse: Callable[[PretrainedConfig, str], UserError], **kwargs: object) -> None:
     """Runs a pass over two tokens to see whether the model's code accepts it; the values are not used."""
     use_packed_attention(backbone)
     tokens, positions = torch.zeros(1, 2, dtype=torch.long, device="meta"), torch.arange(2, device="meta")[None]

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from ssr1_rl.audio_families import AUDIO_FAMILIES, audio_family_of, trained_config
 from ssr1_rl.config.model_path import check_model_folder
+from ssr1_rl.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +31,14 @@ def read_config(path: str) -> "PretrainedConfig":
     check_model_folder(path)
     whole = AutoConfig.from_pretrained(path)
     if getattr(whole, "quantization_config", None):
-        raise ValueError(
+        raise UserError(
             f"model.path {path} is a quantized model, and the learner trains unquantized weights; give the "
             "model that it was made from"
         )
     config = trained_config(whole)
     is_text_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.get_text_config() is config
     if audio_family_of(config) is None and not is_text_model:
-        raise ValueError(
+        raise UserError(
             f"model.path {path} is a {config.model_type} model; the learner trains {', '.join(AUDIO_FAMILIES)} and "
             "text-only causal language models of transformers"
         )

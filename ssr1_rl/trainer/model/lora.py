@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from ssr1_rl.errors import ConfigError
 from ssr1_rl.weights.adapters import adapted_layers
 from ssr1_rl.weights.parameters import ADAPTER
 
@@ -46,7 +47,7 @@ def find_targets(model: "PreTrainedModel", target_modules: Iterable[str]) -> lis
     for target in target_modules:
         matching = [name for name in usable if f".{name}".endswith(f".{target}")]
         if not matching:
-            raise ValueError(_no_such_layer(target, usable, frozen=linear.keys() - set(usable)))
+            raise ConfigError(_no_such_layer(target, usable, frozen=linear.keys() - set(usable)))
         found |= dict.fromkeys(matching)
     return list(found)
 

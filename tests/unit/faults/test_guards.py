@@ -75,18 +75,23 @@ def report(untouched=(), **changed):
 
 
 def test_equal_weights_pass():
-    check_weights(LEARNER, [report(), report()])
+    check_weights(LEARNER, [[report(), report()], [report(), report()]])
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (report(b=""), r"engine worker 1 .*\(3 tensors sent\): 1 did not arrive, for example b\."),
-        (report(z="09"), r"engine worker 1 .*1 are unknown to the learner, for example z\."),
-        (report(a="ff", c="ff"), r"engine worker 1 .*2 differ on arrival, for example a\."),
+        (
+            report(b=""),
+            r"rollout worker 1, tensor-parallel rank 0, .*\(3 tensors sent\): 1 did not arrive, for example b\.",
+        ),
+        (report(z="09"), r"rollout worker 1, .*1 are unknown to the learner, for example z\."),
+        (report(a="ff", c="ff"), r"rollout worker 1, .*2 differ on arrival, for example a\."),
         (report(["model.norm"]), r"1 are its own parameters that no tensor was loaded into, for example model\.norm\."),
     ],
 )
 def test_each_finding_stops_the_run_and_names_the_worker(wrong, message):
     with pytest.raises(GuardTripped, match=message):
-        check_weights(LEARNER, [report(), wrong])
+        check_weights(LEARNER, [[report()], [wrong]])
+    with pytest.raises(GuardTripped, match="rollout worker 0, tensor-parallel rank 1,"):
+        check_weights(LEARNER, [[report(), wrong], [report(), report()]])

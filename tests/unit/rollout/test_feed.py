@@ -8,12 +8,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from ssr1_rl.actors.roster import ActorLost
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.data.audio import AudioError
 from ssr1_rl.data.skipped import SkipList, TooManyUnusable
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
+from ssr1_rl.faults.first_error import watching
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer
@@ -197,6 +199,30 @@ async def test_dynamic_sampling_loses_nothing_across_a_resume(make_feed, stalene
     pending = [(epoch, question) for epoch, question, _ in state["pending"]]
     again = {(g.epoch, g.question_id) for g in resumed_world.generated} & set(considered)
     assert again == set(pending), "a group that was replaced before the checkpoint is not issued again"
+
+
+async def test_an_error_of_a_group_in_flight_is_told_while_the_learners_update(make_feed):
+    """With max_staleness above 0 groups are generated meanwhile; nobody waits for them until the next step."""
+    world, updating = World(), asyncio.Event()
+
+    async def generate(group_id, prepared, sampling):
+        if len(world.generated) >= 4:
+            await updating.wait()
+            raise ActorLost("rollout worker 1 died")
+        return await World.generate(world, group_id, prepared, sampling)
+
+    world.generate = generate
+    feed = make_feed(world, staleness=1)
+
+    async def update():
+        updating.set()
+        await asyncio.Event().wait()
+
+    await feed.take(4)
+    async with watching(feed.failed()) as first_error:
+        with pytest.raises(ActorLost, match="rollout worker 1 died"):
+            await asyncio.wait_for(first_error.during(update()), 5)
+    feed.close()
 
 
 async def test_too_many_failures_stop_the_run(make_feed):

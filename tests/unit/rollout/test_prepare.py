@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.audio import AudioError, AudioUnavailable, load_waveform
 from ssr1_rl.rollout import prepare
@@ -205,3 +206,17 @@ async def test_other_parts_of_a_file_are_other_clips(tmp_path, store):
         keys.add(clip.key)
     assert len(keys) == 3
     assert load_waveform(AudioRef(str(path)), max_audio_s=1.0).shape == (SAMPLE_RATE,)
+
+
+async def test_a_clip_that_takes_long_to_decode_is_a_wait_and_does_not_hold_up_the_end(monkeypatch, store):
+    """As on a network disk that hangs: `asyncio.run` would wait for a thread of asyncio's own pool."""
+    hangs, waits = threading.Event(), Waits()
+    monkeypatch.setattr(prepare, "load_waveform", lambda ref, **settings: hangs.wait(60) and WAVEFORM)
+    preparing = asyncio.create_task(Preparer(Builder(), DataConfig(), waits).prepare(heard("/nfs/a.wav")))
+    while not waits.describe():
+        await asyncio.sleep(0)
+    assert waits.describe() == ["clips: decoding /nfs/a.wav for 0 s"]
+    assert asyncio.get_running_loop()._default_executor is None, "no pool whose threads have to end"
+    hangs.set()
+    await preparing
+    assert waits.describe() == []

@@ -63,7 +63,7 @@ def test_a_claim_changes_no_file_of_the_folder(tmp_path):
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(UserError, match=r"run is a file.*set another run\.dir"), claim(tmp_path / "run"):
+    with pytest.raises(UserError, match=r"run is a file.*give another path"), claim(tmp_path / "run"):
         pass
 
 

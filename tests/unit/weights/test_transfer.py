@@ -1,5 +1,6 @@
 """The transfer of weights: buckets, ranks, checksums, and what an engine may keep. No engine runs here."""
 
+import asyncio
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,12 +12,19 @@ from hypothesis import strategies as st
 from vllm.distributed.weight_transfer.base import ParamMeta
 
 from ssr1_rl.config.sections.rollout import RolloutConfig
-from ssr1_rl.rollout.engine import EngineSpec, RolloutEngine, Sampling, engine_args
+from ssr1_rl.errors import PeerLost, RunError
+from ssr1_rl.rollout.engine import EngineBroken, EngineSpec, RolloutEngine, Sampling, engine_args
 from ssr1_rl.types import Distribution
 from ssr1_rl.weights import gloo as gloo_transfer
 from ssr1_rl.weights.audit import WeightAudit, digest
-from ssr1_rl.weights.gloo import GlooTrainerWeightTransferEngine, GlooWeightTransferEngine, cut_buckets
+from ssr1_rl.weights.gloo import (
+    GlooTrainerInitInfo,
+    GlooTrainerWeightTransferEngine,
+    GlooWeightTransferEngine,
+    cut_buckets,
+)
 from ssr1_rl.weights.transport import transfer_backend
+from tests.ports import free_ports
 
 SHAPES = st.lists(
     st.tuples(st.sampled_from([torch.float32, torch.bfloat16]), st.lists(st.integers(0, 9), max_size=3)), max_size=20
@@ -70,17 +78,18 @@ def test_what_is_sent_is_what_is_loaded(monkeypatch):
 @pytest.mark.parametrize(
     ("sent", "error"),
     [
-        ([("b", torch.rand(2))], ValueError),
-        ([("a", torch.rand(3))], ValueError),
-        ([("a", torch.rand(2).double())], ValueError),
-        ([("a", torch.rand(2)), ("b", torch.rand(2))], AssertionError),
+        ([("b", torch.rand(2))], "b torch.float32"),
+        ([("a", torch.rand(3))], r"a torch.float32 \(3,\) is sent for"),
+        ([("a", torch.rand(2).double())], "a torch.float64"),
+        ([("a", torch.rand(2)), ("b", torch.rand(2))], "b follows the last one"),
+        ([], "they end before a"),
     ],
 )
-def test_a_source_that_breaks_its_word_is_noticed(monkeypatch, sent, error):
+def test_a_source_that_breaks_its_word_is_a_sentence(monkeypatch, sent, error):
     monkeypatch.setattr(gloo_transfer, "_broadcast", lambda group, tensor: None)
     sender = object.__new__(GlooTrainerWeightTransferEngine)
     sender._group = None
-    with pytest.raises(error, match="weight source yields"):
+    with pytest.raises(RunError, match=f"not those that were announced to the engines: {error}"):
         sender._send([ParamMeta("a", torch.float32, (2,))], iter(sent))
 
 
@@ -181,3 +190,132 @@ async def test_no_clip_s_features_outlive_a_sync():
     )
     assert before["cache_salt"] != after["cache_salt"], "no prefix of old weights is used again"
     assert before["multi_modal_uuids"] != after["multi_modal_uuids"]
+
+
+def test_a_broadcast_that_breaks_off_says_that_a_peer_is_the_cause():
+    class Group:
+        def broadcast(self, tensors, options):
+            raise RuntimeError("Connection closed by peer [10.0.0.2]:5")
+
+    with pytest.raises(PeerLost, match=r"Connection closed by peer \[10\.0\.0\.2\]"):
+        gloo_transfer._broadcast(Group(), torch.zeros(1))
+
+
+def test_an_engine_that_never_joins_ends_the_wait_for_the_group():
+    info = GlooTrainerInitInfo("127.0.0.1", free_ports(1)[0], 2, timeout_s=0.2, rank=0)
+    with pytest.raises(PeerLost, match=r"rank 0 of 2 could not join the weight-transfer group at 127\.0\.0\.1:"):
+        gloo_transfer._join(info, 0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "cuda"])
+@pytest.mark.parametrize(("tensor_parallel_size", "executor"), [(1, "uni"), (2, "mp"), (8, "mp")])
+def test_an_engine_takes_its_gpus_without_asking_ray_for_more(backend, tensor_parallel_size, executor):
+    """Inside a placement group vLLM's own choice is "ray", which refuses a bundle of more than one GPU."""
+    spec = EngineSpec("m", "float32", backend, 9000, 2, 3)
+    args = engine_args(spec, RolloutConfig(tensor_parallel_size=tensor_parallel_size))
+    assert args["distributed_executor_backend"] == executor
+
+
+def test_the_executor_that_is_asked_for_is_the_one_that_vllm_takes(monkeypatch):
+    """vLLM's own rule, in an actor that has a placement group."""
+    from vllm.config.parallel import ParallelConfig
+
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    monkeypatch.setattr("ray.util.get_current_placement_group", lambda: object())
+    assert ParallelConfig(tensor_parallel_size=2).distributed_executor_backend == "ray", "its own choice"
+    args = engine_args(EngineSpec("m", "float32", "cuda", 9, 0, 3), RolloutConfig(tensor_parallel_size=2))
+    asked = args["distributed_executor_backend"]
+    chosen = ParallelConfig(tensor_parallel_size=2, distributed_executor_backend=asked)
+    assert chosen.distributed_executor_backend == "mp"
+
+
+class SyncingLlm(Llm):
+    """Stops in `update_weights` until `go` is set; `error` is what it then raises."""
+
+    def __init__(self, error=None):
+        super().__init__()
+        self.receiving, self.go, self.error = asyncio.Event(), asyncio.Event(), error
+
+    async def update_weights(self, request):
+        self.log.append("update_weights")
+        self.receiving.set()
+        await self.go.wait()
+        if self.error:
+            raise self.error
+
+
+async def syncing(llm):
+    engine = RolloutEngine(llm)
+    await engine.init_weight_transfer({}, {"names": []})
+    sync = asyncio.create_task(engine.apply_weights(1))
+    await llm.receiving.wait()
+    return engine, sync
+
+
+SAMPLING = Sampling(1, 4)
+
+
+async def test_a_request_that_arrives_during_a_sync_runs_and_is_cached_under_the_new_version():
+    llm = SyncingLlm()
+    engine, sync = await syncing(llm)
+    request = asyncio.create_task(engine.generate("r", [1], [torch.zeros(9).numpy()], SAMPLING))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert llm.prompts == [], "old weights could compute it, or cache it under either version"
+    llm.go.set()
+    await sync
+    _, version = await request
+    assert version == 1
+    assert llm.prompts[0][0]["cache_salt"] == "policy-1"
+    assert llm.prompts[0][0]["multi_modal_uuids"] == {"audio": ["policy-1-r-0"]}
+
+
+async def test_a_sync_that_fails_half_way_breaks_the_engine_and_every_later_call_says_so():
+    llm = SyncingLlm(KeyError("lm_head"))
+    engine, sync = await syncing(llm)
+    held = asyncio.create_task(engine.generate("r", [1], [], SAMPLING))
+    llm.go.set()
+    with pytest.raises(KeyError):
+        await sync
+    assert "resume_generation" not in llm.log, "half-loaded weights would answer"
+    for call in (
+        held,
+        engine.generate("s", [1], [], SAMPLING),
+        engine.apply_weights(2),
+        engine.start_weight_audit(),
+        engine.finish_weight_audit(),
+    ):
+        with pytest.raises(EngineBroken, match="loading policy version 1 failed half-way: KeyError: 'lm_head'"):
+            await call
+    assert llm.prompts == []
+
+
+async def test_a_sync_that_is_cancelled_half_way_breaks_the_engine_too():
+    llm = SyncingLlm()
+    engine, sync = await syncing(llm)
+    sync.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sync
+    with pytest.raises(EngineBroken, match="CancelledError"):
+        await engine.generate("r", [1], [], SAMPLING)
+
+
+async def test_requests_wait_for_the_last_of_two_syncs_in_a_row():
+    llm = SyncingLlm()
+    engine, sync = await syncing(llm)
+    request = asyncio.create_task(engine.generate("r", [1], [], SAMPLING))
+    await asyncio.sleep(0)
+    llm.go.set()
+    await sync
+    llm.go.clear()
+    llm.receiving.clear()
+    again = asyncio.create_task(engine.apply_weights(2))
+    await llm.receiving.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    version_at_submission = [prompt["cache_salt"] for prompt, _ in llm.prompts]
+    llm.go.set()
+    await again
+    _, version = await request
+    assert version_at_submission == [f"policy-{version}"] * len(version_at_submission)
+    assert version in (1, 2)
