@@ -12,12 +12,12 @@ import numpy as np
 from ssr1_rl.checks.template_options import unread_variables
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DataConfig
-from ssr1_rl.data.audio import load_waveform
+from ssr1_rl.data.audio import as_clip, load_waveform
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import UNUSABLE
 from ssr1_rl.data.splits import Split, Splits
 from ssr1_rl.errors import UserError
-from ssr1_rl.types import SAMPLE_RATE, Clip, PreparedQuestion, Question
+from ssr1_rl.types import SAMPLE_RATE, PreparedQuestion, Question
 
 MAX_TRIES = 20
 """Questions of a split that are tried, evenly spread over it, until one can be used."""
@@ -105,8 +105,7 @@ def _example(split: Split, builder: PromptBuilder, data: DataConfig) -> tuple[Ex
     def prepare(question: Question) -> tuple[PreparedQuestion, float]:
         waveforms = _waveforms(question, data)
         lengths = [len(waveform) for waveform in waveforms]
-        clips = [Clip("", waveform) for waveform in waveforms]  # no cache asks for their keys
-        return builder.prepare(question, clips, lengths), sum(lengths) / SAMPLE_RATE
+        return builder.prepare(question, list(map(as_clip, waveforms)), lengths), sum(lengths) / SAMPLE_RATE
 
     (prepared, audio_s), failed = _first_usable(split, prepare)
     num_audio = sum(prepared.num_audio_tokens)
@@ -139,4 +138,9 @@ def _spread(questions: Sequence[Question]) -> list[Question]:
 
 
 def _waveforms(question: Question, data: DataConfig) -> list[np.ndarray]:
-    return [load_waveform(ref, max_audio_s=data.max_audio_s, long_audio=data.long_audio) for ref in question.audio]
+    return [
+        load_waveform(
+            ref, max_audio_s=data.max_audio_s, long_audio=data.long_audio, truncated_audio=data.truncated_audio
+        )
+        for ref in question.audio
+    ]

@@ -21,9 +21,17 @@ from ssr1_rl.data.decode.mono import MonoSamples
 from ssr1_rl.data.decode.sound_file import NotASoundFile, decode_sound_file
 from ssr1_rl.data.decode.whole import check_whole
 from ssr1_rl.errors import UserError
-from ssr1_rl.types import SAMPLE_RATE, AudioRef
+from ssr1_rl.types import SAMPLE_RATE, AudioRef, Clip
 
-__all__ = ["MIN_SAMPLES", "AudioError", "AudioUnavailable", "check_decoders", "load_waveform", "sample_digest"]
+__all__ = [
+    "MIN_SAMPLES",
+    "AudioError",
+    "AudioUnavailable",
+    "as_clip",
+    "check_decoders",
+    "load_waveform",
+    "sample_digest",
+]
 
 MIN_SAMPLES = 400
 """Shortest clip, in samples at 16 kHz: 25 ms, the analysis window of one mel frame, and enough for one audio token."""
@@ -57,6 +65,11 @@ def load_waveform(
             raise AudioError(
                 f"{file.path}: corrupt, or of an unknown format ({_described(error)}); fetch or encode it again"
             ) from error
+
+
+def as_clip(waveform: np.ndarray) -> Clip:
+    """A clip that holds its waveform itself, for work within one process."""
+    return Clip(sample_digest(waveform), waveform)
 
 
 def sample_digest(waveform: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from ssr1_rl.checks.rules import load_config
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DataConfig
-from ssr1_rl.data.audio import load_waveform, sample_digest
+from ssr1_rl.data.audio import as_clip, load_waveform
 from ssr1_rl.data.prompt import PromptBuilder, choice_lines
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.demo.soundworld import SPLITS, WorldPaths, WorldSettings, make_world
@@ -25,7 +25,7 @@ from ssr1_rl.files import PARTIAL, write_json
 from ssr1_rl.run import Summary, run_grpo
 from ssr1_rl.store.folder import claim
 from ssr1_rl.telemetry.progress import summary_table
-from ssr1_rl.types import Clip, Question
+from ssr1_rl.types import Question
 
 SETTINGS = Path(__file__).parent / "demo.yaml"
 RUN_NAME = "demo-"
@@ -143,8 +143,7 @@ def sft_example(question: Question, chain: str, builder: PromptBuilder, data: Da
     response: list[int] = builder.tokenizer(chain, add_special_tokens=False)["input_ids"]
     eos_token_id = builder.tokenizer.eos_token_id
     assert isinstance(eos_token_id, int), "every chat model has one end-of-sequence token"
-    clips = [Clip(sample_digest(waveform), waveform) for waveform in waveforms]
-    prepared = builder.prepare(question, clips, [len(waveform) for waveform in waveforms])
+    prepared = builder.prepare(question, list(map(as_clip, waveforms)), [len(waveform) for waveform in waveforms])
     return SftExample(prepared, (*response, eos_token_id))
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssr1_rl.config.schema import Config
+from ssr1_rl.data.audio import as_clip
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.doctor.finding import Finding, error, ok, warning
-from ssr1_rl.types import SAMPLE_RATE, AudioRef, Clip, Question
+from ssr1_rl.types import SAMPLE_RATE, AudioRef, Question
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +25,7 @@ def check_prompt(config: Config) -> list[Finding]:
     builder = PromptBuilder(config.model.path, config.data)
     clips = (AudioRef("made-up"),) if builder.family else ()
     question = Question("doctor", "What do you hear?", "a dog", ("a dog", "a cat"), clips)
-    silence = [Clip("", np.zeros(SAMPLE_RATE, np.float32)) for _ in clips]
+    silence = [as_clip(np.zeros(SAMPLE_RATE, np.float32)) for _ in clips]
     prepared = builder.prepare(question, silence, [SAMPLE_RATE] * len(clips))
     text = builder.tokenizer.decode(list(prepared.token_ids))
     assert isinstance(text, str), "one prompt decodes to one text"

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ssr1_rl.audio_families import QWEN2_AUDIO
-from ssr1_rl.data.audio import sample_digest
-from ssr1_rl.types import SOFTMAX, Clip, Distribution, GroupId, TrainGroup
+from ssr1_rl.data.audio import as_clip
+from ssr1_rl.types import SOFTMAX, Distribution, GroupId, TrainGroup
 from tests.ports import free_ports
 
 
@@ -189,7 +189,7 @@ def random_groups(num_groups: int, vocabulary: range, placeholder_id: int, seed:
             TrainGroup(
                 id=GroupId(0, str(index)),
                 prompt_token_ids=(*prompt[:3], placeholder_id, *prompt[3:]),
-                waveforms=(Clip(sample_digest(waveform), waveform),),
+                waveforms=(as_clip(waveform),),
                 responses=responses,
                 rollout_logprobs=tuple(tuple(float(x) for x in -rng.uniform(1, 6, len(r))) for r in responses),
                 advantages_G=(1.2, -0.4, -0.8),
