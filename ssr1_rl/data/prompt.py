@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
 from ssr1_rl.audio_families import audio_family_of, trained_config
@@ -64,7 +65,7 @@ class PromptBuilder:
     """
 
     def __init__(self, model_path: str, data: DataConfig) -> None:
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_path)
+        self.tokenizer: PreTrainedTokenizerBase = _load_tokenizer(model_path)
         config = trained_config(AutoConfig.from_pretrained(model_path))
         self.family = audio_family_of(config)
         self.audio_placeholder_id = self.family.placeholder_id(config) if self.family else NO_PLACEHOLDER
@@ -74,7 +75,9 @@ class PromptBuilder:
         # None: the tokenizer's own template is used.
         self._template: str | None = of_processor.get("chat_template")
         if not (self._template or self.tokenizer.chat_template):
-            raise UserError(f"{model_path} has no chat template; use a chat (Instruct) model")
+            raise UserError(
+                f"{model_path} has no chat template; use a chat (Instruct) model, with its tokenizer's files"
+            )
         self._forbidden = _forbidden_in_text(self.tokenizer)
 
     @property
@@ -133,13 +136,29 @@ class PromptBuilder:
             "tokenize": False,
             "add_generation_prompt": True,
         }
-        rendered = self.tokenizer.apply_chat_template(messages, **kwargs)
+        try:
+            rendered = self.tokenizer.apply_chat_template(messages, **kwargs)
+        except TemplateError as error:
+            raise UserError(
+                f"the chat template of {self._model_path} refuses the prompt: {error}; check data.system_prompt (some "
+                "templates allow none) and data.chat_template_kwargs"
+            ) from error
         assert isinstance(rendered, str), "tokenize=False gives text"
         return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
     def _neutralise(self, text: str) -> str:
         """Breaks up special tokens spelled out in a text, so that data can neither add a clip nor end a turn."""
         return self._forbidden.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(model_path)
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"model.path {model_path}: its tokenizer cannot be loaded ({reason}); give a whole model folder"
+        ) from error
 
 
 def _forbidden_in_text(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

@@ -77,7 +77,7 @@ class Row:
         """The value of a required field."""
         if field not in self._fields:
             similar = lookalikes(field, self._fields)
-            fix = f"; rename {named(similar)} to {field!r}" if similar else f"; the row has {', '.join(self._fields)}"
+            fix = f"; rename {named(similar)} to {field!r}" if similar else f"; the row has {shown(list(self._fields))}"
             raise RowError(field, f"the field is missing{fix}", "missing")
         return self._fields[field]
 

@@ -11,11 +11,14 @@ from ssr1_rl.checks.rules import load_config
 from ssr1_rl.checks.template_options import OWNED, unread_variables
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.prompt import PromptBuilder
-from ssr1_rl.errors import ConfigError
+from ssr1_rl.errors import ConfigError, UserError
 from ssr1_rl.types import Question
 
 NEEDED = ["run.name=x", "model.path=m", "data.train.path=q.json"]
-THINKING = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>{% endif %}"
+THINKING = (
+    "{% if refuse %}{{ raise_exception('no such role') }}{% endif %}"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>{% endif %}"
+)
 QUESTION = Question("1", "How many?", "one", ("one", "two"))
 
 
@@ -68,3 +71,19 @@ def test_a_variable_that_the_template_does_not_read_is_noted(thinking_model):
     [line] = unread_variables({"enable_thinking": False, "thinking": True, "enable": 1}, template)[:1]
     assert line == "data.chat_template_kwargs.thinking has no effect: the model's chat template does not read it"
     assert len(unread_variables({"enable_thinking": False, "thinking": True, "enable": 1}, template)) == 2
+
+
+def test_a_template_that_refuses_a_prompt_is_quoted(thinking_model):
+    with pytest.raises(
+        UserError, match=r"the chat template of .* refuses the prompt: no such role; check data\.system"
+    ):
+        prompt(thinking_model, refuse=True)
+
+
+def test_a_folder_without_a_whole_tokenizer_is_named(random_text_model, tmp_path):
+    shutil.copy(random_text_model / "config.json", tmp_path)
+    with pytest.raises(UserError, match=rf"{tmp_path} has no chat template; .* with its tokenizer's files"):
+        PromptBuilder(str(tmp_path), DataConfig())
+    (tmp_path / "tokenizer_config.json").write_text("{")
+    with pytest.raises(UserError, match=rf"model\.path {tmp_path}: its tokenizer cannot be loaded"):
+        PromptBuilder(str(tmp_path), DataConfig())
