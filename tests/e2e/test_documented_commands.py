@@ -1,4 +1,4 @@
-"""Each launch file that a text names passes its dry run, with the overrides and variables that stand there."""
+"""Each run that a text names passes its dry run, with the overrides and variables that stand there."""
 
 import os
 from pathlib import Path
@@ -6,26 +6,42 @@ from pathlib import Path
 import pytest
 
 from ssr1_rl.checks.dry_run import print_dry_run
-from tests.documented_commands import Command, check, commands
+from ssr1_rl.config.load import config_to_yaml
+from ssr1_rl.config.schema import Config
+from tests.documented_commands import check, commands
 
 
-@pytest.fixture
-def data(soundworld: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The small world and its model, for launch/local.yaml and, as if it were AVQA, for launch/grpo.yaml."""
-    for name in ("train_qa.json", "val_qa.json"):
-        os.symlink(soundworld / "world/test.json", tmp_path / name)
+def runs() -> list[Config]:
+    """The settings of every documented run, each once: only where a run keeps its files makes no other run."""
+    found = {}
+    for command in commands():
+        if config := check(command):
+            config.run.dir = "runs/x"
+            if config.run.device == "cuda":
+                _use_avqa(config, "data/avqa")
+                config.model.path = "Qwen/Qwen2-Audio-7B-Instruct"
+            found.setdefault(config_to_yaml(config), config)
+    return list(found.values())
+
+
+def _use_avqa(config: Config, folder: str) -> None:
+    for name, dataset in {"train": config.data.train, "val": config.data.validation["avqa"]}.items():
+        dataset.path, dataset.audio_dir = f"{folder}/{name}_qa.json", f"{folder}/audio"
+
+
+def test_every_documented_run_passes_its_dry_run(
+    soundworld: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The small world and its model stand for those of launch/local.yaml, and for AVQA and the model of 7B."""
+    for name in ("train", "val"):
+        os.symlink(soundworld / "world/test.json", tmp_path / f"{name}_qa.json")
     os.symlink(soundworld / "world/audio", tmp_path / "audio")
     monkeypatch.setenv("SSR1_RL_SOUNDWORLD", str(soundworld))
-    monkeypatch.setenv("MODEL", str(soundworld / "sft"))
-
-
-@pytest.mark.parametrize("command", commands(), ids=str)
-def test_a_documented_run_passes_its_dry_run(command: Command, data: None, tmp_path: Path) -> None:
-    config = check(command)
-    if config is None:
-        pytest.skip("it runs no launch file")
-    for dataset in (config.data.train, *config.data.validation.values()):
-        if dataset.path.startswith("/data/avqa"):
-            dataset.path = dataset.path.replace("/data/avqa", str(tmp_path))
-            dataset.audio_dir = dataset.audio_dir.replace("/data/avqa", str(tmp_path))
-    print_dry_run(config)
+    found = runs()
+    assert {config.run.device for config in found} == {"cpu", "cuda"}
+    for config in found:
+        config.run.dir = str(tmp_path / "run")
+        if config.run.device == "cuda":
+            _use_avqa(config, str(tmp_path))
+            config.model.path = str(soundworld / "sft")
+        print_dry_run(config)

@@ -53,7 +53,7 @@ def test_a_missing_file_of_a_shipped_launch_file_is_told_with_what_makes_it(path
     monkeypatch.delenv("AVQA", raising=False)
     monkeypatch.delenv("SSR1_RL_SOUNDWORLD", raising=False)
     config = load_config(path)
-    with pytest.raises(MissingFile, match="is not a file") as caught:
+    with pytest.raises(MissingFile, match=r"is not a file|does not exist") as caught:
         preflight(config)
     assert config.run.setup
     assert str(caught.value).endswith(f"To get it: {config.run.setup}")
@@ -65,13 +65,21 @@ def test_a_missing_file_of_a_shipped_launch_file_is_told_with_what_makes_it(path
 
 def test_a_missing_model_is_told_with_what_makes_it_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ssr1_rl.checks.preflight.read_splits", lambda data: [])
     with pytest.raises(MissingFile, match=r"model\.path .*To get it: ssr1-rl soundworld runs/soundworld$"):
         preflight(load_config(ROOT / "launch/local.yaml"))
 
 
+def test_missing_questions_are_told_with_what_makes_them_too(random_audio_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(ROOT / "launch/local.yaml", [f"model.path={random_audio_model}"])
+    with pytest.raises(
+        MissingFile, match=r"train\.json is not a file .*To get it: ssr1-rl soundworld runs/soundworld$"
+    ):
+        preflight(config)
+
+
 def test_without_a_setup_the_error_stands_alone(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"give a data file$") as caught:
+    with pytest.raises(ConfigError, match=r"Qwen/Qwen2-Audio-7B-Instruct$") as caught:
         preflight(load_config(ROOT / "launch/local.yaml", ["run.setup=''"]))
     assert isinstance(caught.value, UserError)
