@@ -7,13 +7,14 @@ to the number of tokens that the model's `AudioFamily` gives.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, ProcessorMixin
 
 from ssr1_rl.audio_families import audio_family_of, trained_config
 from ssr1_rl.data.choices import choice_labels
+from ssr1_rl.data.tags import opened_tags, tag_tokens, tags_of_texts
 from ssr1_rl.types import Clip, PreparedQuestion, Question
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class PromptBuilder:
         self._template: str | None = of_processor.get("chat_template")
         if not (self._template or self.tokenizer.chat_template):
             raise ValueError(f"{model_path} has no chat template; use a chat (Instruct) model")
-        self._forbidden = _forbidden_in_text(self.tokenizer)
+        self._forbidden = _forbidden_in_text(self.tokenizer, tags_of_texts(data.instruction, data.system_prompt))
 
     @property
     def template(self) -> str:
@@ -102,6 +103,10 @@ class PromptBuilder:
                 f"{self._data.max_prompt_tokens}; raise it, shorten the question, or lower data.max_audio_s"
             )
         return PreparedQuestion(question, tuple(token_ids), tuple(waveforms), lengths)
+
+    def prefill(self) -> str:
+        """The tags that the chat template opens for every response, such as `<think>`; empty if it opens none."""
+        return opened_tags(self.tokenizer, self._encode(Question("", "?", ""), num_clips=0))
 
     def _user_text(self, question: Question) -> str:
         """The text of the user's message; special tokens spelled out in it have no effect."""
@@ -141,9 +146,14 @@ class PromptBuilder:
         return self._forbidden.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
 
 
-def _forbidden_in_text(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Matches every special token, but not tags such as `<think>`, which are ordinary tokens of some models."""
-    added = tokenizer.added_tokens_decoder.values()
-    tokens = [t.content for t in added if t.special or (t.content.startswith("<|") and t.content.endswith("|>"))]
+def _forbidden_in_text(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> re.Pattern[str]:
+    """Matches every special token except `tags`, such as `<think>`, which are special tokens of some models."""
+    are_tags = tag_tokens(tokenizer)
+    tokens = [
+        added.content
+        for token, added in tokenizer.added_tokens_decoder.items()
+        if added.special or (added.content.startswith("<|") and added.content.endswith("|>"))
+        if not (token in are_tags and added.content in tags)
+    ]
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
