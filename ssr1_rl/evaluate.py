@@ -19,7 +19,7 @@ class Evaluation:
     """Means over a split's questions, with one greedy response each."""
 
     score: float  # the accuracy reward if the run has one, else the weighted sum of rewards
-    rewards: Mapping[str, float]  # mean of each reward function, unweighted, by its name
+    rewards: Mapping[str, float]  # mean of each reward function where it applies, unweighted, by its name
     score_by_kind: Mapping[str, float]  # by kind of question; empty if the data set names no kinds
     num_questions: int  # questions that were answered and scored
     response_tokens_mean: float
@@ -86,14 +86,20 @@ async def evaluate(
 def _summarise(results: Sequence[ScoredGroup]) -> Evaluation:
     if not results:
         raise ValueError("no question of the validation split can be used; skipped.jsonl in run.dir says why")
+    if "accuracy" in results[0].breakdown and not _applied(results, "accuracy"):
+        raise ValueError(
+            "the reward function 'accuracy' returned None (does not apply) for every question of the validation split, "
+            "so the split has no score: give the function another name, or leave the split out"
+        )
     by_kind: dict[str, list[float]] = defaultdict(list)
-    for result in results:
+    scored = [(result, score) for result in results if (score := _score(result)) is not None]
+    for result, score in scored:
         if result.group.question.kind:
-            by_kind[result.group.question.kind].append(_score(result))
+            by_kind[result.group.question.kind].append(score)
     completions = [result.group.completions[0] for result in results]
     return Evaluation(
-        score=_mean([_score(result) for result in results]),
-        rewards={name: _mean([r.breakdown[name][0] for r in results]) for name in results[0].breakdown},
+        score=_mean([score for _, score in scored]),
+        rewards={name: _mean(values) for name in results[0].breakdown if (values := _applied(results, name))},
         score_by_kind={kind: _mean(scores) for kind, scores in sorted(by_kind.items())},
         num_questions=len(results),
         response_tokens_mean=_mean([len(c.token_ids) for c in completions]),
@@ -101,8 +107,14 @@ def _summarise(results: Sequence[ScoredGroup]) -> Evaluation:
     )
 
 
-def _score(result: ScoredGroup) -> float:
+def _score(result: ScoredGroup) -> float | None:
+    """The question's score; None if there is an accuracy reward that does not apply to it."""
     return result.breakdown["accuracy"][0] if "accuracy" in result.breakdown else result.rewards_G[0]
+
+
+def _applied(results: Sequence[ScoredGroup], name: str) -> list[float]:
+    """The rewards of one function, of the questions that it applies to."""
+    return [reward for result in results if (reward := result.breakdown[name][0]) is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

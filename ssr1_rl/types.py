@@ -156,12 +156,13 @@ class RolloutGroup:
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """A group with its rewards, one per completion."""
+    """A group with its rewards, one per completion; without completions that no reward function applies to."""
 
     group: RolloutGroup
     rewards_G: tuple[float, ...]  # the weighted sum over the reward functions
     # Unweighted, by the reward function's name; None for a completion that the function does not apply to.
     breakdown: Mapping[str, tuple[float | None, ...]]
+    num_unscored: int = 0  # completions left out because no reward function applies to them
 
 
 @dataclass(frozen=True)

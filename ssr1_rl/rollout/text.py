@@ -27,7 +27,9 @@ class ResponseText:
         self._special = is_special(tokenizer)
         self._tags = tag_tokens(tokenizer)
         ends = [str(token) for token in (tokenizer.eos_token, tokenizer.pad_token) if token]
-        self._left_out = {tokenizer.convert_tokens_to_ids(token) for token in ends} - self._tags.keys()
+        ids = tokenizer.convert_tokens_to_ids(ends)
+        assert isinstance(ids, list), "a list of tokens has a list of ids"
+        self._left_out = set(ids) - self._tags.keys()
 
     def decode(self, token_ids: Sequence[int], finish_reason: str, prefill: str = "") -> str:
         """The text of a response; with `finish_reason` "stop" its last token may be one that ends the turn."""

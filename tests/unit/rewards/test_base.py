@@ -215,6 +215,11 @@ def test_numbers_are_rewards(values):
     assert all(type(reward) is float for reward in rewards)
 
 
+def test_none_means_that_the_reward_does_not_apply():
+    assert check_rewards([None, True], 2) == (None, 1.0)
+    assert check_rewards(np.array([None, 0.5], dtype=object), 2) == (None, 0.5)
+
+
 def test_torch_tensors_are_rewards():
     torch = pytest.importorskip("torch")
     assert check_rewards(torch.tensor([1.0, 0.5], requires_grad=True), 2) == (1.0, 0.5)
@@ -230,7 +235,6 @@ def test_torch_tensors_are_rewards():
         ([1.0], "1 rewards for 2 completions"),
         ([1.0, 1.0, 1.0], "3 rewards for 2 completions"),
         ([], "0 rewards for 2 completions"),
-        ([1.0, None], "reward 2 of 2 is None, which is not a number"),
         (["1.0", 1.0], "reward 1 of 2 is '1.0', which is not a number"),
         ([1.0, np.str_("1")], "which is not a number"),
         ([1.0, 1j], "which is not a number"),
