@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.config.values import nearest
 from ssr1_rl.errors import ConfigError
-from ssr1_rl.rewards.load import RewardSource, build_reward_fn, read_source
+from ssr1_rl.rewards.load import build_reward_fn, read_source
+from ssr1_rl.rewards.source import RewardSource
 
 
 def check_reward_source(config: RewardConfig, field: str) -> None:

@@ -7,13 +7,16 @@ import math
 import numbers
 import reprlib
 from collections.abc import Awaitable, Iterable, Mapping, Sequence, Sized
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from ssr1_rl.types import Completion, Question
 
+Rewards: TypeAlias = tuple[float | None, ...]
+"""One reward for each completion of a group; None where the function does not apply."""
+
 
 class RewardFn(Protocol):
-    """Scores the completions of one question: for each, in their order, one finite number, or None if it does not apply.
+    """Scores the completions of one question, in their order: one finite number for each, or None: "does not apply".
 
     It may be a plain or an async callable. A plain one runs on the main thread of its actor, one
     group at a time; an async one may score many groups in its actor at once.
@@ -28,12 +31,13 @@ class InvalidRewards(ValueError):
     """A reward function returned something other than one finite number, or None, per completion."""
 
 
-def is_async(reward_fn: RewardFn) -> bool:
-    """Whether a call returns an awaitable at once, without blocking."""
-    return inspect.iscoroutinefunction(reward_fn) or inspect.iscoroutinefunction(type(reward_fn).__call__)
+def is_async(target: RewardFn | type[RewardFn]) -> bool:
+    """Whether a call of `target`, or of an object of it if it is a class, returns an awaitable without blocking."""
+    call = target.__call__ if isinstance(target, type) else type(target).__call__
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(call)
 
 
-def check_rewards(values: object, num_completions: int) -> tuple[float | None, ...]:
+def check_rewards(values: object, num_completions: int) -> Rewards:
     """Converts what a reward function returned to floats; None, which means "does not apply", stays.
 
     Accepts numbers of Python and numpy, booleans, and zero-dimensional arrays and tensors.

@@ -21,7 +21,9 @@ from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.faults.budget import FailedGroup
 from ssr1_rl.rewards.actor_group import ActorGroup
-from ssr1_rl.rewards.load import check_reward, reward_name
+from ssr1_rl.rewards.base import Rewards
+from ssr1_rl.rewards.load import check_reward
+from ssr1_rl.rewards.source import reward_name
 from ssr1_rl.rewards.weighting import weighted
 from ssr1_rl.types import RolloutGroup, ScoredGroup
 
@@ -62,7 +64,7 @@ class RewardPool:
         """
         group_ref = ray.put(group)  # once, for all functions and tries
         outcomes = await asyncio.gather(*(a.score(group, group_ref) for a in self._actor_groups))
-        breakdown: dict[str, tuple[float | None, ...]] = {}
+        breakdown: dict[str, Rewards] = {}
         for name, outcome in zip(self.names, outcomes, strict=True):
             if isinstance(outcome, FailedGroup):
                 return outcome

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ssr1_rl.faults.budget import FailedGroup
+from ssr1_rl.rewards.base import Rewards
 from ssr1_rl.types import RolloutGroup, ScoredGroup
 
-Breakdown = Mapping[str, tuple[float | None, ...]]
-"""The rewards of a group by the reward function's name; None for a completion that the function does not apply to."""
 
-
-def weighted(group: RolloutGroup, breakdown: Breakdown, weights: Mapping[str, float]) -> ScoredGroup | FailedGroup:
+def weighted(
+    group: RolloutGroup, breakdown: Mapping[str, Rewards], weights: Mapping[str, float]
+) -> ScoredGroup | FailedGroup:
     """The weighted sum over the functions that apply to each completion.
 
     A reward of None adds nothing, and the other weights stay as they are (as in TRL). If no function with a weight

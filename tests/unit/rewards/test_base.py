@@ -13,7 +13,8 @@ from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.rewards.accuracy import Accuracy
 from ssr1_rl.rewards.base import InvalidRewards, check_rewards, is_async
 from ssr1_rl.rewards.format import Format
-from ssr1_rl.rewards.load import build_reward_fn, check_reward, read_source, reward_name
+from ssr1_rl.rewards.load import build_reward_fn, check_reward, read_source
+from ssr1_rl.rewards.source import reward_name
 from ssr1_rl.types import Completion, Question
 
 QUESTION = Question(id="q", text="?", ground_truth="dog")

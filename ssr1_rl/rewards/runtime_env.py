@@ -1,0 +1,30 @@
+"""Sentences about the runtime_env of a reward function's actors, which Ray sets up before they start."""
+
+from __future__ import annotations
+
+import re
+
+from ssr1_rl.config.sections.rewards import RewardConfig
+from ssr1_rl.rewards.source import RewardSource, reward_name
+
+_INSTALLS = ("pip", "uv", "conda")
+_PIP_ERROR = re.compile(r"(?:^|\\n|\n)\s*(?:\[stderr\]\s*)?(ERROR: [^\n\\]+|error: [^\n\\]+|  × [^\n]+)")
+_MAX_CHARS = 400
+
+
+def runtime_env_in_words(config: RewardConfig) -> str:
+    """What happens before an actor with a runtime_env starts. Values are left out, because they may be secrets."""
+    fields = ", ".join(config.runtime_env)
+    takes_long = ", which may take minutes" if any(field in config.runtime_env for field in _INSTALLS) else ""
+    return f"Ray sets up its runtime_env ({fields}){takes_long}"
+
+
+def runtime_env_failed(source: RewardSource, error: Exception) -> str:
+    """The error of a runtime_env that Ray could not set up, with the installer's own last words."""
+    text = str(error)
+    said = _PIP_ERROR.findall(text)
+    reason = said[-1].strip() if said else " ".join(text.split())[-_MAX_CHARS:]
+    return (
+        f"the runtime_env of reward function {reward_name(source.config)!r} could not be set up on a node: "
+        f"{reason[:_MAX_CHARS]}; fix {source.field}.runtime_env ({', '.join(source.config.runtime_env)})"
+    )
