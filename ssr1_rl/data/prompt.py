@@ -108,6 +108,16 @@ class PromptBuilder:
         """The tags that the chat template opens for every response, such as `<think>`; empty if it opens none."""
         return opened_tags(self.tokenizer, self._encode(Question("", "?", ""), num_clips=0))
 
+    def notes(self) -> list[str]:
+        """What a user may not expect of the model's prompts."""
+        prefill = self.prefill()
+        if not prefill:
+            return []
+        return [
+            f"the model's chat template ends every prompt with {prefill.strip()!r}: rewards count it as part of the "
+            "response, and a reward function of yours finds it in completion.full_text, but not in completion.text"
+        ]
+
     def _user_text(self, question: Question) -> str:
         """The text of the user's message; special tokens spelled out in it have no effect."""
         text = question.text

@@ -17,14 +17,14 @@ from ssr1_rl.errors import ConfigError
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.actor import AsyncRewardActor, Loaded, RewardActor, TryFailed, timed_out
 from ssr1_rl.rewards.base import Rewards
-from ssr1_rl.rewards.runtime_env import runtime_env_failed, runtime_env_in_words
+from ssr1_rl.rewards.runtime_env import runtime_env_failed, runtime_env_in_words, setup_timeout_s
 from ssr1_rl.rewards.source import RewardSource, reward_name
 from ssr1_rl.types import RolloutGroup
 
 MAX_ASYNC_GROUPS_PER_ACTOR = 32
 """Groups that one actor of an async reward function scores at once; a synchronous function scores one."""
-START_TIMEOUT_S = 900.0
-"""Longest wait for an actor to start; longer than Ray's own 600 s for setting up a runtime_env."""
+START_TIMEOUT_S = 300.0
+"""Longest wait for an actor to start, beside the time in which Ray may set up its runtime_env."""
 ASYNC_GRACE_S = 2.0
 """The actor cancels an async call at timeout_s; one that does not answer within this further time is stuck."""
 FIRST_RETRY_PAUSE_S = 0.1
@@ -79,6 +79,7 @@ class ActorGroup:
         self._slots_per_actor = 1  # until an actor reports that its function is async
         self._free_slots = asyncio.Semaphore(self._config.num_actors)
         self._is_closed = False
+        self._start_timeout_s = START_TIMEOUT_S + setup_timeout_s(self._config)
         gpus = f" and {self._config.num_gpus:g} GPUs" if self._config.num_gpus else ""
         self._needs = f"{self._config.num_cpus:g} CPUs{gpus}"
         self._starting = f"waiting for an actor to start and load it (it needs {self._needs})"
@@ -148,10 +149,10 @@ class ActorGroup:
             loading = worker.loading
             try:
                 outcome = await self._waits.result(
-                    self._who, what, _shared(loading), START_TIMEOUT_S, "START_TIMEOUT_S"
+                    self._who, what, _shared(loading), self._start_timeout_s, "START_TIMEOUT_S"
                 )
             except WaitedTooLong as error:
-                raise RewardFailure(self._cannot_start(f"no answer within {START_TIMEOUT_S:g} s")) from error
+                raise RewardFailure(self._cannot_start(f"no answer within {self._start_timeout_s:g} s")) from error
             except RuntimeEnvSetupError as error:
                 raise RewardFailure(runtime_env_failed(self._source, error)) from error
             if isinstance(outcome, TryFailed) or outcome.is_async == worker.is_async:

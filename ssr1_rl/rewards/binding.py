@@ -12,10 +12,10 @@ from ssr1_rl.rewards.base import RewardFn
 from ssr1_rl.rewards.interfaces import (
     adapted,
     missing_in,
+    openrlhf_refused,
     parameters_of,
     reads_messages,
     recognised,
-    wrapper_for_openrlhf,
 )
 from ssr1_rl.rewards.source import RewardSource, described, in_words, nearest_of
 
@@ -66,12 +66,8 @@ def _interface(target: RewardFn | type[RewardFn], source: RewardSource) -> str:
     if interface == "auto":
         interface = recognised(list(parameters))
         if interface == "openrlhf":
-            name = config.path.rpartition(":")[2]
-            raise ConfigError(
-                f"{source.field}.path {config.path!r} is written for OpenRLHF ({', '.join(parameters)}), which is not "
-                f"served; {wrapper_for_openrlhf(name)}"
-            )
-        if interface == "trl" and reads_messages(source.code or _source_text(target)):
+            raise ConfigError(openrlhf_refused(source.field, config.path, list(parameters)))
+        if interface == "trl" and reads_messages(source.code or _source_text(target), config.path.rpartition(":")[2]):
             interface = "trl_messages"
     if interface != "ssr1" and parameters and (problem := missing_in(interface, parameters)):
         raise ConfigError(

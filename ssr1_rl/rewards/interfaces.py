@@ -36,6 +36,14 @@ _VERL_PLURAL = {
 }
 
 
+INTERFACES_IN_WORDS = {
+    "trl": "as TRL does, with texts",
+    "trl_messages": "as TRL does, with lists of messages",
+    "verl": "as verl does",
+}
+"""For notes: how functions that are written for other trainers are called."""
+
+
 def recognised(parameters: Sequence[str]) -> str:
     """The trainer that a function with these parameters is written for: ssr1, trl, verl or openrlhf."""
     names = set(parameters)
@@ -48,23 +56,43 @@ def recognised(parameters: Sequence[str]) -> str:
     return "trl" if parameters[0] in _TRL_FIRST and names & {"completions", "completion_ids"} else "ssr1"
 
 
-def reads_messages(code: str | bytes) -> bool:
-    """Whether Python code reads `x[0]["content"]`, as functions do to which TRL hands lists of messages."""
-    for node in ast.walk(ast.parse(code)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
-            value, key = node.func.value, node.args[0] if node.args else None
-        elif isinstance(node, ast.Subscript):
-            value, key = node.value, node.slice
-        else:
-            continue
-        if isinstance(key, ast.Constant) and key.value == "content" and _is_indexed(value):
-            return True
+def reads_messages(code: str | bytes, function: str) -> bool:
+    """Whether a function of a file reads `x[0]["content"]`, as those do to which TRL hands lists of messages.
+
+    It may do so itself, or in the functions and classes of the file that it names.
+    """
+    definitions = {
+        node.name: node
+        for node in ast.parse(code).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    seen, to_do = set[str](), [function]
+    while to_do:
+        name = to_do.pop()
+        if name in definitions and name not in seen:
+            seen.add(name)
+            nodes = list(ast.walk(definitions[name]))
+            if any(map(_reads_content_of_a_message, nodes)):
+                return True
+            to_do += [node.id for node in nodes if isinstance(node, ast.Name)]
     return False
 
 
-def wrapper_for_openrlhf(name: str) -> str:
-    """What to write instead of naming OpenRLHF's function `name`."""
+def _reads_content_of_a_message(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
+        value, key = node.func.value, node.args[0]
+    elif isinstance(node, ast.Subscript):
+        value, key = node.value, node.slice
+    else:
+        return False
+    return isinstance(key, ast.Constant) and key.value == "content" and _is_indexed(value)
+
+
+def openrlhf_refused(field: str, path: str, parameters: Sequence[str]) -> str:
+    """The error for a function that is written for OpenRLHF, with the wrapper to write."""
+    name = path.rpartition(":")[2]
     return (
+        f"{field}.path {path!r} is written for OpenRLHF ({', '.join(parameters)}), which is not served; "
         f"write a function that calls it, and name that: def reward(question, completions): "
         f"return {name}([question.text + c.text for c in completions], [question.text] * len(completions), "
         '[question.ground_truth] * len(completions))["rewards"].tolist()'

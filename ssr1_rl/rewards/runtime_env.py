@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.rewards.source import RewardSource, reward_name
@@ -10,6 +12,15 @@ from ssr1_rl.rewards.source import RewardSource, reward_name
 _INSTALLS = ("pip", "uv", "conda")
 _PIP_ERROR = re.compile(r"(?:^|\\n|\n)\s*(?:\[stderr\]\s*)?(ERROR: [^\n\\]+|error: [^\n\\]+|  × [^\n]+)")
 _MAX_CHARS = 400
+_RAY_S = 600
+"""Ray's default of `config.setup_timeout_seconds`."""
+
+
+def setup_timeout_s(config: RewardConfig) -> float:
+    """How long Ray may take to set up the runtime_env; Ray's -1 is "no limit"."""
+    of_config = config.runtime_env.get("config")
+    seconds = of_config.get("setup_timeout_seconds", _RAY_S) if isinstance(of_config, Mapping) else _RAY_S
+    return float(seconds) if isinstance(seconds, int) and seconds >= 0 else math.inf
 
 
 def runtime_env_in_words(config: RewardConfig) -> str:

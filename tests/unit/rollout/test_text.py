@@ -141,7 +141,8 @@ def thinking_model(request, tmp_path_factory):
 
 async def test_from_a_template_that_opens_the_thought_to_the_rewards(thinking_model, monkeypatch):
     builder = PromptBuilder(thinking_model, DataConfig())
-    assert builder.prefill().strip() == "<think>"
+    (note,) = builder.notes()
+    assert note.startswith("the model's chat template ends every prompt with '<think>': rewards count it as part of")
     prompt = builder.prepare(QUESTION, [np.zeros(16_000, np.float32)], [16_000])
     monkeypatch.setattr("ssr1_rl.rollout.engine.sampling_params", lambda sampling: None)
     engine = RolloutEngine(Engine(builder.tokenizer, " a bark </think> <answer> B </answer><|im_end|>"))  # type: ignore[arg-type]
