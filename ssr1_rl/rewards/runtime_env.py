@@ -10,7 +10,9 @@ from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.rewards.source import RewardSource, reward_name
 
 _INSTALLS = ("pip", "uv", "conda")
-_PIP_ERROR = re.compile(r"(?:^|\\n|\n)\s*(?:\[stderr\]\s*)?(ERROR: [^\n\\]+|error: [^\n\\]+|  × [^\n]+)")
+# The last words of pip ("ERROR: No matching distribution found for x"), of uv ("error: …", "× No solution found …").
+_INSTALLER_SAYS = re.compile(r"^\s*((?:ERROR:|error:|×) .+?)\s*$", re.MULTILINE)
+_TOOK_TOO_LONG = re.compile(r"Failed to install runtime_env within the timeout of \S+ seconds")
 _MAX_CHARS = 400
 _RAY_S = 600
 """Ray's default of `config.setup_timeout_seconds`."""
@@ -33,9 +35,10 @@ def runtime_env_in_words(config: RewardConfig) -> str:
 def runtime_env_failed(source: RewardSource, error: Exception) -> str:
     """The error of a runtime_env that Ray could not set up, with the installer's own last words."""
     text = str(error)
-    said = _PIP_ERROR.findall(text)
-    reason = said[-1].strip() if said else " ".join(text.split())[-_MAX_CHARS:]
+    said = _TOOK_TOO_LONG.findall(text) or _INSTALLER_SAYS.findall(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    reason = said[-1] if said else lines[-1]
     return (
-        f"the runtime_env of reward function {reward_name(source.config)!r} could not be set up on a node: "
+        f"the runtime_env of reward function {reward_name(source.config)!r} could not be set up: "
         f"{reason[:_MAX_CHARS]}; fix {source.field}.runtime_env ({', '.join(source.config.runtime_env)})"
     )

@@ -1,6 +1,7 @@
 """Finding a reward function, and checking what one returns."""
 
 import math
+import os
 import subprocess
 import sys
 import traceback
@@ -190,6 +191,46 @@ def test_early_check_builds_no_class_of_the_user(rewards_file):
     check_reward(user("my_rewards.py:Broken"))
     with pytest.raises(ValueError, match="has no 'brevty'"):
         check_reward(user("my_rewards.py:brevty"))
+
+
+def test_the_user_s_file_runs_once_in_the_controller(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "counts.py").write_text(
+        "open('runs', 'a').write('x')\ndef f(q, c): return []\ndef g(q, c): return []\n"
+    )
+    for function in ("f", "g", "f"):
+        check_reward(user(f"counts.py:{function}"))
+    assert (tmp_path / "runs").read_text() == "x"
+    (tmp_path / "counts.py").write_text("def f(q, c): return [1]\n")
+    assert load(user("counts.py:f"))(QUESTION, []) == [1], "another text is another module"
+
+
+def test_the_user_s_file_changes_neither_folder_nor_environment_of_the_controller(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KEPT", "1")
+    (tmp_path / "rude.py").write_text(
+        "import os\nos.chdir('/')\nos.environ['CUDA_VISIBLE_DEVICES'] = ''\ndel os.environ['KEPT']\n"
+        "print('hello')\ndef f(q, c): return []\n"
+    )
+    check_reward(user("rude.py:f"))
+    assert os.getcwd() == str(tmp_path)
+    assert os.environ["KEPT"] == "1" and "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("function", "runtime_env", "expected"),
+    [
+        ("slow", {}, True),
+        ("AsyncJudge", {}, True),
+        ("brevity", {}, False),
+        ("judge", {}, False),
+        ("slow", {"env_vars": {"A": "1"}}, True),
+        ("AsyncJudge", {"env_vars": {"A": "1"}}, True),
+        ("Judge", {"env_vars": {"A": "1"}}, False),
+    ],
+)
+def test_the_controller_knows_which_functions_are_async(rewards_file, function, runtime_env, expected):
+    assert check_reward(user(f"my_rewards.py:{function}", runtime_env=runtime_env)).is_async is expected
 
 
 def test_name_is_the_functions_unless_set():
