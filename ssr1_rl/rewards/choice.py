@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from ssr1_rl.data.choices import choice_labels
 from ssr1_rl.rewards.folding import (
     compatible,
     fold_article,
@@ -19,9 +20,6 @@ from ssr1_rl.rewards.folding import (
     is_number,
     unwrapped,
 )
-
-NUM_LETTERS = 26
-"""Choices beyond this number have numbers as labels, and none has a letter."""
 
 _CHOOSE = "(?:choose|chose|pick|picked|select|selected)"
 _NOUN = "(?:answer|option|choice|response|solution|selection|letter|label)"
@@ -80,7 +78,9 @@ class _Reader:
     """Reads an answer as one of the candidates; None if it is none of them, or not clearly one."""
 
     def __init__(self, candidates: Sequence[str], has_labels: bool) -> None:
-        self._candidates, self._has_labels = candidates, has_labels
+        self._candidates = candidates
+        # As the prompt calls the choices: letters, or numbers if there are many.
+        self._labels = [label.casefold() for label in choice_labels(len(candidates))] if has_labels else []
         self._folded = [fold_numbers(candidate) for candidate in candidates]
 
     def read(self, answer: str) -> str | None:
@@ -132,13 +132,12 @@ class _Reader:
         if len(words) > 1:
             return self._agreed(" ".join(words[1:]), index, folds)
         if words[0].isdecimal():
-            # Beyond 26 choices a number is the label that the prompt shows.
-            whole = len(self._candidates) > NUM_LETTERS
+            whole = "1" in self._labels
             is_ambiguous = any(
                 is_number(word) and (not whole or word == choice) for choice in self._folded for word in choice.split()
             )
         else:
-            is_ambiguous = any(len(choice) == 1 and _index_of_letter(choice) >= 0 for choice in self._folded)
+            is_ambiguous = any(len(choice) == 1 and "a" <= choice <= "z" for choice in self._folded)
         return None if is_ambiguous else self._candidates[index]
 
     def _by_label_last(self, visible: str, folds: Sequence[tuple[Fold, Fold]]) -> str | None:
@@ -157,18 +156,11 @@ class _Reader:
 
     def _index_of_label(self, word: str) -> int:
         """0-based index of the choice that a letter, or a number from 1, names; -1 if `word` names none."""
-        num_choices = len(self._candidates)
-        if not self._has_labels:
-            return -1
-        if word.isdecimal() and len(word) <= 4:  # no label has more digits, and Python limits int(text)
-            index = int(word) - 1
-        else:
-            index = _index_of_letter(word) if num_choices <= NUM_LETTERS else -1
-        return index if index < num_choices else -1
-
-
-def _index_of_letter(word: str) -> int:
-    return ord(word) - ord("a") if len(word) == 1 and "a" <= word <= "z" else -1
+        if word in self._labels:
+            return self._labels.index(word)
+        # No label has more digits, and Python limits int(text).
+        index = int(word) - 1 if self._labels and word.isdecimal() and len(word) <= 4 else -1
+        return index if index < len(self._candidates) else -1
 
 
 def _find_by_text(text: str, candidates: Sequence[str], folds: Sequence[tuple[Fold, Fold]]) -> str | None:

@@ -237,6 +237,7 @@ def sampling_params(sampling: Sampling) -> "SamplingParams":
         stop_token_ids=None,
         logprobs=0,
         flat_logprobs=True,
+        skip_special_tokens=False,  # a text that ends a response may be a tag that is a special token
         detokenize=bool(sampling.stop),  # only stop texts need it: responses are decoded from their tokens
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
