@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ssr1_rl.data.skipped import UNUSABLE, SkipList
+from ssr1_rl.errors import UserError
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
@@ -87,7 +88,7 @@ def _summarise(results: Sequence[ScoredGroup]) -> Evaluation:
     if not results:
         raise ValueError("no question of the validation split can be used; skipped.jsonl in run.dir says why")
     if "accuracy" in results[0].breakdown and not _applied(results, "accuracy"):
-        raise ValueError(
+        raise UserError(
             "the reward function 'accuracy' returned None (does not apply) for every question of the validation split, "
             "so the split has no score: give the function another name, or leave the split out"
         )

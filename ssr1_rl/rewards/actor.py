@@ -55,6 +55,7 @@ class RewardActor:
 
     def __init__(self, source: RewardSource) -> None:
         self._source = source
+        self._runner = asyncio.Runner()  # one loop for all calls that return an awaitable: a client may belong to it
 
     def load(self) -> Loaded | TryFailed:
         """Loads the user's code, on the main thread too, where libraries expect to be initialised."""
@@ -70,7 +71,7 @@ class RewardActor:
             try:
                 values = self._reward_fn(group.question, group.completions)
                 if inspect.isawaitable(values):
-                    values = asyncio.run(_awaited(values))
+                    values = self._runner.run(_awaited(values))
                 return check_rewards(values, len(group.completions))
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that this call has set must not end the next one
