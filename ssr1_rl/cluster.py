@@ -4,7 +4,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
@@ -12,6 +12,7 @@ from ray.util.placement_group import PlacementGroup, placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.errors import RunError
 
 BUSY_S = 60.0
@@ -27,27 +28,28 @@ class ClusterTooSmall(RunError):
 
 @dataclass(frozen=True)
 class Plan:
-    """What the run reserves: one bundle per rollout worker and learner rank, and the reward actors' CPUs."""
+    """What the run reserves: one bundle per rollout worker and learner rank, and what the reward actors need."""
 
     rollout_bundle: Mapping[str, float]
     num_rollout_workers: int
     learner_bundle: Mapping[str, float]
     num_learners: int
-    reward_cpus: float
+    reward_bundle: Mapping[str, float]  # of all reward actors together
 
     @property
     def total(self) -> dict[str, float]:
         """Amount of each resource that the whole run needs."""
         workers = [self.rollout_bundle] * self.num_rollout_workers
-        bundles = [{"CPU": self.reward_cpus}, *workers, *[self.learner_bundle] * self.num_learners]
-        return {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in self.rollout_bundle}
+        bundles = [self.reward_bundle, *workers, *[self.learner_bundle] * self.num_learners]
+        names = {name: None for bundle in bundles for name in bundle}
+        return {name: sum(bundle.get(name, 0.0) for bundle in bundles) for name in names}
 
     def rows(self) -> list[tuple[str, int, str]]:
         """(who, how many, resources of each), for tables and messages."""
         return [
             ("rollout worker", self.num_rollout_workers, _in_words(self.rollout_bundle)),
             ("learner rank", self.num_learners, _in_words(self.learner_bundle)),
-            ("reward actors", 1, _in_words({"CPU": self.reward_cpus}) + " together"),
+            ("reward actors", 1, _in_words(self.reward_bundle) + " together"),
         ]
 
 
@@ -60,8 +62,23 @@ def make_plan(config: Config) -> Plan:
         num_rollout_workers=config.rollout.num_workers,
         learner_bundle={"CPU": config.learner.num_cpus} | ({"GPU": 1.0} if gpus else {}),
         num_learners=config.learner.num_workers,
-        reward_cpus=sum(reward.num_actors * reward.num_cpus for reward in config.rewards),
+        reward_bundle=_reward_bundle(config.rewards),
     )
+
+
+def _reward_bundle(rewards: Sequence[RewardConfig]) -> dict[str, float]:
+    """What all reward actors need. Fractions share a GPU where they fit; engines and learners take whole GPUs."""
+    cpus = sum(reward.num_actors * reward.num_cpus for reward in rewards)
+    wanted = sorted((r.num_gpus for r in rewards for _ in range(r.num_actors) if r.num_gpus), reverse=True)
+    gpus = math.fsum(share for share in wanted if share >= 1)
+    free: list[float] = []  # of each shared GPU
+    for share in (share for share in wanted if share < 1):
+        fitting = next((i for i, left in enumerate(free) if share <= left + 1e-9), None)
+        if fitting is None:
+            free.append(1.0 - share)
+        else:
+            free[fitting] -= share
+    return {"CPU": cpus} | ({"GPU": gpus + len(free)} if wanted else {})
 
 
 def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None:
@@ -80,7 +97,8 @@ def check_fits(plan: Plan, resources: Mapping[str, float] | None = None) -> None
     lacking = [name for name, amount in asked.items() if amount > there.get(name, 0.0) + 1e-9]
     if lacking:
         fixes = {
-            "GPU": "lower rollout.num_workers, rollout.tensor_parallel_size or learner.num_workers",
+            "GPU": "lower rollout.num_workers, rollout.tensor_parallel_size or learner.num_workers"
+            + (" or rewards[*].num_gpus" if plan.reward_bundle.get("GPU") else ""),
             "CPU": "lower rollout.num_cpus, learner.num_cpus or rewards[*].num_cpus (reservations, not threads)",
         }
         rows = "; ".join(f"{count} x {who}: {each}" for who, count, each in plan.rows())

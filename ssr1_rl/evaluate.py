@@ -13,7 +13,7 @@ from ray.exceptions import RayTaskError
 
 from ssr1_rl.actors.waits import WaitedTooLong
 from ssr1_rl.data.skipped import UNUSABLE, SkipList
-from ssr1_rl.errors import RunError
+from ssr1_rl.errors import RunError, UserError
 from ssr1_rl.faults.budget import FailedGroup
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
@@ -35,7 +35,7 @@ class Evaluation:
 
     measure: str  # what `score` is: "accuracy" if the run has that reward, else "reward", the weighted sum
     score: float
-    rewards: Mapping[str, float]  # mean of each reward function, unweighted, by its name
+    rewards: Mapping[str, float]  # mean of each reward function where it applies, unweighted, by its name
     score_by_kind: Mapping[str, float]  # by kind of question; empty if the data set names no kinds
     num_questions: int  # questions with a score
     num_unusable: int  # questions whose clip or prompt cannot be used
@@ -153,15 +153,21 @@ def _summarise(results: Sequence[ScoredGroup], unscored: _Unscored) -> Evaluatio
             f"no question of the validation split has a score: {unscored.num_unusable} cannot be used (skipped.jsonl "
             f"in run.dir says why), {unscored.num_failed} failed; fix them, or remove the split from data.validation"
         )
+    if "accuracy" in results[0].breakdown and not _applied(results, "accuracy"):
+        raise UserError(
+            "the reward function 'accuracy' returned None (does not apply) for every question of the validation split, "
+            "so the split has no score: give the function another name, or leave the split out"
+        )
     by_kind: dict[str, list[float]] = defaultdict(list)
-    for result in results:
+    scored = [(result, score) for result in results if (score := _score(result)) is not None]
+    for result, score in scored:
         if result.group.question.kind:
-            by_kind[result.group.question.kind].append(_score(result))
+            by_kind[result.group.question.kind].append(score)
     completions = [result.group.completions[0] for result in results]
     return Evaluation(
         measure="accuracy" if "accuracy" in results[0].breakdown else "reward",
-        score=_mean([_score(result) for result in results]),
-        rewards={name: _mean([r.breakdown[name][0] for r in results]) for name in results[0].breakdown},
+        score=_mean([score for _, score in scored]),
+        rewards={name: _mean(values) for name in results[0].breakdown if (values := _applied(results, name))},
         score_by_kind={kind: _mean(scores) for kind, scores in sorted(by_kind.items())},
         num_questions=len(results),
         num_unusable=unscored.num_unusable,
@@ -171,8 +177,14 @@ def _summarise(results: Sequence[ScoredGroup], unscored: _Unscored) -> Evaluatio
     )
 
 
-def _score(result: ScoredGroup) -> float:
+def _score(result: ScoredGroup) -> float | None:
+    """The question's score; None if there is an accuracy reward that does not apply to it."""
     return result.breakdown["accuracy"][0] if "accuracy" in result.breakdown else result.rewards_G[0]
+
+
+def _applied(results: Sequence[ScoredGroup], name: str) -> list[float]:
+    """The rewards of one function, of the questions that it applies to."""
+    return [reward for result in results if (reward := result.breakdown[name][0]) is not None]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -129,9 +129,15 @@ class Completion:
 
     token_ids: tuple[int, ...]  # including the end-of-sequence token if it was sampled
     logprobs: tuple[float, ...]  # natural logarithm, under the distribution that each token was sampled from
-    text: str  # decoded, special tokens left out
+    text: str  # decoded, without the tokens that end or pad it; other special tokens are spelled out
     finish_reason: str  # "stop" (end of sequence, or a stop string) or "length" (cut at the token limit)
     versions: tuple[VersionSpan, ...] = ()  # cover all tokens, or are empty if the engine does not give versions
+    prefill: str = ""  # the tags at the end of the prompt, such as "<think>\n", which the chat template wrote
+
+    @property
+    def full_text(self) -> str:
+        """The response with the tags that the prompt has opened for it: `text` after `prefill`."""
+        return self.prefill + self.text
 
 
 @dataclass(frozen=True)
@@ -150,11 +156,13 @@ class RolloutGroup:
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """A group with its rewards, one per completion."""
+    """A group with its rewards, one per completion; without completions that no reward function applies to."""
 
     group: RolloutGroup
     rewards_G: tuple[float, ...]  # the weighted sum over the reward functions
-    breakdown: Mapping[str, tuple[float, ...]]  # unweighted, by the reward function's name
+    # Unweighted, by the reward function's name; None for a completion that the function does not apply to.
+    breakdown: Mapping[str, tuple[float | None, ...]]
+    num_unscored: int = 0  # completions left out because no reward function applies to them
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import dataclasses
 
 from ssr1_rl.checks.gpu_notes import gpu_notes
+from ssr1_rl.checks.reward_source import reward_notes
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
@@ -13,6 +14,7 @@ def notes(config: Config) -> list[str]:
     return [
         *_notes_on_the_ratio(config.grpo, config.model.dtype),
         *_notes_on_unused_settings(config.grpo),
+        *reward_notes(config.rewards),
         *_notes_on_the_learner(config.learner, config.grpo, config.data.max_prompt_tokens),
         *gpu_notes(config),
     ]

@@ -53,7 +53,7 @@ def check_prompts(splits: Splits, config: Config) -> tuple[list[Example], list[s
         UserError: the model takes audio and a split has none, or no tried question of a split can be used.
     """
     builder = PromptBuilder(config.model.path, config.data)
-    notes = unread_variables(config.data.chat_template_kwargs, builder.template)
+    notes = unread_variables(config.data.chat_template_kwargs, builder.template) + builder.notes()
     examples: list[Example] = []
     for split in splits:
         if builder.family and config.data.require_audio:

@@ -18,7 +18,8 @@ from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.errors import ConfigError
-from ssr1_rl.rewards.load import check_built_in, reward_name
+from ssr1_rl.rewards.load import check_built_in
+from ssr1_rl.rewards.source import reward_name
 from ssr1_rl.trainer.attention.choice import what_is_missing
 
 

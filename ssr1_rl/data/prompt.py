@@ -7,7 +7,7 @@ to the number of tokens that the model's `AudioFamily` gives.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Pro
 
 from ssr1_rl.audio_families import audio_family_of, trained_config
 from ssr1_rl.data.choices import choice_labels
+from ssr1_rl.data.tags import opened_tags, tag_tokens, tags_of_texts
 from ssr1_rl.errors import UserError
 from ssr1_rl.types import Clip, PreparedQuestion, Question
 
@@ -78,7 +79,7 @@ class PromptBuilder:
             raise UserError(
                 f"{model_path} has no chat template; use a chat (Instruct) model, with its tokenizer's files"
             )
-        self._forbidden = _forbidden_in_text(self.tokenizer)
+        self._forbidden = _forbidden_in_text(self.tokenizer, tags_of_texts(data.instruction, data.system_prompt))
 
     @property
     def template(self) -> str:
@@ -106,6 +107,20 @@ class PromptBuilder:
                 f"{self._data.max_prompt_tokens}; raise it, shorten the question, or lower data.max_audio_s"
             )
         return PreparedQuestion(question, tuple(token_ids), tuple(waveforms), lengths)
+
+    def prefill(self) -> str:
+        """The tags that the chat template opens for every response, such as `<think>`; empty if it opens none."""
+        return opened_tags(self.tokenizer, self._encode(Question("", "?", ""), num_clips=0))
+
+    def notes(self) -> list[str]:
+        """What a user may not expect of the model's prompts."""
+        prefill = self.prefill()
+        if not prefill:
+            return []
+        return [
+            f"the model's chat template ends every prompt with {prefill.strip()!r}: rewards count it as part of the "
+            "response, and a reward function of yours finds it in completion.full_text, but not in completion.text"
+        ]
 
     def _user_text(self, question: Question) -> str:
         """The text of the user's message; special tokens spelled out in it have no effect."""
@@ -161,9 +176,14 @@ def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _forbidden_in_text(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Matches every special token, but not tags such as `<think>`, which are ordinary tokens of some models."""
-    added = tokenizer.added_tokens_decoder.values()
-    tokens = [t.content for t in added if t.special or (t.content.startswith("<|") and t.content.endswith("|>"))]
+def _forbidden_in_text(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> re.Pattern[str]:
+    """Matches every special token except `tags`, such as `<think>`, which are special tokens of some models."""
+    are_tags = tag_tokens(tokenizer)
+    tokens = [
+        added.content
+        for token, added in tokenizer.added_tokens_decoder.items()
+        if added.special or (added.content.startswith("<|") and added.content.endswith("|>"))
+        if not (token in are_tags and added.content in tags)
+    ]
     longest_first = sorted(tokens, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

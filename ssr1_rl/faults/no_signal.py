@@ -51,7 +51,7 @@ class NoSignal:
 
     def _causes(self, completions: Sequence[Completion]) -> list[str]:
         found: list[str] = []
-        no_tags = sum("</answer>" not in completion.text for completion in completions) / len(completions)
+        no_tags = sum("<answer>" not in completion.full_text for completion in completions) / len(completions)
         truncated = sum(completion.finish_reason == "length" for completion in completions) / len(completions)
         if truncated >= MANY:
             found.append(

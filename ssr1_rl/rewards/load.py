@@ -7,39 +7,28 @@ fine), and the controller need not import packages that only the actors' runtime
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 import importlib
-import inspect
 import linecache
+import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ssr1_rl.config.sections.rewards import RewardConfig
-from ssr1_rl.config.values import nearest
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.accuracy import Accuracy
-from ssr1_rl.rewards.base import RewardFn
+from ssr1_rl.rewards.base import RewardFn, is_async
+from ssr1_rl.rewards.binding import bound, check_target
 from ssr1_rl.rewards.format import Format
+from ssr1_rl.rewards.source import RewardSource, in_words, nearest_of
 
 BUILT_IN: dict[str, type[RewardFn]] = {"accuracy": Accuracy, "format": Format}
-
-
-@dataclass(frozen=True)
-class RewardSource:
-    """What an actor on any node needs to load one reward function."""
-
-    field: str  # where its section is in the settings, such as "rewards[0]"
-    config: RewardConfig
-    code: bytes = b""  # content of the user's file; empty for a built-in function or an importable module
-
-
-def reward_name(config: RewardConfig) -> str:
-    """The name in metrics and errors: `name`, or the name of the function in `path` if `name` is not set."""
-    return config.name or config.path.rpartition(":")[2]
 
 
 def read_source(config: RewardConfig, field: str = "rewards[0]") -> RewardSource:
@@ -81,30 +70,45 @@ def check_reward(config: RewardConfig, field: str = "rewards[0]") -> RewardSourc
     if not config.path:
         build_reward_fn(source)
     elif not config.runtime_env:
-        _find_target(source)
+        with _undone():
+            return replace(source, is_async=is_async(find_target(source)))
+    elif source.code:
+        return replace(source, is_async=_looks_async(source.code, config.path.rpartition(":")[2]))
     return source
 
 
+@contextlib.contextmanager
+def _undone() -> Iterator[None]:
+    """Undoes what the user's file may change for the run: the working directory and the environment's variables."""
+    folder, environment = Path.cwd(), dict(os.environ)
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+
+
+def _looks_async(code: bytes, function: str) -> bool:
+    """Whether a file defines `function` as async, or as a class whose objects are."""
+    for node in ast.parse(code).body:
+        if isinstance(node, ast.AsyncFunctionDef) and node.name == function:
+            return True
+        if isinstance(node, ast.ClassDef) and node.name == function:
+            return any(isinstance(part, ast.AsyncFunctionDef) and part.name == "__call__" for part in node.body)
+    return False
+
+
 def build_reward_fn(source: RewardSource) -> RewardFn:
-    """Loads the reward function, with its options bound.
+    """Loads the reward function, with its options bound, as a function of (question, completions).
 
     Options are keyword arguments: of each call, or of the constructor if the settings name a class.
 
     Raises:
         ConfigError: a name, path or option is wrong, or the user's code fails to load.
     """
-    target = _find_target(source)
-    options = dict(source.config.options)
-    if not isinstance(target, type):
-        return functools.partial(target, **options) if options else target
-    name = _described(source)
-    try:
-        reward_fn = target(**options)
-    except Exception as error:  # the user's own constructor may raise anything
-        raise ConfigError(f"{source.field}.options {options!r} do not build {name}: {_in_words(error)}") from error
-    _check_callable(reward_fn, f"an instance of {name}")
-    _check_arguments(reward_fn, (None, None), {}, source)
-    return reward_fn
+    return bound(find_target(source), source)
 
 
 def check_built_in(name: str, field: str) -> None:
@@ -113,7 +117,7 @@ def check_built_in(name: str, field: str) -> None:
     if not name:
         raise ConfigError(f"{field}.name and {field}.path are both empty: name a reward function ({known})")
     if name not in BUILT_IN:
-        raise ConfigError(f"{field}.name {name!r} is not a built-in reward{_nearest(name, BUILT_IN)} ({known})")
+        raise ConfigError(f"{field}.name {name!r} is not a built-in reward{nearest_of(name, BUILT_IN)} ({known})")
 
 
 def _split_path(path: str, field: str) -> tuple[str, str]:
@@ -124,12 +128,14 @@ def _split_path(path: str, field: str) -> tuple[str, str]:
     return location, function
 
 
-def _find_target(source: RewardSource) -> RewardFn | type[RewardFn]:
-    """Finds the callable or class that the settings name, and checks that it takes the options."""
-    config = source.config
-    target = _find_function(source) if config.path else BUILT_IN[config.name]
-    arguments = () if isinstance(target, type) else (None, None)
-    _check_arguments(target, arguments, config.options, source)
+def find_target(source: RewardSource) -> RewardFn | type[RewardFn]:
+    """Finds the callable or class that the settings name, and checks that it takes the options.
+
+    Raises:
+        ConfigError: a name, path or option is wrong, or the user's code fails to load.
+    """
+    target = _find_function(source) if source.config.path else BUILT_IN[source.config.name]
+    check_target(target, source)
     return target
 
 
@@ -140,71 +146,27 @@ def _find_function(source: RewardSource) -> Any:
         module = _run_file(location, source.code) if location.endswith(".py") else importlib.import_module(location)
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         raise ConfigError(
-            f"{field}.path {path!r}: loading {location} raised {_in_words(error)}; "
+            f"{field}.path {path!r}: loading {location} raised {in_words(error)}; "
             f"install every module that it needs on every node, or name it in {field}.runtime_env"
         ) from error
     if not hasattr(module, function):
         callables = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise ConfigError(f"{field}.path {path!r}: {location} has no {function!r}{_nearest(function, callables)}")
-    target = getattr(module, function)
-    _check_callable(target, f"{field}.path {path!r}")
-    return target
+        raise ConfigError(f"{field}.path {path!r}: {location} has no {function!r}{nearest_of(function, callables)}")
+    return getattr(module, function)
 
 
 def _run_file(location: str, code: bytes) -> types.ModuleType:
     """Makes a module from the source text of the user's file, because this node may not have the file."""
-    module = types.ModuleType(f"ssr1_rl_reward_file_{Path(location).stem}")
-    module.__file__ = location
     text = code.decode("utf-8", errors="replace")
     linecache.cache[location] = (len(text), None, text.splitlines(keepends=True), location)  # for tracebacks
+    return _module_of(location, code)
+
+
+@functools.cache
+def _module_of(location: str, code: bytes) -> types.ModuleType:
+    """Runs the text, once in a process, however many reward functions it defines."""
+    module = types.ModuleType(f"ssr1_rl_reward_file_{Path(location).stem}")
+    module.__file__ = location
     sys.modules[module.__name__] = module  # dataclasses look up their module here
     exec(compile(code, location, "exec", dont_inherit=True), vars(module))
     return module
-
-
-def _check_callable(target: object, name: str) -> None:
-    if not callable(target):
-        raise ConfigError(
-            f"{name} is a {type(target).__name__}, which cannot be called; "
-            "it has to be a function or an object with __call__(question, completions)"
-        )
-
-
-def _check_arguments(
-    target: Callable[..., object], arguments: tuple[object, ...], options: Mapping[str, object], source: RewardSource
-) -> None:
-    """Raises `ConfigError` if `target` cannot be called with these positional arguments and the options."""
-    try:
-        signature = inspect.signature(target)
-    except ValueError:  # functions written in C may have none
-        return
-    try:
-        signature.bind(*arguments, **options)
-    except TypeError as error:
-        parameters = list(signature.parameters.values())[len(arguments) :]
-        taken = [parameter.name for parameter in parameters if parameter.kind != parameter.POSITIONAL_ONLY]
-        unknown = next((option for option in options if option not in taken), "")
-        if unknown:
-            raise ConfigError(
-                f"{source.field}.options has no {unknown!r}{_nearest(unknown, taken)}; "
-                f"{_described(source)} takes {', '.join(taken) or 'no options'}"
-            ) from error
-        called = "(question, completions, **options)" if arguments else "(**options)"
-        raise ConfigError(
-            f"{_described(source)} cannot be called as {called} with {source.field}.options {dict(options)!r}: "
-            f"{error}; its signature is {signature}"
-        ) from error
-
-
-def _described(source: RewardSource) -> str:
-    config = source.config
-    return f"{source.field}.path {config.path!r}" if config.path else f"{source.field}.name {config.name!r}"
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = nearest(name, known, cutoff=0.5)
-    return f"; did you mean {near!r}?" if near else ""
-
-
-def _in_words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

@@ -5,8 +5,8 @@
           └ num_actors × RewardActor (Ray): the user's code runs here
 
 All functions score a group at the same time. A try fails if the function raises, hangs, loses its actor or does not
-return one finite number per completion. After max_retries further tries the group is left out of training; it never
-gets a made-up reward.
+return one finite number, or None for "does not apply", per completion. After max_retries further tries the group is
+left out of training; it never gets a made-up reward.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.faults.budget import FailedGroup
 from ssr1_rl.rewards.actor_group import ActorGroup
-from ssr1_rl.rewards.load import check_reward, reward_name
+from ssr1_rl.rewards.base import Rewards
+from ssr1_rl.rewards.load import check_reward
+from ssr1_rl.rewards.source import reward_name
+from ssr1_rl.rewards.weighting import weighted
 from ssr1_rl.types import RolloutGroup, ScoredGroup
 
 
@@ -54,23 +57,19 @@ class RewardPool:
         await asyncio.gather(*(actor_group.ready() for actor_group in self._actor_groups))
 
     async def score(self, group: RolloutGroup) -> ScoredGroup | FailedGroup:
-        """Scores a group by every function; a FailedGroup says which function failed and why.
+        """Scores a group by every function; a FailedGroup says which function failed, or which apply to nothing.
 
         Raises:
             RewardFailure: an actor cannot load its function or cannot start; more tries would not help.
         """
         group_ref = ray.put(group)  # once, for all functions and tries
         outcomes = await asyncio.gather(*(a.score(group, group_ref) for a in self._actor_groups))
-        breakdown: dict[str, tuple[float, ...]] = {}
+        breakdown: dict[str, Rewards] = {}
         for name, outcome in zip(self.names, outcomes, strict=True):
             if isinstance(outcome, FailedGroup):
                 return outcome
             breakdown[name] = outcome
-        rewards_G = tuple(
-            sum(weight * breakdown[name][i] for name, weight in self._weights.items())
-            for i in range(len(group.completions))
-        )
-        return ScoredGroup(group, rewards_G, breakdown)
+        return weighted(group, breakdown, self._weights)
 
     def shutdown(self) -> None:
         """Ends all actors; the pool cannot be used again."""

@@ -10,16 +10,18 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.errors import RunError
+from ssr1_rl.rollout.text import ResponseText
 from ssr1_rl.types import GREEDY, SAMPLE_RATE, SOFTMAX, Completion, Distribution, GroupId, VersionSpan
 from ssr1_rl.weights.transport import transfer_backend
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from vllm import SamplingParams
     from vllm.inputs import TokensPrompt
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -94,7 +96,7 @@ class RolloutEngine:
 
     def __init__(self, llm: "AsyncLLM") -> None:
         self._llm = llm
-        self._tokenizer = llm.get_tokenizer()
+        self._text = ResponseText(cast("PreTrainedTokenizerBase", llm.get_tokenizer()))
         self._policy_version = 0
         self._broken = ""  # why
         self._loaded = asyncio.Event()
@@ -140,18 +142,20 @@ class RolloutEngine:
         async for output in self._llm.generate(prompt, sampling_params(sampling), request_id=request_id):
             final = output
         assert final is not None and final.finished, "vLLM ends every request with its final output"
-        return tuple(self._completion(output) for output in final.outputs), submitted_version
+        prefill = self._text.prefill(token_ids)
+        return tuple(self._completion(output, prefill) for output in final.outputs), submitted_version
 
-    def _completion(self, output: Any) -> Completion:
+    def _completion(self, output: Any, prefill: str) -> Completion:
         token_ids = tuple(output.token_ids)
         logprobs = tuple(output.logprobs.logprobs)
         assert len(logprobs) == len(token_ids), "logprobs=0 asks for the sampled token's log-prob alone"
         return Completion(
             token_ids=token_ids,
             logprobs=logprobs,
-            text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=self._text.decode(token_ids, output.finish_reason, prefill),
             finish_reason=output.finish_reason,
             versions=tuple(VersionSpan(int(s.version), s.start, s.end) for s in output.weight_versions or ()),
+            prefill=prefill,
         )
 
     async def init_weight_transfer(self, rendezvous: Mapping[str, object], update_info: Mapping[str, object]) -> None:
@@ -273,6 +277,7 @@ def sampling_params(sampling: Sampling) -> "SamplingParams":
         stop_token_ids=None,
         logprobs=0,
         flat_logprobs=True,
+        skip_special_tokens=False,  # a text that ends a response may be a tag that is a special token
         detokenize=bool(sampling.stop),  # only stop texts need it: responses are decoded from their tokens
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

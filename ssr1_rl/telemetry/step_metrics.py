@@ -78,6 +78,7 @@ def step_metrics(
         "reward/std": statistics.pstdev(rewards),
         "reward/zero_variance_share": (num_same + num_replaced) / (len(scored) + num_replaced),
         "reward/failed_groups": float(not_trained.num_failed_groups),
+        "reward/unscored_responses": float(sum(s.num_unscored for s in scored)),
         "data/skipped_questions": float(not_trained.num_skipped_questions),
         "rollout/replaced_groups": float(num_replaced),
         "rollout/replacement_limit_reached": float(not_trained.replacement_limit_reached),
@@ -93,13 +94,24 @@ def step_metrics(
         "time/step_s": clock.step_s,
         "samples_per_s": len(completions) / clock.step_s,
     }
-    for name in scored[0].breakdown:
-        metrics[f"reward/{name}"] = statistics.fmean(r for s in scored for r in s.breakdown[name])
+    metrics |= _means_of_rewards(scored)
     for index, seconds in enumerate(busy_s):
         metrics[f"rollout/idle_share_{index}"] = 1.0 - min(1.0, seconds / clock.step_s)
     metrics |= _advantage_statistics(batch) | _length_by_outcome(scored)
     metrics |= {f"time/{name}": seconds for name, seconds in clock.laps.items()}
     return metrics | {f"train/{name}": value for name, value in learner.items()}
+
+
+def _means_of_rewards(scored: Sequence[ScoredGroup]) -> dict[str, float]:
+    """The mean of each reward function over the responses that it applies to, and their share."""
+    metrics = {}
+    for name in scored[0].breakdown:
+        rewards = [reward for s in scored for reward in s.breakdown[name]]
+        applied = [reward for reward in rewards if reward is not None]
+        metrics[f"reward/{name}/applied_share"] = len(applied) / len(rewards)
+        if applied:
+            metrics[f"reward/{name}"] = statistics.fmean(applied)
+    return metrics
 
 
 def _advantage_statistics(batch: Sequence[TrainGroup]) -> dict[str, float]:
@@ -125,5 +137,7 @@ def _length_by_outcome(scored: Sequence[ScoredGroup]) -> dict[str, float]:
     lengths: dict[str, list[int]] = {"correct": [], "incorrect": []}
     for s in scored:
         for completion, accuracy in zip(s.group.completions, s.breakdown.get("accuracy", ()), strict=False):
+            if accuracy is None:
+                continue
             lengths["correct" if accuracy > 0.5 else "incorrect"].append(len(completion.token_ids))
     return {f"rollout/response_tokens_{outcome}": statistics.fmean(n) for outcome, n in lengths.items() if n}

@@ -18,8 +18,13 @@ import asyncio
 import itertools
 import os
 import re
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
+
+LOADED_ON_MAIN = float(threading.current_thread() is threading.main_thread())
 
 def brevity(question, completions, per_char=1.0):
     return [-per_char * len(c.text) for c in completions]
@@ -85,6 +90,40 @@ def misbehaves(question, completions):
         question.text, good
     )
 
+def on_main_thread(question, completions):
+    """Uses a signal, which works on the main thread only; leaves an alarm behind."""
+    def late(*_):
+        raise TimeoutError("the time limit inside the reward")
+    signal.signal(signal.SIGALRM, late)
+    if question.text == "limit":
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            time.sleep(20)
+        except TimeoutError:
+            return [0.25 for _ in completions]
+    if question.text == "leave an alarm":
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+    if question.text == "wait":
+        time.sleep(0.5)
+    return [LOADED_ON_MAIN, question.metadata.pop("seen", 1.0), float(asyncio.run(one()))]
+
+async def one():
+    return 1
+
+def for_trl(completions, ground_truth, level, **kwargs):
+    return [None if text == "B" else float(truth in text) + each
+            for text, truth, each in zip(completions, ground_truth, level)]
+
+async def for_verl(data_source, solution_str, ground_truth, extra_info):
+    await asyncio.sleep(0)
+    return {"score": float(ground_truth in solution_str) + extra_info["level"]}
+
+class Opaque:
+    """Only the actor sees that it is async."""
+async def _call(self, question, completions):
+    return [2.0 for _ in completions]
+setattr(Opaque, "__call__", _call)
+
 async def misbehaves_async(question, completions):
     if question.text == "hang":
         await asyncio.sleep(1000)
@@ -137,9 +176,10 @@ def make_pool(waits):
         pool.shutdown()
 
 
-def group(text: str = "", question_id: str = "q1") -> RolloutGroup:
+def group(text: str = "", question_id: str = "q1", **metadata) -> RolloutGroup:
     responses = ("<think>x</think><answer>B</answer>", "<answer>dog</answer>", "B")
-    question = Question(question_id, text, ground_truth="dog", choices=("cat", "dog"), source="train.json row 7")
+    source = "train.json row 7"
+    question = Question(question_id, text, "dog", choices=("cat", "dog"), source=source, metadata=metadata)
     completions = tuple(Completion((1,), (-0.5,), response, "stop") for response in responses)
     return RolloutGroup(GroupId(0, question_id), question, completions)
 
@@ -247,9 +287,44 @@ async def test_hung_async_call_costs_only_its_own_group(user, make_pool):
     hung, fine = await asyncio.gather(pool.score(group("hang")), pool.score(group()))
     assert failure_of(hung).error == "it gave no rewards within timeout_s (0.5 s)"
     assert rewards_of(fine)[0] == pid
-    blocked = await pool.score(group("block"))
-    assert failure_of(blocked).error == "it gave no rewards within timeout_s (0.5 s)"
+    blocked = failure_of(await pool.score(group("block")))
+    assert blocked.error.startswith(
+        "it gave no rewards within timeout_s (0.5 s), because it blocks its event loop, in which all its groups are "
+        "scored: my_rewards.py, line "
+    )
+    assert ", in misbehaves_async: `time.sleep(1000)`. Await there instead" in blocked.error
     assert rewards_of(await pool.score(group()))[0] != pid, "a blocked event loop can only be killed"
+
+
+async def test_a_plain_function_is_loaded_and_runs_on_its_actor_s_main_thread(user, make_pool):
+    pool = make_pool(user("on_main_thread"))
+    assert rewards_of(await pool.score(group("limit"))) == (0.25, 0.25, 0.25)
+    assert rewards_of(await pool.score(group("leave an alarm"))) == (1.0, 1.0, 1.0)
+    assert rewards_of(await pool.score(group("wait"))) == (1.0, 1.0, 1.0), "an alarm does not outlive its call"
+
+
+async def test_what_a_function_does_to_the_metadata_is_not_seen_by_the_next_call(user, make_pool):
+    pool = make_pool(user("on_main_thread"))
+    scored = await pool.score(group(seen=0.5))
+    assert rewards_of(scored) == (1.0, 0.5, 1.0) == rewards_of(await pool.score(group(seen=0.5)))
+    assert isinstance(scored, ScoredGroup) and scored.group.question.metadata == {"seen": 0.5}
+
+
+async def test_functions_written_for_trl_and_verl_are_served(user, make_pool):
+    pool = make_pool(user("for_trl"), user("for_verl"))
+    scored = await pool.score(group(level=2))
+    assert isinstance(scored, ScoredGroup)
+    assert scored.breakdown == {"for_trl": (2.0, 3.0, None), "for_verl": (2.0, 3.0, 2.0)}
+    assert scored.rewards_G == (4.0, 6.0, 2.0)
+    lacking = failure_of(await pool.score(group()))
+    assert lacking.error.startswith("it takes 'level', and the question has no column of this name: it has answer, ")
+
+
+async def test_an_async_function_that_only_its_actor_recognises_scores_many_groups_at_once(user, make_pool):
+    pool = make_pool(user("Opaque", runtime_env={"env_vars": {"ONLY_THERE": "1"}}, num_actors=2))
+    results = await asyncio.gather(*(pool.score(group(question_id=f"q{i}")) for i in range(4)))
+    assert [rewards_of(result) for result in results] == [(2.0, 2.0, 2.0)] * 4
+    assert rewards_of(await pool.score(group())) == (2.0, 2.0, 2.0)
 
 
 async def test_actor_that_always_dies_fails_the_group(user, make_pool):

@@ -43,6 +43,40 @@ def test_a_cpu_run_asks_for_no_gpu():
     assert plan.total["CPU"] == pytest.approx(4.1)
 
 
+@pytest.mark.parametrize(
+    ("rewards", "num_gpus"),
+    [
+        ([(1, 0.5)], 1),
+        ([(4, 0.25)], 1),
+        ([(3, 0.6)], 3),
+        ([(10, 0.1)], 1),
+        ([(3, 1 / 3)], 1),
+        ([(2, 0.6), (2, 0.4)], 2),
+        ([(1, 2.0), (1, 0.5)], 3),
+        ([(2, 1.0)], 2),
+    ],
+)
+def test_reward_actors_with_parts_of_gpus_need_whole_ones_that_nothing_else_uses(rewards, num_gpus):
+    with_gpus = config("cuda", **GPUS)
+    with_gpus.rewards = [RewardConfig(name="accuracy", num_actors=n, num_cpus=0.5, num_gpus=g) for n, g in rewards]
+    plan = make_plan(with_gpus)
+    assert plan.reward_bundle["GPU"] == num_gpus
+    assert plan.total["GPU"] == 7 + num_gpus
+    gpus = "1 GPU" if num_gpus == 1 else f"{num_gpus} GPUs"
+    assert plan.rows()[-1][2].startswith(f"{gpus} and ")
+    check_fits(plan, {"CPU": 64.0, "GPU": 7.0 + num_gpus})
+    with pytest.raises(ClusterTooSmall, match=r"learner\.num_workers or rewards\[\*\]\.num_gpus$"):
+        check_fits(plan, {"CPU": 64.0, "GPU": 6.0 + num_gpus})
+
+
+def test_a_cpu_run_may_have_a_reward_model_on_a_gpu():
+    on_cpus = config("cpu")
+    on_cpus.rewards[0].num_gpus = 0.25
+    assert make_plan(on_cpus).total["GPU"] == 1
+    with pytest.raises(ClusterTooSmall, match="no GPU at all"):
+        check_fits(make_plan(on_cpus), {"CPU": 64.0})
+
+
 def test_a_cluster_that_is_just_large_enough_will_do():
     plan = make_plan(config("cuda", **GPUS))
     check_fits(plan, {"CPU": 16.1, "GPU": 7.0, "memory": 1e9})

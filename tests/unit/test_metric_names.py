@@ -10,7 +10,19 @@ from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGro
 from tests.metric_names import documented, never_written, rows, undocumented
 from tests.unit.trainer.test_totals import summary
 
-UNITS = {"advantage", "factor", "groups", "loss", "nats", "norm", "policy versions", "questions", "rate", "ratio"}
+UNITS = {
+    "advantage",
+    "factor",
+    "groups",
+    "loss",
+    "nats",
+    "norm",
+    "policy versions",
+    "questions",
+    "rate",
+    "ratio",
+    "responses",
+}
 UNITS |= {"0 or 1", "responses/s", "reward", "s", "share", "tokens", "tokens/s"}
 
 

@@ -1,5 +1,8 @@
 """The accuracy reward, case by case: forms of a right answer, and wrong answers."""
 
+import random
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,13 +30,30 @@ def completion(text: str) -> Completion:
         ("<answer></answer>", "", ""),
         ("<think>A or B</think> B", "", "B"),
         ("plain B", "", "plain B"),
-        ("<answer>B", "", "<answer>B"),
+        ("<answer>B", "B", "B"),
+        ("<answer>A</answer> no: <answer>\nB", "B", "B"),
+        ("<think>I write <answer> first</think> B", "", "B"),
         ("", "", ""),
     ],
 )
 def test_extract_answer(text, tagged, untagged):
     assert extract_answer(text) == tagged
     assert extract_answer(text, require_tags=False) == untagged
+
+
+def test_an_answer_that_was_cut_at_the_token_limit_is_not_read():
+    choices = ("dog", "dog barking")
+    question = Question(id="q", text="?", ground_truth="dog", choices=choices)
+    cut = [Completion((1,), (-0.5,), text, "length") for text in ("<answer>dog", "<answer>dog</answer>")]
+    assert Accuracy()(question, cut) == [0.0, 1.0]
+    assert Accuracy(require_tags=False)(question, cut) == [0.0, 1.0]
+
+
+def test_a_tag_that_the_prompt_has_opened_counts_as_opened():
+    question = Question(id="q", text="?", ground_truth="dog", choices=("cat", "dog"))
+    opened = Completion((1,), (-0.5,), "B</answer>", "stop", prefill="<answer>")
+    assert Accuracy()(question, [opened]) == [1.0]
+    assert Accuracy()(question, [completion("B</answer>")]) == [0.0]
 
 
 @pytest.mark.parametrize(
@@ -197,6 +217,39 @@ def test_a_question_that_no_answer_could_be_right_for_is_an_error_not_a_zero():
 )
 def test_mmau_rule(prediction, ground_truth, choices, is_right):
     assert mmau_match(prediction, ground_truth, choices) is is_right
+
+
+def official_string_match(answer, prediction, choices):
+    """MMAU's own rule, as its evaluation.py states it."""
+
+    def tokenize(text):
+        return set(re.findall(r"\b\w+\b", text.lower()))
+
+    prediction_tokens, answer_tokens = tokenize(prediction), tokenize(answer)
+    if not prediction_tokens:
+        return False
+    incorrect_tokens = set()
+    for choice in choices:
+        if tokenize(choice) != answer_tokens:
+            incorrect_tokens |= tokenize(choice) - answer_tokens
+    return answer_tokens.issubset(prediction_tokens) and prediction_tokens.isdisjoint(incorrect_tokens)
+
+
+def test_mmau_rule_equals_the_official_one_on_random_cases():
+    rng = random.Random(0)
+    words = ["dog", "cat", "Dog", "barking", "(A)", "B", "C#", "2", "two", "a", "the", "man's", "…", "", "é", "x_1"]
+
+    def text(most):
+        return rng.choice([" ", ", ", "-"]).join(rng.choices(words, k=rng.randint(0, most)))
+
+    num_right = 0
+    for _ in range(20_000):
+        choices = [text(3) for _ in range(rng.randint(0, 4))]
+        answer, prediction = rng.choice([*choices, text(3)]), rng.choice([*choices, text(5)])
+        is_right = official_string_match(answer, prediction, choices)
+        assert mmau_match(prediction, answer, choices) is is_right, (prediction, answer, choices)
+        num_right += is_right
+    assert num_right > 1000
 
 
 def test_accuracy_scores_each_completion():

@@ -1,6 +1,7 @@
 """Finding a reward function, and checking what one returns."""
 
 import math
+import os
 import subprocess
 import sys
 import traceback
@@ -13,7 +14,8 @@ from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.rewards.accuracy import Accuracy
 from ssr1_rl.rewards.base import InvalidRewards, check_rewards, is_async
 from ssr1_rl.rewards.format import Format
-from ssr1_rl.rewards.load import build_reward_fn, check_reward, read_source, reward_name
+from ssr1_rl.rewards.load import build_reward_fn, check_reward, read_source
+from ssr1_rl.rewards.source import reward_name
 from ssr1_rl.types import Completion, Question
 
 QUESTION = Question(id="q", text="?", ground_truth="dog")
@@ -191,6 +193,46 @@ def test_early_check_builds_no_class_of_the_user(rewards_file):
         check_reward(user("my_rewards.py:brevty"))
 
 
+def test_the_user_s_file_runs_once_in_the_controller(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "counts.py").write_text(
+        "open('runs', 'a').write('x')\ndef f(q, c): return []\ndef g(q, c): return []\n"
+    )
+    for function in ("f", "g", "f"):
+        check_reward(user(f"counts.py:{function}"))
+    assert (tmp_path / "runs").read_text() == "x"
+    (tmp_path / "counts.py").write_text("def f(q, c): return [1]\n")
+    assert load(user("counts.py:f"))(QUESTION, []) == [1], "another text is another module"
+
+
+def test_the_user_s_file_changes_neither_folder_nor_environment_of_the_controller(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KEPT", "1")
+    (tmp_path / "rude.py").write_text(
+        "import os\nos.chdir('/')\nos.environ['CUDA_VISIBLE_DEVICES'] = ''\ndel os.environ['KEPT']\n"
+        "print('hello')\ndef f(q, c): return []\n"
+    )
+    check_reward(user("rude.py:f"))
+    assert os.getcwd() == str(tmp_path)
+    assert os.environ["KEPT"] == "1" and "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("function", "runtime_env", "expected"),
+    [
+        ("slow", {}, True),
+        ("AsyncJudge", {}, True),
+        ("brevity", {}, False),
+        ("judge", {}, False),
+        ("slow", {"env_vars": {"A": "1"}}, True),
+        ("AsyncJudge", {"env_vars": {"A": "1"}}, True),
+        ("Judge", {"env_vars": {"A": "1"}}, False),
+    ],
+)
+def test_the_controller_knows_which_functions_are_async(rewards_file, function, runtime_env, expected):
+    assert check_reward(user(f"my_rewards.py:{function}", runtime_env=runtime_env)).is_async is expected
+
+
 def test_name_is_the_functions_unless_set():
     assert reward_name(user("a/b.py:brevity")) == "brevity"
     assert reward_name(user("a/b.py:brevity", name="short")) == "short"
@@ -215,6 +257,11 @@ def test_numbers_are_rewards(values):
     assert all(type(reward) is float for reward in rewards)
 
 
+def test_none_means_that_the_reward_does_not_apply():
+    assert check_rewards([None, True], 2) == (None, 1.0)
+    assert check_rewards(np.array([None, 0.5], dtype=object), 2) == (None, 0.5)
+
+
 def test_torch_tensors_are_rewards():
     torch = pytest.importorskip("torch")
     assert check_rewards(torch.tensor([1.0, 0.5], requires_grad=True), 2) == (1.0, 0.5)
@@ -230,7 +277,6 @@ def test_torch_tensors_are_rewards():
         ([1.0], "1 rewards for 2 completions"),
         ([1.0, 1.0, 1.0], "3 rewards for 2 completions"),
         ([], "0 rewards for 2 completions"),
-        ([1.0, None], "reward 2 of 2 is None, which is not a number"),
         (["1.0", 1.0], "reward 1 of 2 is '1.0', which is not a number"),
         ([1.0, np.str_("1")], "which is not a number"),
         ([1.0, 1j], "which is not a number"),

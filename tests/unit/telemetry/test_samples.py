@@ -1,5 +1,6 @@
 """Samples: everything about a completion comes back from its Parquet file."""
 
+import dataclasses
 import os
 
 import pyarrow.parquet as pq
@@ -59,6 +60,12 @@ def test_round_trip(tmp_path):
     assert (second["oldest_policy_version"], second["newest_policy_version"]) == (3, 3)
     assert (third["question_id"], third["advantage"]) == ("q2", 0.5)
     assert str(table.schema.field("token_ids").type.value_type) == "int32"
+
+
+def test_a_reward_that_does_not_apply_is_null(tmp_path):
+    scored = dataclasses.replace(scored_group(), breakdown={"judge": (None, 0.5)})
+    SampleWriter(tmp_path).write(1, 0, [scored], [(0.0, 0.0)])
+    assert [row["reward/judge"] for row in read_samples(tmp_path, 1).to_pylist()] == [None, 0.5]
 
 
 def test_half_a_surrogate_pair_does_not_stop_the_run(tmp_path):

@@ -111,3 +111,18 @@ def test_staleness_is_the_mean_over_tokens(clock):
     figures = step_metrics([group], [], learner, clock, 5, NotTrained())
     assert figures["rollout/staleness_mean"] == pytest.approx(1 / 20)
     assert not any(name.startswith(("advantage/", "rollout/response_tokens_correct")) for name in figures)
+
+
+def test_a_reward_s_mean_is_over_the_responses_that_it_applies_to(clock):
+    completions = [completion(10, []), completion(30, [])]
+    groups = [
+        scored((1.0, 0.0), completions, accuracy=(1.0, None), judge=(None, None)),
+        scored((1.0, 0.0), completions, accuracy=(0.5, None), judge=(None, None)),
+    ]
+    batch = [trained((0.5, -0.5), (10, 30), ())] * 2
+    learner = {"update_s": 2.5, "row_tokens": 500.0, "computed_tokens": 125.0}
+    metrics = step_metrics(groups, batch, learner, clock, step=5, not_trained=NotTrained())
+    assert (metrics["reward/accuracy"], metrics["reward/accuracy/applied_share"]) == (0.75, 0.5)
+    assert metrics["reward/judge/applied_share"] == 0.0
+    assert "reward/judge" not in metrics
+    assert metrics["rollout/response_tokens_correct"] == metrics["rollout/response_tokens_incorrect"] == 10.0

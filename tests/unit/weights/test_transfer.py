@@ -143,7 +143,14 @@ class Llm:
         self.prompts, self.log = [], []
 
     def get_tokenizer(self):
-        return SimpleNamespace(decode=lambda ids, **options: " ".join(map(str, ids)))
+        tokens = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"))
+        return SimpleNamespace(
+            decode=lambda ids, **options: " ".join(map(str, ids)),
+            convert_tokens_to_ids=list,
+            added_tokens_decoder={},
+            all_special_ids=[],
+            **tokens,
+        )
 
     async def generate(self, prompt, params, request_id):
         self.prompts.append((prompt, params))
