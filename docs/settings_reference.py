@@ -10,6 +10,7 @@ import yaml
 from omegaconf import MISSING
 
 from ssr1_rl.config.schema import Config
+from ssr1_rl.config.setting import in_digits
 from ssr1_rl.config.values import IN_WORDS
 
 PAGE = Path(__file__).parent / "settings.md"
@@ -72,7 +73,7 @@ def _values(kind: type, spec: "dataclasses.Field[object]") -> str:
     if origin is typing.Literal:
         return ", ".join(f"`{choice}`" if choice != "" else "empty" for choice in args)
     in_words = {list: "list of text", tuple: f"list of {len(args)} numbers", dict: "names and values"}
-    bounds = [f"{words} {limit:g}" for words, limit in spec.metadata.get("bounds", {}).items()]
+    bounds = [f"{words} {in_digits(limit)}" for words, limit in spec.metadata.get("bounds", {}).items()]
     why = f" ({spec.metadata['why']})" if spec.metadata.get("why") else ""
     return ", ".join([in_words.get(origin) or IN_WORDS[kind].removeprefix("a "), *bounds]) + why
 

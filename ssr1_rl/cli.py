@@ -141,17 +141,17 @@ def export(
     adapter: Annotated[bool, typer.Option("--adapter", help="write only the LoRA adapter, for peft")] = False,
 ) -> None:
     """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load, LoRA adapters merged in."""
-    from ssr1_rl.checks.rules import load_config
+    from ssr1_rl.config.load import read_run_and_model
     from ssr1_rl.store.export import base_model_folder, choose_checkpoint, export_checkpoint
 
     settings = run / "config.yaml"
     if not settings.is_file():
         raise ValueError(f"{run} is not the folder of a run (it has no config.yaml); give the run.dir of a GRPO run")
-    config = load_config(settings)
+    run_settings, model = read_run_and_model(settings)
     checkpoint = choose_checkpoint(run, step)
     folder = output or run / "export"
-    base_model = base_model_folder(run, config.model.path, config.run.dir)
-    export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
+    base_model = base_model_folder(run, model.path, run_settings.dir)
+    export_checkpoint(checkpoint, base_model, folder, dtype or model.dtype, adapter)
     print(f"wrote step {checkpoint.step} to {folder}")
 
 

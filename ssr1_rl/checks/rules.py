@@ -3,6 +3,7 @@
 Every error names the field, its value and the fix.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.config.sections.run import RunConfig
+from ssr1_rl.config.values import Origins, dotted
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.load import check_built_in, reward_name
 from ssr1_rl.trainer.attention.choice import what_is_missing
@@ -29,7 +31,20 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         ConfigError: an unknown setting (with the nearest known one), a wrong type, a value out of
             bounds, a missing required setting, or settings that contradict each other.
     """
-    config = read_settings(path, overrides)
+    config, origins = read_settings(path, overrides)
+    try:
+        check_rules(config)
+    except ConfigError as error:
+        raise ConfigError(_places(str(error), origins) + str(error)) from error
+    return config
+
+
+def check_rules(config: Config) -> None:
+    """Refuses settings that contradict each other.
+
+    Raises:
+        ConfigError: with the settings, their values and the fix.
+    """
     _every_rank_has_a_group_of_each_minibatch(config.grpo, config.learner.num_workers)
     _rewards_are_named_once(config.rewards)
     check_deepspeed_options(config.learner)
@@ -52,7 +67,14 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         )
     if config.run.device == "cpu" and config.rollout.weight_transfer == "nccl":
         raise ConfigError("rollout.weight_transfer=nccl needs run.device=cuda; set it to auto or gloo")
-    return config
+
+
+def _places(message: str, origins: Origins) -> str:
+    """Where the settings that an error names were set: "launch.yaml:4 and override 'grpo.num_minibatches=3': "."""
+    by_name = {dotted(key): origin for key, origin in origins.items()}
+    named = re.findall(r"[a-z_]+(?:\.[\w-]+|\[\d+\])+", message)
+    places = dict.fromkeys(by_name[name] for name in named if name in by_name)
+    return f"{' and '.join(places)}: " if places else ""
 
 
 def _every_rank_has_a_group_of_each_minibatch(grpo: GrpoConfig, num_ranks: int) -> None:

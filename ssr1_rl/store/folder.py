@@ -11,16 +11,14 @@ summary.json     figures of the finished run
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.model import LoraConfig
 from ssr1_rl.config.sections.run import RunConfig
-from ssr1_rl.config.values import Key, dotted, entries
+from ssr1_rl.config.written import changes, config_to_yaml
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.store.checkpoints import Checkpoint, DamagedCheckpoint, list_checkpoints, open_checkpoint
 
@@ -119,20 +117,13 @@ def write_config(config: Config) -> list[str]:
     """Writes config.yaml; returns a line for each setting that differs from the file it replaces."""
     path = Path(config.run.dir) / "config.yaml"
     text = config_to_yaml(config)
-    changes = []
-    if path.exists():
-        before, now = _flat(yaml.safe_load(path.read_text())), _flat(yaml.safe_load(text))
-        changes = [
-            f"{name}: {before.get(name)!r} before, {now.get(name)!r} now"
-            for name in sorted(before.keys() | now.keys())
-            if before.get(name) != now.get(name)
-        ]
-    path.write_text(text)
-    return changes
-
-
-def _flat(value: object, key: Key = ()) -> dict[str, object]:
-    """Every setting by its dotted name."""
-    if not isinstance(value, dict | list):
-        return {dotted(key): value}
-    return {k: v for name, inner in entries(value) for k, v in _flat(inner, (*key, name)).items()}
+    found = changes(path.read_text(), text) if path.exists() else []
+    temporary = path.with_suffix(".tmp")
+    # Only for its owner: a literal key in the settings is in the file too.
+    with open(temporary, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    return found
