@@ -17,7 +17,7 @@ setup(
         "deepspeed",
         "jaxtyping",
         "numpy",
-        "omegaconf",
+        "omegaconf>=2.4",
         "peft",
         "pyarrow",
         "ray[data,default,train]>=2.60",

@@ -10,6 +10,7 @@ from pathlib import Path
 from ssr1_rl.checks.deepspeed_options import check_deepspeed_options
 from ssr1_rl.checks.engine_options import refuse_owned
 from ssr1_rl.checks.template_options import refuse_owned_variables
+from ssr1_rl.config.kinds import dotted
 from ssr1_rl.config.load import read_settings
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.grpo import GrpoConfig
@@ -18,7 +19,7 @@ from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.config.sections.run import RunConfig
-from ssr1_rl.config.values import Origins, dotted
+from ssr1_rl.config.values import Origins
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.load import check_built_in, reward_name
 from ssr1_rl.trainer.attention.choice import what_is_missing

@@ -13,8 +13,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
-from ssr1_rl.config.values import Key, Origins, dotted, entries, origin_of
+from ssr1_rl.config.kinds import Key, dotted, entries
+from ssr1_rl.config.values import Origins, origin_of
 from ssr1_rl.errors import ConfigError
+
+MIN_SECRET_CHARACTERS = 6
+"""Shorter values are not searched for in messages: they are no secrets, and occur by chance."""
 
 
 class FromEnvironment(str):
@@ -48,6 +52,14 @@ def plain(value: object) -> Any:
     if isinstance(value, list):
         return [plain(inner) for inner in value]
     return str(value) if isinstance(value, FromEnvironment) else value
+
+
+def without_values(text: str, settings: object) -> str:
+    """`text`, which code that is not ours made, with each value that came from the environment as its interpolation."""
+    for found in _texts(settings):
+        if len(found) >= MIN_SECRET_CHARACTERS:
+            text = text.replace(str(found), found.written)
+    return text
 
 
 def as_written(value: object) -> object:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssr1_rl.config.environment import resolved
+from ssr1_rl.config.kinds import Key, entries
 from ssr1_rl.config.overrides import Layer, Override, drop, parse_override
 from ssr1_rl.config.presets import preset_values
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.config.sections.run import RunConfig
-from ssr1_rl.config.values import Key, Origins, build_section, entries, lay_over, refuse_missing, refuse_unknown
+from ssr1_rl.config.values import Origins, build_section, lay_over, refuse_missing, refuse_unknown
 from ssr1_rl.config.yaml_text import read_file
 from ssr1_rl.errors import ConfigError
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ssr1_rl.config.kinds import Key, dotted, entries, has_names, is_section, kind_at
 from ssr1_rl.config.schema import Config
-from ssr1_rl.config.values import Key, dotted, entries, has_names, is_section, kind_at
 from ssr1_rl.config.yaml_text import read_value
 from ssr1_rl.errors import ConfigError
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from omegaconf import MISSING
 
+from ssr1_rl.config.kinds import Key, dotted, entries, holds_settings, inner_kind, is_section
 from ssr1_rl.config.setting import HOLDS, in_digits, limits
 from ssr1_rl.errors import ConfigError
 
@@ -21,21 +22,11 @@ if TYPE_CHECKING:
 
 Section = TypeVar("Section", bound="DataclassInstance")
 
-Key = tuple[str | int, ...]
-"""Path of a setting: ("rewards", 0, "weight")."""
-
 Origins = Mapping[Key, str]
 """Where each value was set: "launch/local.yaml:7", or "override 'grpo.group_size=1'"."""
 
 IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _TRUE, _FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
-
-
-def entries(value: object) -> list[tuple[str | int, object]]:
-    """The entries of a mapping or a list with their names or indices; empty for any other value."""
-    if isinstance(value, list | tuple):
-        return list(enumerate(value))
-    return list(value.items()) if isinstance(value, dict) else []
 
 
 def lay_over(base: object, values: object, kind: object, key: Key, origins: Origins) -> object:
@@ -69,44 +60,6 @@ def lay_over(base: object, values: object, kind: object, key: Key, origins: Orig
         n = name if name in merged else str(name)
         merged = merged | {n: lay_over(merged.get(n), inner, inner_kind(kind, n), (*key, n), origins)}
     return list(merged.values()) if by_index else merged
-
-
-def is_section(kind: object) -> bool:
-    """Whether a setting of this type is a section of the schema."""
-    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
-
-
-def has_names(kind: object) -> bool:
-    """Whether the entries of a setting of this type have names, not indices; false where anything may stand."""
-    return is_section(kind) or typing.get_origin(kind) is dict
-
-
-def inner_kind(kind: object, name: str | int) -> object:
-    """The type of an entry of a section, a list or a mapping; `object` where anything may stand."""
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if is_section(kind):
-        return typing.get_type_hints(kind).get(str(name), object)
-    if origin in (list, tuple):
-        return args[0]
-    return args[1] if origin is dict else object
-
-
-def kind_at(key: Key, kind: object) -> object:
-    """The type of the setting `key` within a `kind`; `object` where anything may stand."""
-    for name in key:
-        kind = inner_kind(kind, name)
-    return kind
-
-
-def is_text(kind: object) -> bool:
-    """Whether a setting of this type is text: free, or one of several words."""
-    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-    return kind is str or (bool(choices) and all(isinstance(choice, str) for choice in choices))
-
-
-def holds_settings(kind: object) -> bool:
-    """Whether a setting of this type is a section, a mapping or a list."""
-    return typing.get_origin(kind) in (dict, list) or is_section(kind)
 
 
 def refuse_unknown(value: object, kind: object, key: Key, origins: Origins) -> None:
@@ -171,7 +124,7 @@ def _check_bounds(value: object, spec: "dataclasses.Field[object]", key: Key, or
         raise refused(key, origins, f"must be a finite number, got {value!r}", value)
     for words, limit in limits(spec, value).items():
         if not HOLDS[words](value, limit):
-            why = f" ({spec.metadata['why']})" if spec.metadata["why"] else ""
+            why = f" ({spec.metadata['why']})" if spec.metadata.get("why") else ""
             raise refused(key, origins, f"must be {words} {in_digits(limit)}, got {value!r}{why}", value)
 
 
@@ -271,11 +224,6 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     by_lower = {other.lower(): other for other in known if other}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else ""
-
-
-def dotted(key: Key) -> str:
-    """A key as errors write it: `rewards[0].weight`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
 
 
 def shown(value: object) -> str:

@@ -4,9 +4,9 @@ import dataclasses
 import re
 from typing import Any
 
-from ssr1_rl.config.environment import as_written
+from ssr1_rl.config.environment import MIN_SECRET_CHARACTERS, as_written
+from ssr1_rl.config.kinds import Key, dotted, entries
 from ssr1_rl.config.schema import Config
-from ssr1_rl.config.values import Key, dotted, entries
 from ssr1_rl.config.yaml_text import read_plain, write
 
 HIDDEN = "(not shown)"
@@ -21,7 +21,10 @@ def config_to_yaml(config: Config) -> str:
 
 def shown_settings(config: Config) -> dict[str, Any]:
     """The settings for the eyes of others, such as a tracker's: also without literal values that look like secrets."""
-    return _without_secrets(as_written(dataclasses.asdict(config)), ())
+    written = as_written(dataclasses.asdict(config))
+    # Other settings may take a secret over: again: ${rewards[0].options.api_key}
+    secrets = [str(value) for key, value in _flat(written, ()).items() if _is_secret(key, value)]
+    return _without_secrets(written, (), [secret for secret in secrets if len(secret) >= MIN_SECRET_CHARACTERS])
 
 
 def shown_yaml(config: Config) -> str:
@@ -55,12 +58,12 @@ def changes(before: str, now: str) -> list[str]:
     return lines
 
 
-def _without_secrets(value: object, key: Key) -> Any:
-    if _is_secret(key, value):
-        return HIDDEN
+def _without_secrets(value: object, key: Key, secrets: list[str]) -> Any:
+    if isinstance(value, str):
+        return HIDDEN if _is_secret(key, value) or any(secret in value for secret in secrets) else value
     if isinstance(value, list):
-        return [_without_secrets(inner, (*key, i)) for i, inner in enumerate(value)]
-    return {n: _without_secrets(v, (*key, n)) for n, v in value.items()} if isinstance(value, dict) else value
+        return [_without_secrets(inner, (*key, i), secrets) for i, inner in enumerate(value)]
+    return {n: _without_secrets(v, (*key, n), secrets) for n, v in value.items()} if isinstance(value, dict) else value
 
 
 def _is_secret(key: Key, value: object) -> bool:

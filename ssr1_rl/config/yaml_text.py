@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from ssr1_rl.config.values import Key, dotted, holds_settings, inner_kind, is_text
+from ssr1_rl.config.kinds import Key, dotted, holds_settings, inner_kind, is_text
+from ssr1_rl.config.yaml_source import composed, text_of
 from ssr1_rl.errors import ConfigError
 
-MAX_FILE_BYTES = 2**20
 MAX_VALUES = 100_000
 """Most values of a file with its aliases expanded: a few lines of YAML can stand for billions of values."""
 
@@ -51,6 +51,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _text_node(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # In plain style PyYAML reads these line breaks back as another one.
+    style = '"' if re.search("[\r\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar(_TAG + "str", text, style)
+
+
+_Dumper.add_representer(str, _text_node)
 for _name, (_pattern, _first) in _PLAIN.items():
     # PyYAML keeps the resolver of an empty scalar under the empty string.
     _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"(?:{_pattern})$"), [*_first, *[""] * (_name == "null")])
@@ -63,9 +70,8 @@ def read_file(path: Path, kind: object) -> tuple[object, dict[Key, str]]:
     Raises:
         ConfigError: there is no such file, or it cannot be read as YAML; the message gives the line and the fix.
     """
-    text = _text_of(path)
     places: dict[Key, str] = {}
-    node = _composed(text, str(path))
+    node = composed(text_of(path), str(path), _Loader)
     return (None if node is None else _Reader(str(path), places).value(node, kind, ())), places
 
 
@@ -101,7 +107,7 @@ def read_plain(text: str) -> object:
     Raises:
         ConfigError: it is damaged.
     """
-    node = _composed(text, "config.yaml")
+    node = composed(text, "config.yaml", _Loader)
     return None if node is None else _Reader("config.yaml", None).value(node, object, ())
 
 
@@ -219,58 +225,3 @@ def _scalar(node: yaml.ScalarNode, kind: object) -> object:
         return int(digits, 0) if tag == "int" else float(re.sub(r"\.(inf|nan)", r"\1", digits, flags=re.IGNORECASE))
     except ValueError:
         return text  # an explicit tag: !!int x
-
-
-def _text_of(path: Path) -> str:
-    if str(path) == "-":
-        raise ConfigError("launch file -: standard input cannot be read; give the path of a file")
-    if not path.exists():
-        raise ConfigError(f"launch file {path} does not exist (looked for in {Path.cwd()}); give its path")
-    if path.is_dir():
-        raise ConfigError(f"launch file {path} is a folder; give the file in it")
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"launch file {path} cannot be read: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_FILE_BYTES // 2**20} MiB, so it is not a launch file")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\x00" in content:
-        line = content[: max(0, content.find(b"\x00"))].count(b"\n") + 1
-        raise ConfigError(f"{path}:{line}: holds NUL bytes, as UTF-16 and binary files do; save it as UTF-8 text")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ConfigError(
-            f"{path}:{line}: byte 0x{content[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from error
-
-
-def _composed(text: str, where: str) -> yaml.Node | None:
-    try:
-        return yaml.compose(text, _Loader)
-    except RecursionError as error:
-        raise ConfigError(f"{where}: brackets are nested too deeply") from error
-    except yaml.reader.ReaderError as error:
-        line = text[: error.position].count("\n") + 1
-        raise ConfigError(
-            f"{where}:{line}: character #x{ord(text[error.position]):04x} is not allowed in YAML; remove it"
-        ) from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 1
-        raise ConfigError(f"{where}:{line}: not valid YAML: {_problem(error, text, line)}") from error
-
-
-def _problem(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
-    lines = text.splitlines()
-    near = "\n".join(lines[max(0, line - 2) : line])
-    problem = ", ".join(part for part in (error.context, error.problem) if part)
-    if "{{" in near or "{%" in near:
-        return (
-            f"{problem}; templates ({{{{ … }}}}) are not filled in here: render the file first, or use ${{oc.env:NAME}}"
-        )
-    if "\t" in near:
-        return f"{problem}; indent with spaces, not tabs"
-    return problem

@@ -7,6 +7,7 @@ import inspect
 import traceback
 from dataclasses import dataclass
 
+from ssr1_rl.config.environment import without_values
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.base import InvalidRewards, RewardFn, check_rewards, is_async
@@ -82,7 +83,8 @@ def _describe(error: BaseException, source: RewardSource) -> str:
     """The error and the line that raised it: the last line in the user's file, else the last line of all."""
     if isinstance(error, InvalidRewards):
         return str(error)
-    words = "".join(traceback.format_exception_only(error)).strip()[:MAX_ERROR_CHARS]
+    words = "".join(traceback.format_exception_only(error)).strip()
+    words = without_values(words, [source.config.options, source.config.runtime_env])[:MAX_ERROR_CHARS]
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename == source.config.path.rpartition(":")[0]]
     place = (own or frames)[-1]

@@ -12,6 +12,7 @@ from ray.exceptions import RayError, RuntimeEnvSetupError
 
 from ssr1_rl.actors.handle import Actor, by_reference
 from ssr1_rl.actors.waits import WaitedTooLong, Waits
+from ssr1_rl.config.environment import plain, without_values
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.actor import RewardActor, TryFailed, timed_out
@@ -38,12 +39,13 @@ class _RewardWorker:
         # Ray does not restart it: the group replaces a lost actor itself, and so knows that it was lost.
         options = {"num_cpus": config.num_cpus, "max_restarts": 0}
         if config.runtime_env:
-            options["runtime_env"] = dict(config.runtime_env)
+            options["runtime_env"] = plain(config.runtime_env)
         try:
             self.actor = Actor.create(RewardActor, options, source)
         except (ValueError, TypeError) as error:
             raise ConfigError(
-                f"{source.field}.runtime_env {config.runtime_env!r} is refused by Ray: {error}"
+                f"{source.field}.runtime_env {config.runtime_env!r} is refused by Ray: "
+                f"{without_values(str(error), config.runtime_env)}"
             ) from error
         self.loading: concurrent.futures.Future[bool | TryFailed] = self.actor.call(RewardActor.load).future()
         self.num_busy = 0

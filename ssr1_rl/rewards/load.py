@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssr1_rl.config.environment import plain, without_values
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.config.values import nearest
 from ssr1_rl.errors import ConfigError
@@ -94,14 +95,15 @@ def build_reward_fn(source: RewardSource) -> RewardFn:
         ConfigError: a name, path or option is wrong, or the user's code fails to load.
     """
     target = _find_target(source)
-    options = dict(source.config.options)
+    options = plain(source.config.options)
     if not isinstance(target, type):
         return functools.partial(target, **options) if options else target
     name = _described(source)
     try:
         reward_fn = target(**options)
     except Exception as error:  # the user's own constructor may raise anything
-        raise ConfigError(f"{source.field}.options {options!r} do not build {name}: {_in_words(error)}") from error
+        cause = without_values(_in_words(error), source.config.options)
+        raise ConfigError(f"{source.field}.options {source.config.options!r} do not build {name}: {cause}") from error
     _check_callable(reward_fn, f"an instance of {name}")
     _check_arguments(reward_fn, (None, None), {}, source)
     return reward_fn

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ssr1_rl.config.environment import plain
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.types import GREEDY, SAMPLE_RATE, SOFTMAX, Completion, Distribution, GroupId, VersionSpan
 from ssr1_rl.weights.transport import transfer_backend
@@ -195,7 +196,7 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
             args["distributed_executor_backend"] = "uni"
     else:
         args["gpu_memory_utilization"] = config.gpu_memory_utilization
-    return args | config.engine_args
+    return args | plain(config.engine_args)
 
 
 def _set_environment(device: str, config: RolloutConfig) -> None:

@@ -10,20 +10,10 @@ from ssr1_rl.config.presets import PRESETS, describe_preset
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.written import config_to_yaml
 from ssr1_rl.errors import ConfigError
+from tests.unit.config.conftest import NEEDED
 
 ROOT = Path(__file__).parents[3]
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.yaml"))
-NEEDED = "run: {name: x, device: cpu}\nmodel: {path: m}\ndata: {train: {path: q.json}}\n"
-
-
-@pytest.fixture
-def load(tmp_path):
-    def load(text="", *overrides, start=NEEDED):
-        path = tmp_path / "launch.yaml"
-        path.write_text(start + text)
-        return load_config(path, overrides)
-
-    return load
 
 
 def test_defaults_fill_what_the_file_leaves_out(load):
