@@ -72,7 +72,8 @@ def _values(kind: type, spec: "dataclasses.Field[object]") -> str:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return ", ".join(f"`{choice}`" if choice != "" else "empty" for choice in args)
-    in_words = {list: "list of text", tuple: f"list of {len(args)} numbers", dict: "names and values"}
+    choices = ", ".join(f"`{choice}`" for choice in typing.get_args(args[0])) if origin is list else ""
+    in_words = {list: f"list of {choices or 'text'}", tuple: f"list of {len(args)} numbers", dict: "names and values"}
     bounds = [f"{words} {in_digits(limit)}" for words, limit in spec.metadata.get("bounds", {}).items()]
     why = f" ({spec.metadata['why']})" if spec.metadata.get("why") else ""
     return ", ".join([in_words.get(origin) or IN_WORDS[kind].removeprefix("a "), *bounds]) + why

@@ -33,7 +33,7 @@ from ssr1_rl.rollout.feed import GroupFeed
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.store.checkpoints import Checkpoint, CheckpointStore, ControllerState
 from ssr1_rl.system import System
-from ssr1_rl.telemetry.metrics import MetricsWriter
+from ssr1_rl.telemetry.metrics import MetricsWriter, OnRow
 from ssr1_rl.telemetry.progress import Progress
 from ssr1_rl.telemetry.samples import SampleWriter
 from ssr1_rl.telemetry.step_metrics import NotTrained, StepClock, step_metrics
@@ -45,6 +45,7 @@ class Grpo:
 
     Args:
         on_progress: called when a group is scored, a validation question is answered, or a step is done.
+        on_metrics: gets every row of metrics, for trackers.
 
     Attributes:
         step: steps done so far; equals the policy version.
@@ -59,6 +60,7 @@ class Grpo:
         progress: Progress,
         resume_from: Checkpoint | None,
         on_progress: Callable[[], None],
+        on_metrics: OnRow | None = None,
     ) -> None:
         self._config, self._system, self._progress = config, system, progress
         self._validation, self._resume_from, self._on_progress = validation, resume_from, on_progress
@@ -76,6 +78,7 @@ class Grpo:
         self._kl = KlCoefficient(config.grpo)
         self._kl_in_reward = config.grpo.kl_coefficient > 0 and config.grpo.kl_placement != "loss"
         self._metrics = MetricsWriter(run_dir, config.telemetry.tensorboard, self.step)
+        self._metrics.on_row = on_metrics
         self._samples = SampleWriter(run_dir)
         self._samples.drop_after(self.step)
         self._store = CheckpointStore(run_dir, config.checkpoint)

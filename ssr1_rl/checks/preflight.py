@@ -14,6 +14,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.data.splits import Splits, read_splits
 from ssr1_rl.store.folder import check_resume
+from ssr1_rl.telemetry.trackers.base import check_installed
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def preflight(config: Config) -> Preflight:
     for index, reward in enumerate(config.rewards):
         check_reward_source(reward, f"rewards[{index}]")
     refuse_unknown(config.rollout)
+    check_installed(config.telemetry.trackers)
     check_resume(config.run, config.model.lora)
     splits = read_splits(config.data)
     notes = [note for split in splits for note in notes_on(split)]

@@ -48,6 +48,7 @@ def check_rules(config: Config) -> None:
     """
     _every_rank_has_a_group_of_each_minibatch(config.grpo, config.learner.num_workers)
     _rewards_are_named_once(config.rewards)
+    _trackers_are_named_once(config.telemetry.trackers)
     check_deepspeed_options(config.learner)
     _state_can_be_offloaded(config.learner)
     _adapters_have_targets(config.model)
@@ -115,6 +116,12 @@ def _groups_can_differ(rollout: RolloutConfig) -> None:
     for index, text in enumerate(rollout.stop):
         if not text:
             raise ConfigError(f"rollout.stop[{index}] is empty; give the text that ends a response, or leave it out")
+
+
+def _trackers_are_named_once(trackers: Sequence[str]) -> None:
+    for name in trackers:
+        if trackers.count(name) > 1:
+            raise ConfigError(f"telemetry.trackers names {name} twice; remove one of them")
 
 
 def _state_can_be_offloaded(learner: LearnerConfig) -> None:

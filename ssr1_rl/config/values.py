@@ -189,14 +189,15 @@ def _build_choice(choices: tuple[str | int, ...], value: object, key: Key, origi
     raise refused(key, origins, f"{problem}, got {shown(value)}", value)
 
 
-def _list_wanted(key: Key, kind: type, value: object) -> str:
+def _list_wanted(key: Key, kind: object, value: object) -> str:
     if isinstance(value, dict) and value and all(isinstance(index, int) for index in value):
         return f"has no entry {max(value)}; set the whole list, or an existing entry"
     if dataclasses.is_dataclass(kind):
         names = [spec.name for spec in dataclasses.fields(kind)]
         example = dotted((*key, 0, names[0]))
         return f"must be a list of entries that hold {', '.join(names)} (such as {example}=…), got {shown(value)}"
-    return f"must be a list ([a, b]) of {IN_WORDS[kind]}, got {shown(value)}"
+    wanted = ", ".join(map(str, typing.get_args(kind))) or IN_WORDS[kind]  # type: ignore[index]
+    return f"must be a list ([a, b]) of {wanted}, got {shown(value)}"
 
 
 def _unknown(key: Key, known: Iterable[str], origins: Origins) -> ConfigError:

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 TENSORBOARD_FLUSH_S = 10
 """Seconds between two flushes of the event files; a killed run loses at most the scalars since the last one."""
+OnRow = Callable[[int, Mapping[str, float]], None]
 OWN_FIELDS = ("step", "time_s")
 
 
@@ -33,6 +34,9 @@ class MetricsWriter:
 
     Rows of steps after `resume_step`, the checkpoint's, are removed, because these steps are repeated. With 0 the run
     starts from nothing, and all rows are removed, also those of step 0 (the validation before training).
+
+    Attributes:
+        on_row: gets every row too; it returns at once.
     """
 
     def __init__(self, run_dir: Path, tensorboard: bool, resume_step: int = 0) -> None:
@@ -40,6 +44,7 @@ class MetricsWriter:
         path = run_dir / METRICS_FILE
         if path.exists():
             _drop_after(path, resume_step)
+        self.on_row: OnRow | None = None
         self._file = path.open("ab")
         self._events = _open_events(run_dir, resume_step) if tensorboard else None
 
@@ -55,6 +60,8 @@ class MetricsWriter:
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step, walltime=now)
+        if self.on_row is not None:
+            self.on_row(step, values)
 
     def close(self) -> None:
         """Flushes and closes all files."""

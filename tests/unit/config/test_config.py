@@ -42,7 +42,7 @@ def test_written_settings_read_back_the_same(load, tmp_path):
             "rewards:\n  - {nmae: accuracy}\n",
             r"launch\.yaml:5: unknown setting rewards\[0\]\.nmae.*rewards\[0\]\.name\?",
         ),
-        ("telemetry: {zzz: 1}\n", r"unknown setting telemetry\.zzz; known there: tensorboard, samples"),
+        ("telemetry: {zzz: 1}\n", r"unknown setting telemetry\.zzz; known there: tensorboard, trackers"),
         ("grpo: {group_size: 1}\n", r"launch\.yaml:4: grpo\.group_size must be at least 2, got 1 \(group-relative"),
         ("rollout: {temperature: 0}\n", r"rollout\.temperature must be greater than 0, got 0\.0 .*without variance"),
         ("rollout: {gpu_memory_utilization: 1.5}\n", r"rollout\.gpu_memory_utilization must be at most 1, got 1\.5"),
