@@ -75,7 +75,11 @@ def _exit_when_interrupted() -> Iterator[None]:
         sys.exit(EXIT_INTERRUPTED)
 
 
-@app.command()
+# What looks like an unknown option (--grpo.num_steps=3) is refused as an override, with the fix.
+OVERRIDES = {"ignore_unknown_options": True}
+
+
+@app.command(context_settings=OVERRIDES)
 def grpo(
     file: Annotated[Path, typer.Argument(help="launch file (YAML), such as launch/local.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides: grpo.group_size=16")] = None,
@@ -106,7 +110,7 @@ def grpo(
     print(f"the results are in {config.run.dir}; `ssr1-rl export {config.run.dir}` writes a Hugging Face folder")
 
 
-@app.command()
+@app.command(context_settings=OVERRIDES)
 def demo(
     output: Annotated[Path, typer.Option(help="folder of the demo")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="seed of world, model and training", min=0)] = 0,

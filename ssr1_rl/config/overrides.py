@@ -45,7 +45,8 @@ def parse_override(text: str) -> Override:
     """
     origin = f"override {text!r}"
     if text.startswith("--"):
-        raise ConfigError(f"{origin} begins with dashes; an override has none: {text.lstrip('-')}")
+        fix = f"an override has none: {text.lstrip('-')}" if "=" in text else "--help lists the options"
+        raise ConfigError(f"{origin} begins with dashes; {fix}")
     if text.startswith("~"):
         if "=" in text:
             raise ConfigError(f"{origin} must be ~section.setting alone: it drops what the launch file sets there")

@@ -1,6 +1,7 @@
 """The folder of one run: its lock, the checkpoint that the run resumes from, and its settings as a file.
 
-config.yaml      the resolved settings
+config.yaml      the settings, every default included
+trackers.json    the ids of the trackers' runs
 metrics.jsonl    one line per step and validation; the same figures in tensorboard/
 samples/         every step's completions with their rewards (Parquet)
 checkpoints/     see `ssr1_rl.store.checkpoints`

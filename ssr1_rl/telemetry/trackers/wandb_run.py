@@ -15,6 +15,8 @@ class Run:
 
     def start(self, run: TrackedRun, run_id: str) -> str:
         run_id = run_id or uuid.uuid4().hex[:16]
+        if wandb.setup().settings.mode == "online":
+            wandb.login(prompt=False, verify=False)  # a missing key is an error here: nobody may be there to ask
         settings = wandb.Settings(
             console="off",  # the live display is not for a log
             silent=True,
