@@ -17,7 +17,7 @@ setup(
         "deepspeed",
         "jaxtyping",
         "numpy",
-        "omegaconf",
+        "omegaconf>=2.4",
         "peft",
         "pyarrow",
         "ray[data,default,train]>=2.60",
@@ -36,6 +36,10 @@ setup(
         "gpu": ["vllm[audio]==0.32.*"],
         # Optional, after "gpu" and with --no-build-isolation: PyPI has no wheel of it, and its build imports torch.
         "flash": ["flash-attn>=2.8"],
+        # One for each tracker of `telemetry.trackers`.
+        "wandb": ["wandb"],
+        "mlflow": ["mlflow-skinny"],
+        "trackio": ["trackio"],
         "dev": [
             "beartype",
             "hypothesis",

@@ -10,6 +10,7 @@ import yaml
 from omegaconf import MISSING
 
 from ssr1_rl.config.schema import Config
+from ssr1_rl.config.setting import in_digits
 from ssr1_rl.config.values import IN_WORDS
 
 PAGE = Path(__file__).parent / "settings.md"
@@ -71,8 +72,9 @@ def _values(kind: type, spec: "dataclasses.Field[object]") -> str:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         return ", ".join(f"`{choice}`" if choice != "" else "empty" for choice in args)
-    in_words = {list: "list of text", tuple: f"list of {len(args)} numbers", dict: "names and values"}
-    bounds = [f"{words} {limit:g}" for words, limit in spec.metadata.get("bounds", {}).items()]
+    choices = ", ".join(f"`{choice}`" for choice in typing.get_args(args[0])) if origin is list else ""
+    in_words = {list: f"list of {choices or 'text'}", tuple: f"list of {len(args)} numbers", dict: "names and values"}
+    bounds = [f"{words} {in_digits(limit)}" for words, limit in spec.metadata.get("bounds", {}).items()]
     why = f" ({spec.metadata['why']})" if spec.metadata.get("why") else ""
     return ", ".join([in_words.get(origin) or IN_WORDS[kind].removeprefix("a "), *bounds]) + why
 

@@ -88,7 +88,11 @@ def _exit_when_interrupted() -> Iterator[None]:
         sys.exit(stop.exit_code)
 
 
-@app.command()
+# What looks like an unknown option (--grpo.num_steps=3) is refused as an override, with the fix.
+OVERRIDES = {"ignore_unknown_options": True}
+
+
+@app.command(context_settings=OVERRIDES)
 def grpo(
     file: Annotated[Path, typer.Argument(help="launch file (YAML), such as launch/local.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides: grpo.group_size=16")] = None,
@@ -119,7 +123,7 @@ def grpo(
     print(f"the results are in {config.run.dir}; `ssr1-rl export {config.run.dir}` writes a Hugging Face folder")
 
 
-@app.command()
+@app.command(context_settings=OVERRIDES)
 def demo(
     output: Annotated[Path, typer.Option(help="folder of the demo")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="seed of world, model and training", min=0)] = 0,
@@ -155,18 +159,18 @@ def export(
     adapter: Annotated[bool, typer.Option("--adapter", help="write only the LoRA adapter, for peft")] = False,
 ) -> None:
     """Writes a checkpoint as a Hugging Face folder that transformers and vLLM load, LoRA adapters merged in."""
-    from ssr1_rl.checks.rules import load_config
+    from ssr1_rl.config.load import read_run_and_model
     from ssr1_rl.store.export import base_model_folder, choose_checkpoint, export_checkpoint
 
     settings = run / "config.yaml"
     if not settings.is_file():
         raise UserError(f"{run} is not the folder of a run (it has no config.yaml); give the run.dir of a GRPO run")
-    config = load_config(settings)
+    run_settings, model = read_run_and_model(settings)
     checkpoint = choose_checkpoint(run, step)
     folder = output or run / "export"
-    base_model = base_model_folder(run, config.model.path, config.run.dir)
+    base_model = base_model_folder(run, model.path, run_settings.dir)
     with named_by_the_user("--output", folder):
-        export_checkpoint(checkpoint, base_model, folder, dtype or config.model.dtype, adapter)
+        export_checkpoint(checkpoint, base_model, folder, dtype or model.dtype, adapter)
     print(f"wrote step {checkpoint.step} to {folder}")
 
 

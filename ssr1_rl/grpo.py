@@ -45,7 +45,7 @@ from ssr1_rl.store.checkpoints import Checkpoint, ControllerState
 from ssr1_rl.store.keeper import Keeper
 from ssr1_rl.store.resume import Resume
 from ssr1_rl.system import System
-from ssr1_rl.telemetry.metrics import MetricsWriter
+from ssr1_rl.telemetry.metrics import MetricsWriter, OnRow
 from ssr1_rl.telemetry.progress import Progress
 from ssr1_rl.telemetry.samples import SampleWriter
 from ssr1_rl.telemetry.step_metrics import NotTrained, StepClock, step_metrics
@@ -57,6 +57,7 @@ class Grpo:
 
     Args:
         on_progress: called when a group is scored, a validation question is answered, or a step is done.
+        on_metrics: gets every row of metrics, for trackers.
 
     Attributes:
         step: steps done so far; equals the policy version.
@@ -72,6 +73,7 @@ class Grpo:
         resume: Resume,
         stop: StopRequest,
         on_progress: Callable[[], None],
+        on_metrics: OnRow | None = None,
     ) -> None:
         self._config, self._system, self._progress = config, system, progress
         self._validation, self._resume, self._stop, self._on_progress = validation, resume, stop, on_progress
@@ -93,6 +95,7 @@ class Grpo:
         self._no_signal = NoSignal(config.rewards, within_groups, config.rollout.max_response_tokens)
         self._weights_checked = not config.guard.check_weights
         self._metrics: MetricsWriter | None = None
+        self._on_metrics = on_metrics
 
     async def start(self) -> SetAside:
         """Loads the checkpoint, if there is one; then sets aside what the run does not continue from.
@@ -112,6 +115,7 @@ class Grpo:
             self._skips.set_aside(aside)
         revalidates = self._keeper.lacks_validation(self.step)
         self._metrics = MetricsWriter(self._run_dir, self._config.telemetry.tensorboard, aside, kept_step, revalidates)
+        self._metrics.on_row = self._on_metrics
         return aside
 
     async def run(self) -> bool:

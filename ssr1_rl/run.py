@@ -31,6 +31,7 @@ from ssr1_rl.store.resume import Resume, check_data, find_resume
 from ssr1_rl.system import running_system
 from ssr1_rl.telemetry.metrics import read_metrics
 from ssr1_rl.telemetry.progress import Progress
+from ssr1_rl.telemetry.trackers.tracking import tracking
 
 Summary = dict[str, float | None]
 """Figures of a finished run by name; None if a run without steps has no such figure. Counts are ints."""
@@ -137,11 +138,12 @@ async def _run(
     progress.describe_waiting = waits.describe
     async with (
         Watchdog(config.telemetry.stall_warning_s, waits.describe, progress.note) as watchdog,
+        tracking(config, resume.checkpoint is not None, progress.note) as track,
         running_system(config, splits.max_clips, waits, progress.phase) as system,
     ):
         progress.note(f"attention of the learners: {system.learners.attention}")
         validation = {name: split.questions for name, split in splits.validation.items()}
-        grpo = Grpo(config, system, splits.train.questions, validation, progress, resume, stop, watchdog.beat)
+        grpo = Grpo(config, system, splits.train.questions, validation, progress, resume, stop, watchdog.beat, track)
         try:
             with errors.remembers_the_place():
                 aside = await grpo.start()

@@ -7,12 +7,12 @@ from ssr1_rl.checks.memory import MemoryEstimate, estimate_memory
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import Preflight, preflight
 from ssr1_rl.cluster import make_plan
-from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.model_path import is_here
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.config.written import shown_yaml
 from ssr1_rl.data.splits import Split
 from ssr1_rl.telemetry.progress import summary_table
 from ssr1_rl.trainer.attention.choice import choose_attention
@@ -26,7 +26,7 @@ def print_dry_run(config: Config) -> None:
     Raises:
         ValueError: a real run would refuse these settings too.
     """
-    Console().print(config_to_yaml(config), markup=False, highlight=False)
+    Console().print(shown_yaml(config), markup=False, highlight=False)
     for line in describe_preset(config.grpo) + [f"note: {line}" for line in notes(config)]:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     plan = make_plan(config)

@@ -4,19 +4,23 @@ import dataclasses
 
 from ssr1_rl.checks.gpu_notes import gpu_notes
 from ssr1_rl.checks.reward_source import reward_notes
+from ssr1_rl.checks.unused import unused_settings
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
+from ssr1_rl.config.written import literal_secrets
 
 
 def notes(config: Config) -> list[str]:
     """One sentence per such setting, with what to do about it."""
     return [
         *_notes_on_the_ratio(config.grpo, config.model.dtype),
-        *_notes_on_unused_settings(config.grpo),
+        *_notes_on_the_kl_term(config.grpo),
+        *unused_settings(config),
         *reward_notes(config.rewards),
         *_notes_on_the_learner(config.learner, config.grpo, config.data.max_prompt_tokens),
         *gpu_notes(config),
+        *_notes_on_secrets(config),
     ]
 
 
@@ -42,21 +46,13 @@ def _notes_on_the_ratio(grpo: GrpoConfig, dtype: str) -> list[str]:
     return found
 
 
-def _notes_on_unused_settings(grpo: GrpoConfig) -> list[str]:
-    found = []
+def _notes_on_the_kl_term(grpo: GrpoConfig) -> list[str]:
     if grpo.kl_coefficient and grpo.kl_estimator == "k1" and grpo.kl_placement == "loss":
-        found.append(
+        return [
             "grpo.kl_estimator=k1 with grpo.kl_placement=loss does not keep the policy near its start, because its "
             "gradient is 0 on average: set grpo.kl_estimator=k2 or k3, or grpo.kl_placement=reward"
-        )
-    if grpo.importance_correction == "none":
-        found += [
-            f"grpo.{name}={getattr(grpo, name)} has no effect with grpo.importance_correction=none: set that "
-            "to truncate or mask"
-            for name in ("importance_level", "importance_cap")
-            if getattr(grpo, name) != _default(name)
         ]
-    return found
+    return []
 
 
 def _notes_on_the_learner(learner: LearnerConfig, grpo: GrpoConfig, max_prompt_tokens: int) -> list[str]:
@@ -74,6 +70,14 @@ def _notes_on_the_learner(learner: LearnerConfig, grpo: GrpoConfig, max_prompt_t
             "responses, and its prompt is computed for each of them"
         )
     return found
+
+
+def _notes_on_secrets(config: Config) -> list[str]:
+    return [
+        f"{name} looks like a secret, and config.yaml in the run's folder holds it: put it into a variable of the "
+        "environment and write ${oc.env:NAME}, which stays as it is written"
+        for name in literal_secrets(config)
+    ]
 
 
 def _default(name: str) -> object:

@@ -15,6 +15,7 @@ from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.data.splits import Splits, read_splits
 from ssr1_rl.errors import MissingFile
 from ssr1_rl.store.resume import check_resume
+from ssr1_rl.telemetry.trackers.base import check_installed
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ def _preflight(config: Config) -> Preflight:
     for index, reward in enumerate(config.rewards):
         check_reward_source(reward, f"rewards[{index}]")
     refuse_unknown(config.rollout)
+    check_installed(config.telemetry.trackers)
     check_resume(config.run, config.model.lora)
     has_model = is_here(config.model.path)
     if has_model:

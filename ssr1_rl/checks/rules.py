@@ -3,12 +3,14 @@
 Every error names the field, its value and the fix.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ssr1_rl.checks.deepspeed_options import check_deepspeed_options
 from ssr1_rl.checks.engine_options import refuse_owned
 from ssr1_rl.checks.template_options import refuse_owned_variables
+from ssr1_rl.config.kinds import dotted
 from ssr1_rl.config.load import read_settings
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.grpo import GrpoConfig
@@ -17,6 +19,7 @@ from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.config.sections.run import RunConfig
+from ssr1_rl.config.values import Origins
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.load import check_built_in
 from ssr1_rl.rewards.source import reward_name
@@ -30,9 +33,23 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         ConfigError: an unknown setting (with the nearest known one), a wrong type, a value out of
             bounds, a missing required setting, or settings that contradict each other.
     """
-    config = read_settings(path, overrides)
+    config, origins = read_settings(path, overrides)
+    try:
+        check_rules(config)
+    except ConfigError as error:
+        raise ConfigError(_places(str(error), origins) + str(error)) from error
+    return config
+
+
+def check_rules(config: Config) -> None:
+    """Refuses settings that contradict each other.
+
+    Raises:
+        ConfigError: with the settings, their values and the fix.
+    """
     _every_rank_has_a_group_of_each_minibatch(config.grpo, config.learner.num_workers)
     _rewards_are_named_once(config.rewards)
+    _trackers_are_named_once(config.telemetry.trackers)
     check_deepspeed_options(config.learner)
     _state_can_be_offloaded(config.learner)
     _adapters_have_targets(config.model)
@@ -53,7 +70,14 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
         )
     if config.run.device == "cpu" and config.rollout.weight_transfer == "nccl":
         raise ConfigError("rollout.weight_transfer=nccl needs run.device=cuda; set it to auto or gloo")
-    return config
+
+
+def _places(message: str, origins: Origins) -> str:
+    """Where the settings that an error names were set: "launch.yaml:4 and override 'grpo.num_minibatches=3': "."""
+    by_name = {dotted(key): origin for key, origin in origins.items()}
+    named = re.findall(r"[a-z_]+(?:\.[\w-]+|\[\d+\])+", message)
+    places = dict.fromkeys(by_name[name] for name in named if name in by_name)
+    return f"{' and '.join(places)}: " if places else ""
 
 
 def _every_rank_has_a_group_of_each_minibatch(grpo: GrpoConfig, num_ranks: int) -> None:
@@ -93,6 +117,12 @@ def _groups_can_differ(rollout: RolloutConfig) -> None:
     for index, text in enumerate(rollout.stop):
         if not text:
             raise ConfigError(f"rollout.stop[{index}] is empty; give the text that ends a response, or leave it out")
+
+
+def _trackers_are_named_once(trackers: Sequence[str]) -> None:
+    for name in trackers:
+        if trackers.count(name) > 1:
+            raise ConfigError(f"telemetry.trackers names {name} twice; remove one of them")
 
 
 def _state_can_be_offloaded(learner: LearnerConfig) -> None:

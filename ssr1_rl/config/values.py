@@ -11,16 +11,16 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from ssr1_rl.config.setting import HOLDS
+from omegaconf import MISSING
+
+from ssr1_rl.config.kinds import Key, dotted, entries, holds_settings, inner_kind, is_section
+from ssr1_rl.config.setting import HOLDS, in_digits, limits
 from ssr1_rl.errors import ConfigError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Section = TypeVar("Section", bound="DataclassInstance")
-
-Key = tuple[str | int, ...]
-"""Path of a setting: ("rewards", 0, "weight")."""
 
 Origins = Mapping[Key, str]
 """Where each value was set: "launch/local.yaml:7", or "override 'grpo.group_size=1'"."""
@@ -29,41 +29,64 @@ IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str
 _TRUE, _FALSE = ("true", "yes", "y", "on", "1"), ("false", "no", "n", "off", "0")
 
 
-def entries(value: object) -> list[tuple[str | int, object]]:
-    """The entries of a mapping or a list with their names or indices; empty for any other value."""
-    if isinstance(value, list | tuple):
-        return list(enumerate(value))
-    return list(value.items()) if isinstance(value, dict) else []
-
-
-def lay_over(base: object, values: object, kind: object) -> object:
+def lay_over(base: object, values: object, kind: object, key: Key, origins: Origins) -> object:
     """Merges `values` over `base`: sections and mappings entry by entry, a list by index (`{0: …}`) or as a whole.
 
-    New entries that are sections start from their defaults. `build_section` later refuses what does not fit `kind`.
+    An empty mapping empties a mapping. New entries that are sections start from their defaults. `build_section` later
+    refuses what does not fit `kind`.
+
+    Raises:
+        ConfigError: a list has no entry of an index in `values`.
     """
-    origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if origin is list and isinstance(values, list):
-        return [lay_over(None, value, args[0]) for value in values]
+    if isinstance(values, list) and typing.get_origin(kind) is list:
+        return [lay_over(None, inner, inner_kind(kind, 0), (*key, i), origins) for i, inner in enumerate(values)]
     if not isinstance(values, dict):
         return values
-    if origin is list:
-        if not isinstance(base, list) or not all(index in range(len(base)) for index in values):
-            return values
-        return [lay_over(item, values[i], args[0]) if i in values else item for i, item in enumerate(base)]
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+    by_index = isinstance(base, list | tuple) and bool(values) and all(isinstance(index, int) for index in values)
+    merged: dict[str | int, object]
+    if by_index:
+        there = entries(base)
+        if missing := [index for index in values if index >= len(there)]:
+            problem = f"has no entry {missing[0]}; set the whole list, or an existing entry"
+            raise refused(key, origins, problem, {missing[0]: None})
+        merged = dict(there)
+    elif is_section(kind):
         if not isinstance(base, dict | None):
             return base
-        base, kinds = base or dataclasses.asdict(kind()), typing.get_type_hints(kind)
-        return base | {name: lay_over(base.get(name), value, kinds.get(name)) for name, value in values.items()}
-    base, inner = base if isinstance(base, dict) else {}, args[1] if origin is dict else None
-    return base | {str(name): lay_over(base.get(str(name)), value, inner) for name, value in values.items()}
+        merged = base or dataclasses.asdict(kind())  # type: ignore[operator]
+    else:
+        merged = base if isinstance(base, dict) and values else {}
+    for name, inner in values.items():
+        n = name if name in merged else str(name)
+        merged = merged | {n: lay_over(merged.get(n), inner, inner_kind(kind, n), (*key, n), origins)}
+    return list(merged.values()) if by_index else merged
+
+
+def refuse_unknown(value: object, kind: object, key: Key, origins: Origins) -> None:
+    """Refuses a setting that the schema does not have, with the nearest one that it has.
+
+    Raises:
+        ConfigError: such a setting.
+    """
+    for name, inner in entries(value) if holds_settings(kind) else ():
+        if is_section(kind) and name not in typing.get_type_hints(kind):
+            raise _unknown((*key, name), typing.get_type_hints(kind), origins)
+        refuse_unknown(inner, inner_kind(kind, name), (*key, name), origins)
+
+
+def refuse_missing(value: object, key: Key, where: str) -> None:
+    """Refuses a required setting that is not set."""
+    if value == MISSING:
+        raise ConfigError(f"{where}: {dotted(key)} is required and not set")
+    for name, inner in entries(value):
+        refuse_missing(inner, (*key, name), where)
 
 
 def build_section(kind: type[Section], value: object, key: Key, origins: Origins) -> Section:
     """Builds a section of the schema from `value`.
 
     Raises:
-        ConfigError: an unknown setting (with the nearest known one), a value of another type, or one out of bounds.
+        ConfigError: a value of another type, or one out of bounds.
     """
     kinds = typing.get_type_hints(kind)
     if not isinstance(value, dict):
@@ -71,13 +94,23 @@ def build_section(kind: type[Section], value: object, key: Key, origins: Origins
         raise refused(
             key, origins, f"must hold settings ({', '.join(kinds)}; such as {example}=…), got {shown(value)}", value
         )
-    for name in value:
-        if name not in kinds:
-            raise _unknown((*key, name), kinds, origins)
     section = kind(**{name: _build(kinds[name], inner, (*key, name), origins) for name, inner in value.items()})
     for spec in dataclasses.fields(section):
-        _check_bounds(getattr(section, spec.name), spec, (*key, spec.name), origins)
+        found = getattr(section, spec.name)
+        _check_bounds(found, spec, (*key, spec.name), origins)
+        if spec.metadata.get("filled"):
+            _check_filled(found, (*key, spec.name), origins)
+        if spec.metadata.get("shown"):
+            setattr(section, spec.name, str(found))
     return section
+
+
+def _check_filled(text: str, key: Key, origins: Origins) -> None:
+    """Refuses a name or a path that is empty, or that no file system takes."""
+    if not text.strip():
+        raise refused(key, origins, f"must not be empty, got {shown(text)}", text)
+    if any(ord(character) < 32 or character == "\x7f" for character in text):
+        raise refused(key, origins, f"must not hold control characters, got {shown(text)}", text)
 
 
 def _check_bounds(value: object, spec: "dataclasses.Field[object]", key: Key, origins: Origins) -> None:
@@ -89,10 +122,10 @@ def _check_bounds(value: object, spec: "dataclasses.Field[object]", key: Key, or
         return
     if math.isnan(value) or (math.isinf(value) and spec.default != value):
         raise refused(key, origins, f"must be a finite number, got {value!r}", value)
-    for words, limit in spec.metadata.get("bounds", {}).items():
+    for words, limit in limits(spec, value).items():
         if not HOLDS[words](value, limit):
-            why = f" ({spec.metadata['why']})" if spec.metadata["why"] else ""
-            raise refused(key, origins, f"must be {words} {limit:g}, got {value!r}{why}", value)
+            why = f" ({spec.metadata['why']})" if spec.metadata.get("why") else ""
+            raise refused(key, origins, f"must be {words} {in_digits(limit)}, got {value!r}{why}", value)
 
 
 def _build(kind: object, value: object, key: Key, origins: Origins) -> object:
@@ -121,16 +154,28 @@ def _build(kind: object, value: object, key: Key, origins: Origins) -> object:
 
 
 def _build_scalar(kind: type, value: object, key: Key, origins: Origins) -> object:
-    text = str(value).strip()
-    if isinstance(value, bool | int | float | str):
-        if kind is str:
-            return value if isinstance(value, str) else text
-        if kind is bool and text.lower() in _TRUE + _FALSE:
-            return text.lower() in _TRUE
-        if (kind is float and not isinstance(value, bool)) or (kind is int and type(value) in (int, str)):
-            with contextlib.suppress(ValueError):
-                return kind(text)
-    raise refused(key, origins, f"must be {IN_WORDS[kind]}, got {shown(value)}", value)
+    if kind is str and isinstance(value, str):
+        return value
+    if kind is bool and isinstance(value, bool | int | str) and str(value).strip().lower() in _TRUE + _FALSE:
+        return str(value).strip().lower() in _TRUE
+    if kind in (int, float) and isinstance(value, int | float | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError, OverflowError):
+            return _number(kind, value)
+    hint = '; write "" for empty text' if kind is str and value is None else ""
+    raise refused(key, origins, f"must be {IN_WORDS[kind]}, got {shown(value)}{hint}", value)
+
+
+def _number(kind: type, value: float | str) -> float:
+    """A number from a launch file or from text of the environment; a whole one may be written as `1e3` or `3.0`."""
+    if kind is float:
+        return float(value)
+    with contextlib.suppress(ValueError):
+        if not isinstance(value, float):
+            return int(value)
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
 
 
 def _build_choice(choices: tuple[str | int, ...], value: object, key: Key, origins: Origins) -> str | int:
@@ -144,14 +189,15 @@ def _build_choice(choices: tuple[str | int, ...], value: object, key: Key, origi
     raise refused(key, origins, f"{problem}, got {shown(value)}", value)
 
 
-def _list_wanted(key: Key, kind: type, value: object) -> str:
+def _list_wanted(key: Key, kind: object, value: object) -> str:
     if isinstance(value, dict) and value and all(isinstance(index, int) for index in value):
         return f"has no entry {max(value)}; set the whole list, or an existing entry"
     if dataclasses.is_dataclass(kind):
         names = [spec.name for spec in dataclasses.fields(kind)]
         example = dotted((*key, 0, names[0]))
         return f"must be a list of entries that hold {', '.join(names)} (such as {example}=…), got {shown(value)}"
-    return f"must be a list ([a, b]) of {IN_WORDS[kind]}, got {shown(value)}"
+    wanted = ", ".join(map(str, typing.get_args(kind))) or IN_WORDS[kind]  # type: ignore[index]
+    return f"must be a list ([a, b]) of {wanted}, got {shown(value)}"
 
 
 def _unknown(key: Key, known: Iterable[str], origins: Origins) -> ConfigError:
@@ -179,11 +225,6 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     by_lower = {other.lower(): other for other in known if other}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
     return by_lower[near[0]] if near else ""
-
-
-def dotted(key: Key) -> str:
-    """A key as errors write it: `rewards[0].weight`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).removeprefix(".")
 
 
 def shown(value: object) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ssr1_rl.config.environment import without_values
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.base import InvalidRewards, RewardFn, Rewards, check_rewards, is_async
@@ -165,7 +166,8 @@ def _describe(error: BaseException, source: RewardSource) -> str:
     """The error and the line that raised it: the last line in the user's file, else the last line of all."""
     if isinstance(error, InvalidRewards):
         return str(error)
-    words = "".join(traceback.format_exception_only(error)).strip()[:MAX_ERROR_CHARS]
+    words = "".join(traceback.format_exception_only(error)).strip()
+    words = without_values(words, [source.config.options, source.config.runtime_env])[:MAX_ERROR_CHARS]
     place = _own_frame(traceback.extract_tb(error.__traceback__), source)
     return f"{words} ({place.filename}, line {place.lineno}, in {place.name})"
 

@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError, RayError, RuntimeEnvSetupError
 from ssr1_rl.actors.handle import Actor, by_reference
 from ssr1_rl.actors.roster import how_it_was_lost
 from ssr1_rl.actors.waits import WaitedTooLong, Waits
+from ssr1_rl.config.environment import plain, without_values
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.faults.budget import FailedGroup, RewardFailure
 from ssr1_rl.rewards.actor import AsyncRewardActor, Loaded, RewardActor, TryFailed, timed_out
@@ -48,7 +49,7 @@ class _RewardWorker:
         # Ray does not restart it: the group replaces a lost actor itself, and so knows that it was lost.
         options = {"num_cpus": config.num_cpus, "num_gpus": config.num_gpus, "max_restarts": 0}
         if config.runtime_env:
-            options["runtime_env"] = dict(config.runtime_env)
+            options["runtime_env"] = plain(config.runtime_env)
         try:
             if is_async:
                 many = Actor.create(AsyncRewardActor, options, self._source)
@@ -60,7 +61,8 @@ class _RewardWorker:
                 loading, self.kill = one.call(RewardActor.load), one.kill
         except (ValueError, TypeError) as error:
             raise ConfigError(
-                f"{self._source.field}.runtime_env ({', '.join(config.runtime_env)}) is refused by Ray: {error}"
+                f"{self._source.field}.runtime_env ({', '.join(config.runtime_env)}) is refused by Ray: "
+                f"{without_values(str(error), config.runtime_env)}"
             ) from error
         self.loading: concurrent.futures.Future[Loaded | TryFailed] = loading.future()
 

@@ -7,6 +7,7 @@ import inspect
 import types
 from collections.abc import Callable, Mapping
 
+from ssr1_rl.config.environment import plain, without_values
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.rewards.base import RewardFn
 from ssr1_rl.rewards.interfaces import (
@@ -38,7 +39,7 @@ def bound(target: RewardFn | type[RewardFn], source: RewardSource) -> RewardFn:
     Raises:
         ConfigError: the class cannot be built, or its object cannot be called.
     """
-    options = dict(source.config.options)
+    options = plain(source.config.options)
     if not isinstance(target, type):
         interface = _interface(target, source)
         if interface != "ssr1":
@@ -48,7 +49,8 @@ def bound(target: RewardFn | type[RewardFn], source: RewardSource) -> RewardFn:
     try:
         reward_fn = target(**options)
     except (Exception, SystemExit) as error:  # the user's own constructor may raise anything
-        raise ConfigError(f"{source.field}.options {options!r} do not build {name}: {in_words(error)}") from error
+        cause = without_values(in_words(error), source.config.options)
+        raise ConfigError(f"{source.field}.options {source.config.options!r} do not build {name}: {cause}") from error
     _check_callable(reward_fn, f"an instance of {name}")
     interface = _interface(reward_fn, source)
     if interface != "ssr1":

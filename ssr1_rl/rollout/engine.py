@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from ssr1_rl.config.environment import plain
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.errors import RunError
 from ssr1_rl.rollout.text import ResponseText
@@ -239,7 +240,7 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
         }
     else:
         args["gpu_memory_utilization"] = config.gpu_memory_utilization
-    return args | config.engine_args
+    return args | plain(config.engine_args)
 
 
 def _set_environment(device: str, config: RolloutConfig) -> None:

@@ -1,6 +1,7 @@
 """The folder of one run: its lock, and its settings as a file.
 
-config.yaml      the resolved settings of the last start that succeeded
+config.yaml      the settings of the last start that succeeded, every default included
+trackers.json    the ids of the trackers' runs
 metrics.jsonl    one line per step and validation; the same figures in tensorboard/
 samples/         every step's completions with their rewards (Parquet)
 checkpoints/     see `ssr1_rl.store.checkpoints`
@@ -14,12 +15,10 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-from ssr1_rl.config.load import config_to_yaml
 from ssr1_rl.config.schema import Config
-from ssr1_rl.config.values import Key, dotted, entries
-from ssr1_rl.errors import UserError, named_by_the_user
+from ssr1_rl.config.written import changes, config_to_yaml
+from ssr1_rl.config.yaml_text import read_plain
+from ssr1_rl.errors import ConfigError, UserError, named_by_the_user
 from ssr1_rl.files import SetAside, write_text
 
 CONFIG = "config.yaml"
@@ -60,18 +59,14 @@ def changed_settings(config: Config) -> list[str]:
     before = _read(path)
     if before is None:
         return [f"{path} holds no settings, so nothing is compared with it; it is set aside once the run has started"]
-    then, now = _flat(before), _flat(yaml.safe_load(config_to_yaml(config)))
-    return [
-        f"changed setting: {name}: {then.get(name)!r} before, {now.get(name)!r} now"
-        for name in sorted(then.keys() | now.keys())
-        if then.get(name) != now.get(name)
-    ]
+    return [f"changed setting: {line}" for line in changes(before, config_to_yaml(config))]
 
 
 def write_config(config: Config, aside: SetAside) -> None:
     """Replaces config.yaml, for a start that has succeeded: an export takes the base model from it.
 
-    Only its owner may read it, because options of rewards may hold keys. A file that holds no settings is set aside.
+    Only its owner may read it, because a literal key in the settings is in the file too. A file that holds no settings
+    is set aside.
     """
     path = Path(config.run.dir) / CONFIG
     if path.exists() and _read(path) is None:
@@ -79,17 +74,10 @@ def write_config(config: Config, aside: SetAside) -> None:
     write_text(path, config_to_yaml(config), mode=0o600)
 
 
-def _read(path: Path) -> dict[str, object] | None:
-    """The settings in a file, None if there are none in it."""
+def _read(path: Path) -> str | None:
+    """The text of a file of settings, None if there are none in it."""
     try:
-        content = yaml.safe_load(path.read_bytes())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        text = path.read_text()
+        return text if isinstance(read_plain(text), dict) else None
+    except (OSError, UnicodeDecodeError, ConfigError):
         return None
-    return content if isinstance(content, dict) else None
-
-
-def _flat(value: object, key: Key = ()) -> dict[str, object]:
-    """Every setting by its dotted name."""
-    if not isinstance(value, dict | list):
-        return {dotted(key): value}
-    return {k: v for name, inner in entries(value) for k, v in _flat(inner, (*key, name)).items()}

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 TENSORBOARD_FLUSH_S = 10
 """Seconds between two flushes of the event files; a killed run loses at most the scalars since the last one."""
+OnRow = Callable[[int, Mapping[str, float]], None]
 OWN_FIELDS = ("step", "time_s")
 
 
@@ -33,6 +34,9 @@ class MetricsWriter:
 
     Rows that the run will write again are set aside: those of steps after `kept_step`, the checkpoint's (-1: all rows,
     as another run wrote them), and with `revalidates` the validations of that step.
+
+    Attributes:
+        on_row: gets every row too; it returns at once.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class MetricsWriter:
             _set_rows_aside(path, aside, kept_step, revalidates)
         if kept_step < 0 and (run_dir / TENSORBOARD_FOLDER).exists():
             aside.move(run_dir / TENSORBOARD_FOLDER)
+        self.on_row: OnRow | None = None
         self._file = path.open("ab")
         self._events = _open_events(run_dir, kept_step) if tensorboard else None
 
@@ -59,6 +64,8 @@ class MetricsWriter:
         if self._events is not None:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step, walltime=now)
+        if self.on_row is not None:
+            self.on_row(step, values)
 
     def close(self) -> None:
         """Flushes and closes all files."""

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssr1_rl.actors.limits import inner_limit_s
+from ssr1_rl.config.environment import plain
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.trainer.batches.rows import MicroBatch
@@ -150,7 +151,7 @@ def deepspeed_settings(model: ModelConfig, learner: LearnerConfig) -> dict[str, 
         "communication_data_type": "fp32",
         "steps_per_print": 2**31,
     }
-    return laid_over(settings, learner.deepspeed)
+    return laid_over(settings, plain(learner.deepspeed))
 
 
 def laid_over(ours: Mapping[str, object], options: Mapping[str, object]) -> dict[str, object]:

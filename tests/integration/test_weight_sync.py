@@ -141,7 +141,7 @@ async def test_work_goes_to_both_engines(system: System, prepared: list[Prepared
 
 
 async def test_settings_load_again(system_config: Config, tmp_path: Path) -> None:
-    from ssr1_rl.config.load import config_to_yaml
+    from ssr1_rl.config.written import config_to_yaml
 
     path = tmp_path / "config.yaml"
     path.write_text(config_to_yaml(system_config))

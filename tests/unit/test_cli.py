@@ -113,3 +113,12 @@ def test_help_says_where_settings_are_explained(monkeypatch):
     assert all(name in written for name in PRESETS)
     assert get_args(get_type_hints(GrpoConfig)["preset"]) == ("", *PRESETS)
     assert "SSR1_RL_DEBUG" in CliRunner().invoke(cli.app, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("argument", "fix"),
+    [("--grpo.num_steps=3", "an override has none: grpo.num_steps=3"), ("--dryrun", "--help lists the options")],
+)
+def test_an_override_with_dashes_is_refused_with_the_right_one(argument, fix):
+    result = CliRunner().invoke(cli.app, ["grpo", "launch/local.yaml", argument])
+    assert fix in str(result.exception)

@@ -14,7 +14,7 @@ class DatasetConfig:
 
     format: Literal["avqa", "jsonl", "mmau"] = "avqa"
     """Names of the fields in the file of questions: AVQA's own, MMAU's own, or `jsonl` for your own data."""
-    path: str = MISSING
+    path: str = setting(MISSING, filled=True)
     """File of questions: a JSON array or JSON lines, either of them perhaps gzipped."""
     audio_dir: str = ""
     """Folder of the clips. Empty: the folder of the file of questions."""

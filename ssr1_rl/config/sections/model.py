@@ -26,7 +26,7 @@ class LoraConfig:
 class ModelConfig:
     """The policy."""
 
-    path: str = MISSING
+    path: str = setting(MISSING, filled=True, shown=True)
     """Hugging Face folder, or hub name, of the starting policy."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype in which learners and engines compute."""

@@ -1,6 +1,7 @@
 """What a run keeps, checks and reports."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from ssr1_rl.config.setting import setting
 
@@ -38,6 +39,10 @@ class TelemetryConfig:
 
     tensorboard: bool = True
     """Write TensorBoard event files."""
+    trackers: list[Literal["wandb", "mlflow", "trackio"]] = field(default_factory=list)
+    """Trackers that get every metric too. Each has an extra of its own (`pip install ssr1-rl[wandb]`)."""
+    tracker_project: str = setting("ssr1-rl", filled=True)
+    """Project (in MLflow: experiment) of the trackers."""
     samples: bool = True
     """Write the samples of every step as Parquet."""
     stall_warning_s: float = setting(60.0, gt=0)

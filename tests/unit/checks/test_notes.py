@@ -6,9 +6,11 @@ import pytest
 
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.rules import load_config
+from ssr1_rl.checks.unused import RULES, unused_settings, value_of
 from ssr1_rl.config.presets import PRESETS
 
 NEEDED = ["run.name=x", "model.path=m", "data.train.path=q.json"]
+OTHER = {int: 987, float: 0.987, list: ["q_proj"]}
 LAUNCH = Path(__file__).parents[3] / "launch"
 
 
@@ -22,6 +24,18 @@ LAUNCH = Path(__file__).parents[3] / "launch"
         ),
         (["grpo.importance_cap=3"], "grpo.importance_cap=3.0 has no effect with grpo.importance_correction=none"),
         (["grpo.importance_level=sequence"], "grpo.importance_level=sequence has no effect"),
+        (["grpo.kl_estimator=k1"], "grpo.kl_estimator=k1 has no effect with grpo.kl_coefficient=0"),
+        (["grpo.denominator_tokens=100"], "grpo.denominator_tokens=100 has no effect without grpo.denominator=constan"),
+        (["model.lora.target_modules=[q, v]"], "model.lora.target_modules=[q, v] has no effect with model.lora.rank=0"),
+        (["rollout.kv_cache_gib=4"], "rollout.kv_cache_gib=4 has no effect with run.device=cuda"),
+        (
+            ["rollout.gpu_memory_utilization=0.5", "run.device=cpu"],
+            "run.device=cpu: use rollout.kv_cache_gib",
+        ),
+        (
+            ["rewards=[{path: 'a.py:f', options: {api_key: sk-1}}]"],
+            "rewards[0].options.api_key looks like a secret",
+        ),
         (
             ["grpo.preset=gspo", "grpo.importance_correction=none"],
             "bfloat16 noise alone exceeds a clip of 0.0003 / 0.0004: set grpo.importance_correction=tr",
@@ -59,7 +73,7 @@ def test_what_is_slow_on_gpus_is_said_of_them_alone(overrides, said):
         ["learner.zero_stage=2", "learner.num_workers=2"],
         ["learner.offload_optimizer=cpu", "learner.num_cpus=8"],
         ["learner.warmup_steps=40", "grpo.num_steps=10", "grpo.num_epochs=2", "grpo.num_minibatches=2"],
-        ["grpo.kl_estimator=k1"],
+        ["rewards=[{path: 'a.py:f', options: {api_key: '${oc.env:HOME}', max_tokens: 5}}]"],
         ["grpo.kl_coefficient=0.1", "grpo.kl_estimator=k1", "grpo.kl_placement=reward"],
         ["grpo.importance_correction=mask", "grpo.importance_cap=3", "grpo.importance_level=sequence"],
         ["grpo.preset=gspo", "grpo.importance_correction=truncate"],
@@ -69,6 +83,19 @@ def test_what_is_slow_on_gpus_is_said_of_them_alone(overrides, said):
 )
 def test_nothing_is_said_of_the_rest(overrides):
     assert notes(load_config(None, [*NEEDED, *overrides])) == []
+
+
+def test_every_setting_that_can_be_unused_is_noted_only_if_it_is_set_and_unused():
+    for rule in RULES:
+        for name in rule.names:
+            config = load_config(None, [*NEEDED, "run.device=cuda"])
+            assert not any(name in line for line in unused_settings(config)), "a default is not noted"
+            *sections, last = name.split(".")
+            setattr(value_of(config, ".".join(sections)), last, OTHER.get(type(value_of(config, name)), "other"))
+            for device in ("cuda", "cpu"):
+                config.run.device = device
+                noted = [line for line in unused_settings(config) if line.startswith(f"{name}=")]
+                assert len(noted) == rule.holds(config)
 
 
 @pytest.mark.parametrize("name", ["grpo.yaml", "local.yaml"])

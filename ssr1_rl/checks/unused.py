@@ -1,0 +1,128 @@
+"""Settings that are set but have no effect, because another setting switches off what they belong to."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ssr1_rl.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Unused:
+    """Settings that have no effect under a condition.
+
+    Attributes:
+        names: the settings, with their sections.
+        because: the condition in words.
+        holds: whether it holds.
+        fix: what to do instead.
+    """
+
+    names: tuple[str, ...]
+    because: str
+    holds: Callable[[Config], bool]
+    fix: str
+
+
+def _on_gpus(config: Config) -> bool:
+    return config.run.device == "cuda"
+
+
+RULES = [
+    Unused(
+        ("grpo.importance_level", "grpo.importance_cap"),
+        "with grpo.importance_correction=none",
+        lambda c: c.grpo.importance_correction == "none",
+        "set that to truncate or mask",
+    ),
+    Unused(
+        ("grpo.kl_estimator", "grpo.kl_placement"),
+        "with grpo.kl_coefficient=0",
+        lambda c: not c.grpo.kl_coefficient,
+        "set a coefficient (0.01, for example)",
+    ),
+    Unused(
+        ("grpo.dynamic_sampling_limit",),
+        "with grpo.dynamic_sampling=false",
+        lambda c: not c.grpo.dynamic_sampling,
+        "set grpo.dynamic_sampling=true",
+    ),
+    Unused(
+        ("grpo.overlong_buffer_share",),
+        "without grpo.overlong=penalty",
+        lambda c: c.grpo.overlong != "penalty",
+        "set grpo.overlong=penalty",
+    ),
+    Unused(
+        ("grpo.denominator_tokens",),
+        "without grpo.denominator=constant",
+        # `read_settings` fills it in.
+        lambda c: c.grpo.denominator != "constant" and c.grpo.denominator_tokens != c.rollout.max_response_tokens,
+        "set grpo.denominator=constant",
+    ),
+    Unused(
+        ("grpo.advantage_epsilon",),
+        "with grpo.advantage_scale=none",
+        lambda c: c.grpo.advantage_scale == "none",
+        "set grpo.advantage_scale",
+    ),
+    Unused(
+        ("grpo.validate_every",),
+        "without data.validation",
+        lambda c: not c.data.validation,
+        "name a split: data.validation.NAME.path",
+    ),
+    Unused(
+        ("model.lora.alpha", "model.lora.target_modules"),
+        "with model.lora.rank=0",
+        lambda c: not c.model.lora.rank,
+        "set model.lora.rank",
+    ),
+    Unused(
+        ("rollout.kv_cache_gib", "rollout.num_threads", "learner.num_threads"),
+        "with run.device=cuda",
+        _on_gpus,
+        "leave it out (rollout.gpu_memory_utilization bounds an engine's memory)",
+    ),
+    Unused(
+        ("rollout.gpu_memory_utilization",),
+        "with run.device=cpu",
+        lambda c: not _on_gpus(c),
+        "use rollout.kv_cache_gib",
+    ),
+    Unused(
+        ("learner.offload_optimizer", "learner.offload_parameters"),
+        "with run.device=cpu",
+        lambda c: not _on_gpus(c),
+        "leave it out: all of it is in host memory",
+    ),
+    Unused(
+        ("telemetry.tracker_project",),
+        "without telemetry.trackers",
+        lambda c: not c.telemetry.trackers,
+        "name a tracker: telemetry.trackers=[wandb]",
+    ),
+]
+
+
+def unused_settings(config: Config) -> list[str]:
+    """A sentence for each setting that differs from its default and has no effect."""
+    defaults = Config()
+    return [
+        f"{name}={_shown(value)} has no effect {rule.because}: {rule.fix}"
+        for rule in RULES
+        if rule.holds(config)
+        for name in rule.names
+        if (value := value_of(config, name)) != value_of(defaults, name)
+    ]
+
+
+def value_of(config: Config, name: str) -> object:
+    """The value of a setting by its name, such as `model.lora.rank`."""
+    value: object = config
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _shown(value: object) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

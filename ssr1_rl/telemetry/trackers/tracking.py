@@ -1,0 +1,56 @@
+"""All trackers of one run."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from ssr1_rl.config.schema import Config
+from ssr1_rl.config.written import shown_settings
+from ssr1_rl.telemetry.metrics import OnRow
+from ssr1_rl.telemetry.trackers.base import TrackedRun, make_tracker
+from ssr1_rl.telemetry.trackers.ids import RunIds
+from ssr1_rl.telemetry.trackers.sender import Sender
+
+CLOSE_S = 30.0
+"""Longest time that the end of a run waits for what is still to be sent."""
+
+
+@asynccontextmanager
+async def tracking(config: Config, resumes: bool, note: Callable[[str], None]) -> AsyncIterator[OnRow]:
+    """Starts the run's trackers, and gives the function that hands a row to each of them and returns at once.
+
+    On exit it waits until all rows are sent, at most `CLOSE_S`, outside the event loop.
+
+    Args:
+        resumes: whether the run resumes from a checkpoint; else the trackers start new runs.
+        note: shows a sentence to the user; called from several threads.
+    """
+    names, folder = config.telemetry.trackers, Path(config.run.dir)
+    ids = RunIds(folder)
+    if not resumes:
+        ids.forget()
+    run = TrackedRun(config.telemetry.tracker_project, config.run.name, folder, shown_settings(config) if names else {})
+    senders = [Sender(name, partial(make_tracker, name), run, ids, note) for name in names]
+
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        for sender in senders:
+            sender.put(step, metrics)
+
+    succeeded = False
+    try:
+        yield log
+        succeeded = True
+    finally:
+        for sender in senders:
+            sender.finish(succeeded)
+        if senders:
+            await asyncio.to_thread(_join, senders)
+
+
+def _join(senders: list[Sender]) -> None:
+    deadline = time.monotonic() + CLOSE_S
+    for sender in senders:
+        sender.join(max(0.0, deadline - time.monotonic()))
