@@ -103,7 +103,8 @@ def grpo(
     """Trains a model with GRPO, or resumes the run in run.dir.
 
     Every setting is explained in docs/settings.md and ssr1_rl/config/sections/. Algorithms by name:
-    grpo.preset=grpo, dapo, dr_grpo, gspo, cispo, rloo or reinforce_pp.
+    grpo.preset=grpo, dapo, dr_grpo, gspo, cispo, rloo, lite_ppo, gdpo, gmpo, sapo, icepop, reinforce_pp_baseline
+    or reinforce_pp.
     """
     from ssr1_rl.checks.rules import load_config
 

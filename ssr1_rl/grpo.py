@@ -26,14 +26,14 @@ from functools import partial
 from pathlib import Path
 
 from ssr1_rl.algorithm.adaptive_kl import KlCoefficient
-from ssr1_rl.algorithm.step_batch import mean_kl, train_group, with_advantages
+from ssr1_rl.algorithm.step_batch import mean_kl, nothing_in_loss, train_group, with_advantages
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
 from ssr1_rl.evaluate import evaluate
 from ssr1_rl.faults.first_error import watching
-from ssr1_rl.faults.guards import check_logprobs, check_update
+from ssr1_rl.faults.guards import check_logprobs, check_rollout_logprobs, check_update
 from ssr1_rl.faults.no_signal import NoSignal
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.files import SetAside
@@ -168,6 +168,7 @@ class Grpo:
         probed = await self._probe.finish()
         check_logprobs(probed, self._config.guard, self.step)
         scored = [scored for scored, _ in taken]
+        check_rollout_logprobs(scored, self._config.guard, self.step + 1)
         batch, kl_metrics = await self._batch([train_group(s, p, self._config.grpo) for s, p in taken], scored)
         clock.lap("advantages_s")
         learner_metrics = await self._system.learners.update(batch, self._kl.value) | kl_metrics
@@ -192,7 +193,13 @@ class Grpo:
         """The groups with their advantages, and the metrics of the KL term."""
         kl = await self._system.learners.reference_kl(groups) if self._kl_in_reward else []
         batch = with_advantages(
-            groups, scored, self._config.grpo, self._config.rollout.max_response_tokens, kl, self._kl.value
+            groups,
+            scored,
+            self._config.grpo,
+            self._config.rollout.max_response_tokens,
+            kl,
+            self._kl.value,
+            self._system.rewards.weights,
         )
         measured = {"kl_to_reference": mean_kl(kl)} if kl else {}
         return batch, measured | {"kl_coefficient": self._kl.value}
@@ -216,6 +223,8 @@ class Grpo:
         if self._config.telemetry.samples:
             self._samples.write(self.step, self.step - 1, scored, [g.advantages_G for g in batch])
         self._progress.step(self.step, metrics)
+        if not learner_metrics["trained_tokens"]:
+            self._progress.note(nothing_in_loss(self.step, self._config.grpo))
         for line in self._no_signal.record(scored):
             self._progress.note(line)
         self._on_progress()

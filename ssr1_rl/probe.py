@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ssr1_rl.algorithm.usable import is_usable
 from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.trainer.learner_group import LearnerGroup
@@ -41,7 +42,7 @@ class SyncProbe:
         return await self._pool.generate(group_id, self._prepared, self._sampling, worker)
 
     async def finish(self) -> dict[str, float]:
-        """The guard's figures over the answers; empty if no sync was probed since the last call."""
+        """The guard's figures over the answers' usable log-probs; empty without any, or if no sync was probed."""
         if not self._answers:
             return {}
         answers = await asyncio.gather(*self._answers)
@@ -54,8 +55,9 @@ class SyncProbe:
             for answer, of_answer in zip(answers, found, strict=True)
             for completion, of_completion in zip(answer.completions, of_answer, strict=True)
             for mine, theirs in zip(of_completion, completion.logprobs, strict=True)
+            if is_usable(theirs)
         ]
-        return logprob_gaps(gaps)
+        return logprob_gaps(gaps) if gaps else {}
 
     def close(self) -> None:
         """Cancels the answers in flight."""

@@ -143,6 +143,7 @@ def _engine_spec(config: Config, max_clips: int) -> EngineSpec:
         max_model_len=config.data.max_prompt_tokens + config.rollout.max_response_tokens,
         max_clips=max_clips,
         seed=config.run.seed,
+        float32_head=config.model.float32_head,
     )
 
 

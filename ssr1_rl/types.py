@@ -152,6 +152,7 @@ class RolloutGroup:
     question: Question
     completions: tuple[Completion, ...]
     submitted_version: int = 0
+    worker: str = ""  # who generated it, for error messages
 
 
 @dataclass(frozen=True)

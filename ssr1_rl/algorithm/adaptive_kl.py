@@ -1,5 +1,7 @@
 """The weight of the KL term: fixed, or adapted so that the KL approaches a target."""
 
+import math
+
 from ssr1_rl.config.sections.grpo import GrpoConfig
 
 GAIN = 0.1
@@ -27,7 +29,7 @@ class KlCoefficient:
             self.value = value
 
     def observe(self, kl: float) -> None:
-        """Adapts the coefficient to the last step's KL to the reference, mean per token in nats."""
-        if self._target:
+        """Adapts the coefficient to the last step's KL to the reference, mean per token in nats, if that is finite."""
+        if self._target and math.isfinite(kl):
             error = max(-LARGEST_ERROR, min(LARGEST_ERROR, kl / self._target - 1.0))
             self.value *= 1.0 + GAIN * error

@@ -1,24 +1,29 @@
 """Advantages of one step, from the rewards and (if it is part of the reward) the KL penalty.
 
-A new baseline or scale belongs in `group_advantages` if it needs one group, in `_normalised` if it needs the batch.
+A new baseline or scale belongs in `group_advantages` if it needs one group, in `batch_statistics.py` if it needs the
+batch.
 
-Shapes: _G the responses of a group, _T the tokens of a response, _N all values of the step.
+Shapes: _G the responses of a group, _K its reward functions, _T the tokens of a response, _N all values of the step.
 """
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from ssr1_rl.algorithm.batch_statistics import batch_reward_std, normalised
+from ssr1_rl.algorithm.variance import has_no_variance
 from ssr1_rl.config.sections.grpo import GrpoConfig
 
-ZERO_VARIANCE = 1e-6
-"""Rewards of a group that differ by no more than this, relative to their size, count as equal.
 
-The floating-point standard deviation of equal rewards is not exactly 0; without a tolerance such a group would get
-advantages of about 1e-3 instead of 0.
-"""
+@dataclass(frozen=True)
+class RewardPart:
+    """The rewards of one reward function in one group, unweighted; NaN where it does not apply."""
+
+    weight: float
+    rewards_G: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ def step_advantages(
     grpo: GrpoConfig,
     kl: Sequence[Sequence[Sequence[float]]] = (),
     kl_coefficient: float = 0.0,
+    parts: Sequence[Sequence[RewardPart]] = (),
 ) -> list[GroupAdvantages]:
     """Computes the advantages of a step's groups: the KL penalty if any, then baseline and scale of group and batch.
 
@@ -43,10 +49,10 @@ def step_advantages(
     subtracted from that token's return: A_i - kl_coefficient sum_{s >= t} KL_s (REINFORCE++, arXiv 2501.03262).
 
     Args:
-        rewards: [groups][G] one per response.
-        num_tokens: [groups][G] tokens of each response in the loss. Batch statistics are weighted by them
-            (REINFORCE++), so they are over tokens, not over responses.
+        rewards: [groups][G] one per response, the weighted sum over the reward functions.
+        num_tokens: [groups][G] tokens of each response in the loss; see `batch_statistics.py`.
         kl: [groups][G][T] the KL penalty of every token; empty if KL is not part of the reward.
+        parts: [groups][K] what `rewards` is the sum of; needed for `normalize_each_reward`.
     """
     to_go = bool(kl) and grpo.kl_placement == "reward_to_go"
     if kl and not to_go:
@@ -54,7 +60,13 @@ def step_advantages(
             [reward - kl_coefficient * sum(kl_T) for reward, kl_T in zip(rewards_G, kl_G, strict=True)]
             for rewards_G, kl_G in zip(rewards, kl, strict=True)
         ]
-    groups = [group_advantages(rewards_G, grpo) for rewards_G in rewards]
+    if grpo.normalize_each_reward:
+        groups = [_sum_of_advantages(of_group, grpo) for of_group in parts]
+        assert len(groups) == len(rewards), "every group has its parts"
+    else:
+        groups = [group_advantages(rewards_G, grpo) for rewards_G in rewards]
+    if grpo.advantage_scale == "batch_reward_std":
+        groups = _divided(groups, batch_reward_std(rewards, num_tokens, grpo), grpo)
     if not to_go:
         return _of_responses(groups, num_tokens, grpo)
     returns = [
@@ -88,50 +100,53 @@ def group_advantages(rewards_G: Sequence[float], grpo: GrpoConfig) -> tuple[floa
     return tuple((reward - mean) * factor / scale for reward in rewards_G)
 
 
-def has_no_variance(rewards_G: Sequence[float]) -> bool:
-    """Whether a group's rewards are equal to float error; under a group baseline such a group has no gradient."""
-    largest = max(abs(reward) for reward in rewards_G)
-    return max(rewards_G) - min(rewards_G) <= ZERO_VARIANCE * max(1.0, largest)
+def _sum_of_advantages(parts_K: Sequence[RewardPart], grpo: GrpoConfig) -> tuple[float, ...]:
+    """sum_k weight_k (r_ik - b_ik) / (std r_k + epsilon): each reward function by itself (GDPO, arXiv 2601.05242).
+
+    So no reward's scale or rarity decides how much the others count. A reward function adds 0 to the responses to which
+    it does not apply, and its statistics are over the others.
+    """
+    sums_G = [0.0] * len(parts_K[0].rewards_G)
+    for part in parts_K:
+        applies = [index for index, reward in enumerate(part.rewards_G) if not math.isnan(reward)]
+        if len(applies) < 2:
+            continue
+        advantages = group_advantages([part.rewards_G[index] for index in applies], grpo)
+        for index, advantage in zip(applies, advantages, strict=True):
+            sums_G[index] += part.weight * advantage
+    return tuple(sums_G)
+
+
+def _divided(groups: Sequence[Sequence[float]], std: float, grpo: GrpoConfig) -> list[tuple[float, ...]]:
+    """The advantages over std + epsilon; 0 if all rewards of the batch are equal (std is 0)."""
+    factor = 1.0 / (std + grpo.advantage_epsilon) if std else 0.0
+    return [tuple(value * factor for value in group) for group in groups]
 
 
 def _of_responses(
     groups: Sequence[Sequence[float]], num_tokens: Sequence[Sequence[int]], grpo: GrpoConfig
 ) -> list[GroupAdvantages]:
     values_N = np.array([value for group in groups for value in group])
-    weights_N = np.array([count for counts_G in num_tokens for count in counts_G])
-    normalised = iter(_normalised(values_N, weights_N, grpo).tolist())
-    return [GroupAdvantages(tuple(next(normalised) for _ in group)) for group in groups]
+    counts_N = np.array([count for counts_G in num_tokens for count in counts_G])
+    weights_N = counts_N if grpo.batch_statistics == "tokens" else counts_N > 0
+    found = iter(normalised(values_N, weights_N.astype(float), grpo).tolist())
+    return [GroupAdvantages(tuple(next(found) for _ in group)) for group in groups]
 
 
 def _of_tokens(
     returns: Sequence[Sequence[np.ndarray]], num_tokens: Sequence[Sequence[int]], grpo: GrpoConfig
 ) -> list[GroupAdvantages]:
     flat = [returns_T for group in returns for returns_T in group]
-    carries_loss = [count > 0 for counts_G in num_tokens for count in counts_G]
     lengths = [len(returns_T) for returns_T in flat]
+    carries_loss = [float(count > 0) for counts_G in num_tokens for count in counts_G]
+    if grpo.batch_statistics == "responses":
+        carries_loss = [value / max(1, length) for value, length in zip(carries_loss, lengths, strict=True)]
     values_N = np.concatenate(flat)
-    normalised = _normalised(values_N, np.repeat(carries_loss, lengths).astype(float), grpo)
-    tokens = iter(np.split(normalised, np.cumsum(lengths)[:-1]))
+    found_N = normalised(values_N, np.repeat(carries_loss, lengths), grpo)
+    tokens = iter(np.split(found_N, np.cumsum(lengths)[:-1]))
     found = []
     for group in returns:
         token_advantages = tuple(tuple(next(tokens).tolist()) for _ in group)
         means = tuple(statistics.fmean(values) if values else 0.0 for values in token_advantages)
         found.append(GroupAdvantages(means, token_advantages))
     return found
-
-
-def _normalised(values_N: np.ndarray, weights_N: np.ndarray, grpo: GrpoConfig) -> np.ndarray:
-    """(x - mean) / (std + epsilon) with the batch's mean and population standard deviation, weighted by tokens.
-
-    The mean is subtracted only for `baseline: batch_mean`, and the division applies only to
-    `advantage_scale: batch_std` (REINFORCE++, arXiv 2501.03262). Equal values give 0.
-    """
-    if grpo.baseline != "batch_mean" and grpo.advantage_scale != "batch_std":
-        return values_N
-    counted_N = values_N[weights_N > 0]
-    if not counted_N.size or has_no_variance(counted_N.tolist()):
-        return np.zeros_like(values_N)
-    mean = np.average(values_N, weights=weights_N)
-    std = np.sqrt(np.average((values_N - mean) ** 2, weights=weights_N))
-    centred_N = values_N - mean if grpo.baseline == "batch_mean" else values_N
-    return centred_N / (std + grpo.advantage_epsilon) if grpo.advantage_scale == "batch_std" else centred_N

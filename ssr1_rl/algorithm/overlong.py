@@ -1,5 +1,6 @@
 """Responses at the token limit: excludes them from the loss, or penalises responses as they approach it."""
 
+from ssr1_rl.algorithm.usable import usable_tokens
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.types import Completion
 
@@ -14,16 +15,20 @@ def overlong_penalty(num_tokens: int, max_tokens: int, buffer_share: float) -> f
     return -min(1.0, max(0.0, (num_tokens - (max_tokens - buffer)) / buffer))
 
 
-def shaped_reward(reward: float, completion: Completion, max_tokens: int, grpo: GrpoConfig) -> float:
-    """A response's reward, with the penalty added for `overlong: penalty`."""
-    if grpo.overlong != "penalty":
-        return reward
-    return reward + overlong_penalty(len(completion.token_ids), max_tokens, grpo.overlong_buffer_share)
+def penalty_of(completion: Completion, max_tokens: int, grpo: GrpoConfig) -> float:
+    """What the settings add to a response's reward for its length, without the factor `overlong_penalty`; 0 or less."""
+    if grpo.overlong not in ("penalty", "mask_and_penalty"):
+        return 0.0
+    return overlong_penalty(len(completion.token_ids), max_tokens, grpo.overlong_buffer_share)
 
 
 def carries_loss(completion: Completion, grpo: GrpoConfig) -> bool:
-    """Whether a response is in the loss. With `overlong: mask` one cut at the token limit is not (DAPO, section 3.4).
+    """Whether a response is in the loss.
 
-    A masked response still counts in its group's mean and standard deviation.
+    With `overlong: mask` one cut at the token limit is not (DAPO, section 3.4). It still counts in its group's mean and
+    standard deviation, and in the loss's denominators `sequence` and `constant`. A response without any usable log-prob
+    from its engine is never in the loss.
     """
-    return grpo.overlong != "mask" or completion.finish_reason != "length"
+    if completion.logprobs and not any(usable_tokens(completion.logprobs)):
+        return False
+    return grpo.overlong not in ("mask", "mask_and_penalty") or completion.finish_reason != "length"

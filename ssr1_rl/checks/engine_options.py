@@ -1,5 +1,7 @@
 """`rollout.engine_args`: any argument of vLLM's engine, except those that the system sets. Does not import vLLM."""
 
+from collections.abc import Mapping
+
 from ssr1_rl.checks.installed import fields_of
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.config.values import nearest
@@ -41,6 +43,16 @@ def refuse_owned(rollout: RolloutConfig) -> None:
     for name, value in rollout.engine_args.items():
         if name in OWNED:
             raise ConfigError(f"rollout.engine_args.{name} is set by the system itself: {OWNED[name]}, got {value!r}")
+    overrides = rollout.engine_args.get("hf_overrides", {})
+    if not isinstance(overrides, Mapping):
+        raise ConfigError(
+            f"rollout.engine_args.hf_overrides must be a mapping of the model's settings, got {overrides!r}"
+        )
+    if "head_dtype" in overrides:
+        raise ConfigError(
+            "rollout.engine_args.hf_overrides.head_dtype is set by the system itself: use model.float32_head, which is "
+            f"for engines and learners, got {overrides['head_dtype']!r}"
+        )
 
 
 def refuse_unknown(rollout: RolloutConfig) -> None:

@@ -131,7 +131,10 @@ def _activations(config: Config, policy: Policy) -> int:
     if model.train_audio_tower and (tower := policy.audio_tower):
         positions = _tower_positions(config.data, policy, tokens - response_tokens)
         size += _of_layers(model, positions, tower.width, tower.num_layers)
-    return size + 3 * min(4 * response_tokens * text.vocab_size, chunk_bytes(config.run.device))
+    size += 3 * min(4 * response_tokens * text.vocab_size, chunk_bytes(config.run.device))
+    if model.float32_head and model.dtype == "bfloat16":
+        size += 4 * text.vocab_size * text.hidden_size  # the head's weight in float32
+    return size
 
 
 def _of_layers(model: ModelConfig, positions: int, hidden_size: int, num_layers: int) -> int:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssr1_rl.checks.algorithm_rules import check_algorithm
 from ssr1_rl.checks.deepspeed_options import check_deepspeed_options
 from ssr1_rl.checks.engine_options import refuse_owned
 from ssr1_rl.checks.template_options import refuse_owned_variables
@@ -56,8 +57,7 @@ def check_rules(config: Config) -> None:
     refuse_owned(config.rollout)
     _groups_can_differ(config.rollout)
     refuse_owned_variables(config.data.chat_template_kwargs)
-    _family_does_not_contradict_itself(config.grpo)
-    _group_std_divides_rewards_centred_on_the_group(config.grpo)
+    check_algorithm(config.grpo)
     _attention_suits_device_and_dtype(config.run, config.model)
     if config.model.dtype == "bfloat16" and config.learner.zero_stage == 0:
         raise ConfigError(
@@ -142,41 +142,6 @@ def _adapters_have_targets(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.lora.target_modules must name at least one linear layer with model.lora.rank={model.lora.rank}, "
             "got []; set model.lora.rank=0 to train the whole policy"
-        )
-
-
-def _family_does_not_contradict_itself(grpo: GrpoConfig) -> None:
-    if grpo.kl_target and not grpo.kl_coefficient:
-        raise ConfigError(
-            f"grpo.kl_target={grpo.kl_target:g} adapts grpo.kl_coefficient, which is 0: "
-            "set grpo.kl_coefficient to its starting value (0.01, for example), or grpo.kl_target=0"
-        )
-    if 0 < grpo.dual_clip <= 1:
-        raise ConfigError(
-            f"grpo.dual_clip must be greater than 1, or 0 for none, got {grpo.dual_clip:g} "
-            "(it would clip tokens whose ratio is still inside the clip range)"
-        )
-    if grpo.dual_clip and grpo.ratio == "cispo":
-        raise ConfigError(
-            f"grpo.dual_clip={grpo.dual_clip:g} bounds a ratio that carries the gradient, and with grpo.ratio=cispo "
-            "none does: set grpo.dual_clip=0 (grpo.clip_high bounds cispo's weight)"
-        )
-
-
-def _group_std_divides_rewards_centred_on_the_group(grpo: GrpoConfig) -> None:
-    """Otherwise a group whose rewards are nearly equal would get advantages without bound."""
-    if grpo.advantage_scale != "group_std":
-        return
-    if grpo.baseline not in ("group_mean", "leave_one_out"):
-        raise ConfigError(
-            f"grpo.advantage_scale=group_std needs grpo.baseline=group_mean or leave_one_out, got {grpo.baseline!r}: "
-            "set grpo.advantage_scale=batch_std or none"
-        )
-    if grpo.kl_coefficient and grpo.kl_placement == "reward_to_go":
-        raise ConfigError(
-            "grpo.kl_placement=reward_to_go needs grpo.advantage_scale=batch_std or none, got 'group_std' "
-            "(the group's standard deviation does not include the KL of each token): set one of them, "
-            "or grpo.kl_placement=reward"
         )
 
 

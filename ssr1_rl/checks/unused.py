@@ -29,28 +29,10 @@ def _on_gpus(config: Config) -> bool:
 
 RULES = [
     Unused(
-        ("grpo.importance_level", "grpo.importance_cap"),
-        "with grpo.importance_correction=none",
-        lambda c: c.grpo.importance_correction == "none",
-        "set that to truncate or mask",
-    ),
-    Unused(
         ("grpo.kl_estimator", "grpo.kl_placement"),
         "with grpo.kl_coefficient=0",
         lambda c: not c.grpo.kl_coefficient,
         "set a coefficient (0.01, for example)",
-    ),
-    Unused(
-        ("grpo.dynamic_sampling_limit",),
-        "with grpo.dynamic_sampling=false",
-        lambda c: not c.grpo.dynamic_sampling,
-        "set grpo.dynamic_sampling=true",
-    ),
-    Unused(
-        ("grpo.overlong_buffer_share",),
-        "without grpo.overlong=penalty",
-        lambda c: c.grpo.overlong != "penalty",
-        "set grpo.overlong=penalty",
     ),
     Unused(
         ("grpo.denominator_tokens",),

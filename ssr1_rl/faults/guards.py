@@ -1,11 +1,17 @@
-"""Checks that stop a run before bad weights are used: non-finite updates, and engines that differ from the learner."""
+"""Checks that stop a run before bad weights are used.
+
+They find updates and log-probs that are not finite, and engines that differ from the learner.
+"""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ssr1_rl.algorithm.step_batch import num_unusable_tokens
 from ssr1_rl.config.sections.watch import GuardConfig
 from ssr1_rl.errors import RunError
+from ssr1_rl.types import ScoredGroup
 
 if TYPE_CHECKING:
     from ssr1_rl.weights.audit import AuditReport
@@ -21,19 +27,8 @@ def check_update(metrics: Mapping[str, float], config: GuardConfig, step: int) -
     Raises:
         GuardTripped: a loss, gradient or log-prob is not finite, or a difference is above its limit.
     """
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(metrics[name]):
-            raise GuardTripped(
-                f"step {step}: the learner's {name} is {metrics[name]}; the update is not sent to the engines. "
-                "Lower learner.learning_rate or learner.max_grad_norm, and check the step's rewards for extreme values"
-            )
-    if not math.isfinite(metrics["kl_to_rollout"]):
-        # The loss can be finite all the same, because its ratio is bounded.
-        raise GuardTripped(
-            f"step {step}: kl_to_rollout is {metrics['kl_to_rollout']}: a log-prob of the rollout engines or of the "
-            "learner is not finite; the update is not sent to the engines. Lower learner.learning_rate, and check "
-            "rollout.engine_args for settings that change sampling"
-        )
+    for name in ("loss", "grad_norm", "kl_to_rollout"):
+        check_finite(name, metrics[name], step)
     check_logprobs(metrics, config, step)
 
 
@@ -57,6 +52,51 @@ def check_logprobs(metrics: Mapping[str, float], config: GuardConfig, step: int)
                 "weights; engine arguments that change sampling (rollout.engine_args); quantised engines; bfloat16 "
                 "(0.01 to 0.03 is normal there). If the difference is acceptable in your setup, raise the limit"
             )
+
+
+def check_finite(name: str, value: float, step: int) -> None:
+    """Checks a figure of the learner's update before the optimizer makes its step.
+
+    `kl_rollout` is the sum of the differences between the log-probs of engine and learner. It shows a log-prob of the
+    learner that is not finite also where the loss is finite all the same, because its ratio is bounded.
+
+    Raises:
+        GuardTripped: the figure is not finite.
+    """
+    if math.isfinite(value):
+        return
+    meaning = ": a log-prob of the learner is not finite" if name.startswith("kl_") else ""
+    raise GuardTripped(
+        f"step {step}: the learner's {name} is {value}{meaning}; the update is not sent to the engines, and the newest "
+        "checkpoint is not affected. Lower learner.learning_rate or learner.max_grad_norm, and check the step's "
+        "rewards for extreme values"
+    )
+
+
+def check_rollout_logprobs(scored: Sequence[ScoredGroup], config: GuardConfig, step: int) -> None:
+    """Checks a step's responses before the update: how many log-probs of the engines can be used.
+
+    The loss leaves out the tokens of the others, so a few do no harm.
+
+    Raises:
+        GuardTripped: their share is above `guard.max_unusable_logprob_share`.
+    """
+    per_worker: Counter[str] = Counter()
+    num_tokens = 0
+    for s in scored:
+        num_tokens += sum(len(completion.logprobs) for completion in s.group.completions)
+        per_worker[s.group.worker or "an unknown worker"] += num_unusable_tokens([s])
+    num_bad = per_worker.total()
+    if num_bad <= config.max_unusable_logprob_share * num_tokens:
+        return
+    whose = ", ".join(f"{count} of {worker}" for worker, count in per_worker.most_common() if count)
+    raise GuardTripped(
+        f"step {step}: {num_bad} of the {num_tokens} log-probs that the rollout engines returned are not finite, or "
+        f"above 0 ({whose}), more than guard.max_unusable_logprob_share={config.max_unusable_logprob_share:g} of them; "
+        "nothing was updated. Run the same command again to resume from the newest checkpoint. If it happens again, "
+        "try rollout.engine_args.enforce_eager=true (no CUDA graphs), and check rollout.engine_args for quantisation "
+        "and for settings that change sampling; a worker that is alone with it may have a faulty GPU"
+    )
 
 
 def check_weights(learner: Mapping[str, str], reports: "Sequence[Sequence[AuditReport]]") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ssr1_rl.algorithm.advantage import has_no_variance
+from ssr1_rl.algorithm.variance import has_no_variance
 from ssr1_rl.config.sections.rewards import RewardConfig
 from ssr1_rl.types import Completion, ScoredGroup
 

@@ -52,6 +52,11 @@ class RewardPool:
         """The reward functions' names, in the order of the settings."""
         return tuple(self._weights)
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """`rewards[].weight` by the reward function's name."""
+        return dict(self._weights)
+
     async def ready(self) -> None:
         """Waits until every actor has loaded its function; raises `RewardFailure` if one cannot."""
         await asyncio.gather(*(actor_group.ready() for actor_group in self._actor_groups))

@@ -78,6 +78,7 @@ class EngineSpec:
     max_model_len: int
     max_clips: int  # most audio clips of one prompt; 0 for a text-only model
     seed: int
+    float32_head: bool = False  # whether logits are computed in float32 whatever dtype is
 
 
 class EngineBroken(RunError):
@@ -240,7 +241,11 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
         }
     else:
         args["gpu_memory_utilization"] = config.gpu_memory_utilization
-    return args | plain(config.engine_args)
+    args |= plain(config.engine_args)
+    if spec.float32_head:
+        # vLLM reads the dtype of its lm_head from the model's configuration.
+        args["hf_overrides"] = {**(args.get("hf_overrides") or {}), "head_dtype": "float32"}
+    return args
 
 
 def _set_environment(device: str, config: RolloutConfig) -> None:

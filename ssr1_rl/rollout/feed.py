@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NoReturn, TypeAlias, TypedDict
 
-from ssr1_rl.algorithm.advantage import has_no_variance
+from ssr1_rl.algorithm.variance import teaches_nothing
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.data.skipped import UNUSABLE, SkipList
 from ssr1_rl.data.stream import QuestionStream, StreamState
@@ -62,7 +62,7 @@ class GroupFeed:
         skips: SkipList,
     ) -> None:
         self._stream, self._preparer, self._pool, self._rewards = stream, preparer, pool, rewards
-        self._sampling, self._skips = sampling, skips
+        self._sampling, self._skips, self._grpo = sampling, skips, grpo
         self._limit = (grpo.max_staleness + 1) * grpo.questions_per_step
         most = math.ceil(grpo.dynamic_sampling_limit * grpo.questions_per_step - 1e-9)  # 0.7 x 10 is 7.000000000000001
         self._most_replaced = most if grpo.dynamic_sampling else 0
@@ -97,7 +97,7 @@ class GroupFeed:
             if isinstance(result, FailedGroup):
                 self.num_failed += 1
             elif result is not None:
-                if self.num_replaced < self._most_replaced and has_no_variance(result[0].rewards_G):
+                if self.num_replaced < self._most_replaced and teaches_nothing(result[0], self._grpo):
                     self.num_replaced += 1
                 else:
                     self._taken.append(result)

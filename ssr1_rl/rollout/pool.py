@@ -63,7 +63,7 @@ class RolloutPool:
                 "rollout.generate_timeout_s",
                 fix="raise it or lower rollout.max_response_tokens",
             )
-        return RolloutGroup(group_id, prepared.question, completions, version)
+        return RolloutGroup(group_id, prepared.question, completions, version, f"rollout worker {load.index}")
 
     @contextmanager
     def _outstanding(self, load: _Load, tokens: int) -> Iterator[None]:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ssr1_rl.algorithm.advantage import has_no_variance
-from ssr1_rl.algorithm.step_batch import num_loss_tokens
+from ssr1_rl.algorithm.step_batch import num_loss_tokens, num_unusable_tokens
+from ssr1_rl.algorithm.variance import has_no_variance
 from ssr1_rl.rollout.pool import RolloutPool
 from ssr1_rl.types import ScoredGroup, TrainGroup
 
@@ -86,6 +86,7 @@ def step_metrics(
         "rollout/response_tokens_max": float(max(lengths)),
         "rollout/truncated_share": statistics.fmean(c.finish_reason == "length" for c in completions),
         "rollout/tokens": float(sum(lengths)),
+        "rollout/unusable_logprobs": float(num_unusable_tokens(scored)),
         "rollout/tokens_per_s": sum(lengths) / rollout_s if rollout_s else 0.0,
         "rollout/staleness_mean": stale_tokens / max(1, sum(lengths)),
         "learner/tokens_per_s": learner["row_tokens"] / update_s,

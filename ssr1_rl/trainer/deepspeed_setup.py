@@ -76,7 +76,10 @@ def load_for_zero(model: ModelConfig, learner: LearnerConfig, world_size: int, a
 
 
 def start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) -> Engine:
-    """Creates the engine that trains the parameters with `requires_grad`, with torch's AdamW."""
+    """Creates the engine that trains the parameters with `requires_grad`, with torch's AdamW.
+
+    Under ZeRO it skips a step whose gradient is not finite, and reports an infinite norm.
+    """
     import deepspeed
 
     optimizer = torch.optim.AdamW(
@@ -89,7 +92,11 @@ def start_deepspeed(policy: Policy, model: ModelConfig, learner: LearnerConfig) 
     engine, *_ = deepspeed.initialize(
         model=policy, optimizer=optimizer, config=deepspeed_settings(model, learner), dist_init_required=False
     )
-    return cast(Engine, engine)
+    engine = cast(Engine, engine)
+    # ZeRO-1 and 2 look for infinities only in half precision, unless told to; ZeRO-3 always looks at the norm.
+    if hasattr(engine.optimizer, "check_grad_overflow"):
+        engine.optimizer.check_grad_overflow = True
+    return engine
 
 
 def parameter_groups(model: "PreTrainedModel", weight_decay: float) -> list[dict[str, object]]:
@@ -111,7 +118,7 @@ def load_reference(
     if model.lora.rank:
         return partial(_run_base, engine)
     loaded = load_for_zero(model, learner, dist.get_world_size(), attention)
-    reference = Policy(loaded, distribution, False, attention, learner.prefix_packing)
+    reference = Policy(loaded, distribution, False, attention, learner.prefix_packing, model.float32_head)
     reference.requires_grad_(False)
     reference.eval()
     if learner.zero_stage < 3:

@@ -6,7 +6,7 @@ denominators of the global batch, so no result depends on micro-batching, on the
 Shapes: _T response tokens of a micro-batch.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ssr1_rl.algorithm.kl import kl_estimate
-from ssr1_rl.algorithm.loss import LossTokens, grpo_loss, keeps_all, kl_in_loss, loss_denominator
+from ssr1_rl.algorithm.loss import grpo_loss, keeps_all, kl_in_loss, loss_denominator, needs_start_logprobs
+from ssr1_rl.algorithm.tokens import LossTokens
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
+from ssr1_rl.faults.guards import check_finite
 from ssr1_rl.trainer.attention.choice import choose_attention
-from ssr1_rl.trainer.batches.balance import rows_to_train
+from ssr1_rl.trainer.batches.balance import counts_of_loss, rows_to_train
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.batches.passes import Passes
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row
@@ -70,7 +72,12 @@ class Learner:
         if model.gradient_checkpointing:
             checkpoint_layers(hf_model)
         self.policy = Policy(
-            hf_model, distribution, model.train_audio_tower, self.attention.backend, learner.prefix_packing
+            hf_model,
+            distribution,
+            model.train_audio_tower,
+            self.attention.backend,
+            learner.prefix_packing,
+            model.float32_head,
         )
         self.lora = model.lora
         if model.lora.rank:
@@ -101,7 +108,7 @@ class Learner:
         """
         totals = Totals()
         batches = [self.prepared(minibatch) for minibatch in minibatches]
-        if self._grpo.importance_correction != "none" and self._grpo.num_epochs * len(batches) > 1:
+        if needs_start_logprobs(self._grpo) and self._grpo.num_epochs * len(batches) > 1:
             batches = [self._with_logprobs("old_logprobs", self.engine, rows) for rows in batches]
         for epoch in range(self._grpo.num_epochs):
             for index, rows in enumerate(batches):
@@ -122,21 +129,21 @@ class Learner:
         """Estimates the KL divergence from the policy that sampled the tokens to the reference; a collective.
 
         It uses the engine's log-probs, because its policy sampled the tokens. There is one estimate for each group,
-        response and token.
+        response and token; it is 0 for a token whose log-prob from the engine is not usable.
         """
         rows = self._passes.rows(groups, self.policy_version)
         ref_logprobs = self._passes.logprobs(self._frozen(), rows, rows)
-        estimates = iter(
-            tuple(kl_estimate(torch.tensor(row.rollout_logprobs), torch.tensor(ref), self._grpo.kl_estimator).tolist())
-            for row, ref in zip(rows, ref_logprobs, strict=True)
-        )
+        estimates = iter(self._kl_of(row, ref) for row, ref in zip(rows, ref_logprobs, strict=True))
         return [tuple(next(estimates) for _ in group.responses) for group in groups]
+
+    def _kl_of(self, row: Row, ref_logprobs: Sequence[float]) -> tuple[float, ...]:
+        kl_T = kl_estimate(torch.tensor(row.rollout_logprobs), torch.tensor(ref_logprobs), self._grpo.kl_estimator)
+        return tuple(kl_T.where(torch.tensor(row.usable, dtype=torch.bool), 0.0).tolist())
 
     def compute_gradient(self, rows: Sequence[Row]) -> Totals:
         """Computes the gradient of all micro-batches, reduced over ranks, in the parameters; a collective."""
         totals = Totals()
-        lengths = [len(row.response) for row in rows if row.in_loss and row.response]
-        num_tokens, num_responses = (int(sum_over_ranks(n, self._device)) for n in (sum(lengths), len(lengths)))
+        num_tokens, num_responses = (int(sum_over_ranks(n, self._device)) for n in counts_of_loss(rows))
         denominator = loss_denominator(num_tokens, num_responses, self._grpo)
         micro_batches = self._passes.micro_batches(rows_to_train(rows, keeps_all(self._grpo)), spare=rows)
         for index, batch in enumerate(micro_batches):
@@ -145,11 +152,19 @@ class Learner:
         return totals
 
     def _update_once(self, rows: Sequence[Row], totals: Totals) -> None:
-        totals.add(self.compute_gradient(rows))
+        of_update = self.compute_gradient(rows)
+        self._refuse_non_finite({name: of_update.sums[name] for name in ("loss", "kl_rollout")})
+        totals.add(of_update)
         learning_rate = self._set_learning_rate()
         grad_norm = self._step()
         self.num_updates += 1
         totals.add_sums(updates=1.0, grad_norm=grad_norm, learning_rate=learning_rate)
+
+    def _refuse_non_finite(self, figures: Mapping[str, float]) -> None:
+        """Raises `GuardTripped`, on every rank, if a figure of any rank is not finite; a collective."""
+        for name, value in figures.items():
+            # A sum with a NaN or an infinity in it is one too.
+            check_finite(name, sum_over_ranks(value, self._device), self.policy_version + 1)
 
     def _accumulate(self, batch: MicroBatch, denominator: int, totals: Totals) -> None:
         logprobs_T, entropy_T = self.engine(batch)
@@ -163,6 +178,8 @@ class Learner:
             batch.layout.num_responses,
             # A filler of masked rows has no reference log-probs, and its weight is 0.
             batch.ref_logprobs_T if len(batch.ref_logprobs_T) else logprobs_T.detach(),
+            batch.in_loss_T,
+            self._start_logprobs(batch, logprobs_T),
         )
         terms = grpo_loss(tokens, denominator, self._grpo, self.kl_coefficient)
         # DeepSpeed averages gradients over ranks, but ours are terms of one global sum.
@@ -173,6 +190,11 @@ class Learner:
         """The ratio's denominator: the engine's log-probs, or with importance correction the learner's own."""
         if self._grpo.importance_correction == "none":
             return batch.rollout_logprobs_T
+        return self._start_logprobs(batch, logprobs_T)
+
+    @staticmethod
+    def _start_logprobs(batch: MicroBatch, logprobs_T: Tensor) -> Tensor:
+        """The learner's log-probs before the step's first update, if the loss needs them."""
         # A step with one update does not precompute them, because its old policy is the current one.
         return batch.old_logprobs_T if len(batch.old_logprobs_T) else logprobs_T.detach()
 
@@ -194,17 +216,24 @@ class Learner:
         return self._reference
 
     def _step(self) -> float:
-        """Makes one optimizer step; returns the global norm of the gradient before clipping."""
-        grad_norm = self.engine.get_global_grad_norm()
+        """Makes one optimizer step; returns the global norm of the gradient before clipping.
+
+        Raises:
+            GuardTripped: the norm is not finite; the policy has not changed.
+        """
         if self._config.zero_stage == 0:
             # Without ZeRO the gradients are whole and reduced, and DeepSpeed reports no norm.
             grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
-            grad_norm = torch.nn.utils.get_total_norm(grads)
+            grad_norm = float(torch.nn.utils.get_total_norm(grads))
+            check_finite("grad_norm", grad_norm, self.policy_version + 1)
+            self.engine.step()
+            return grad_norm
+        # ZeRO computes the norm in the step, which it skips if the norm is not finite (see `start_deepspeed`).
         self.engine.step()
-        if self._config.zero_stage:
-            grad_norm = self.engine.get_global_grad_norm()
-        assert grad_norm is not None, "DeepSpeed computes the gradient's norm in a step"
-        return float(grad_norm)
+        norm = self.engine.get_global_grad_norm()
+        assert norm is not None, "DeepSpeed computes the gradient's norm in a step"
+        check_finite("grad_norm", float(norm), self.policy_version + 1)
+        return float(norm)
 
     def _set_learning_rate(self) -> float:
         num_updates = self._grpo.num_steps * self._grpo.num_epochs * self._grpo.num_minibatches

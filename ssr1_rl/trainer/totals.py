@@ -37,19 +37,26 @@ class Totals:
 
     def add_micro_batch(self, batch: MicroBatch, logprobs_T: Tensor, entropy_T: Tensor, terms: LossTerms) -> None:
         """Counts one micro-batch. A filler adds only its computed tokens."""
-        gap_T = (logprobs_T - batch.rollout_logprobs_T).abs() * batch.comparable_T
+        moved_T = torch.where(batch.in_loss_T, batch.rollout_logprobs_T - logprobs_T, 0.0)
+        gap_T = torch.where(batch.comparable_T, moved_T.abs(), 0.0)
+        num_tokens = batch.in_loss_T.sum()
         weights = terms.importance.double()
         on_device = {
             "comparable_tokens": batch.comparable_T.sum(),
             "loss": terms.loss.detach(),
-            "entropy": entropy_T.sum(),
+            "tokens": num_tokens,
+            "entropy": torch.where(batch.in_loss_T, entropy_T, 0.0).sum(),
             "clipped_low": terms.clipped_low,
             "clipped_high": terms.clipped_high,
             "kl": terms.kl,
-            "kl_rollout": (batch.rollout_logprobs_T - logprobs_T).sum(),
+            "reference_tokens": num_tokens if len(batch.ref_logprobs_T) else torch.zeros_like(num_tokens),
+            "kl_rollout": moved_T.sum(),
             "logprob_abs_diff": gap_T.sum(),
             "importance_weights": weights.sum(),
             "importance_squares": weights.square().sum(),
+            "importance_zeros": (weights == 0).sum(),
+            "rejected": terms.rejected,
+            "off_policy": terms.off_policy,
             "largest_gap": gap_T.max(),
             "largest_ratio": terms.ratio_T.max(),
         }
@@ -59,8 +66,7 @@ class Totals:
         maxima = {"logprob_abs_diff": sums.pop("largest_gap"), "ratio": sums.pop("largest_ratio")}
         sums |= {
             "row_tokens": float(batch.num_row_tokens),
-            "tokens": float(len(logprobs_T)),
-            "reference_tokens": float(len(batch.ref_logprobs_T)),
+            "responses": float(batch.layout.num_responses),
             "importance_count": float(len(weights)),
         }
         # Every rank has the same entries, even one that has only a filler.
@@ -108,6 +114,9 @@ def summarise(totals: Totals) -> dict[str, float]:
         "clipped_high_share": sums["clipped_high"] / tokens,
         "kl_to_rollout": sums["kl_rollout"] / tokens,
         "effective_sample_size": _effective_share(sums),
+        "importance_zero_share": sums["importance_zeros"] / max(1.0, sums["importance_count"]),
+        "rejected_share": sums["rejected"] / max(1.0, sums["responses"]),
+        "off_policy_masked_share": sums["off_policy"] / tokens,
         "ratio_max": totals.maxima["ratio"],
         **{f"ratio_p{round(100 * q):02d}": ratio_quantile(totals.ratio_counts, q) for q in QUANTILES},
         "logprob_abs_diff_mean": sums["logprob_abs_diff"] / max(1.0, sums["comparable_tokens"]),

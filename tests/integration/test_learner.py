@@ -38,6 +38,24 @@ FAMILY = {
     "num_epochs": 2,
 }
 
+FAMILIES = [
+    {
+        "ratio": "geometric_mean",
+        "denominator": "constant",
+        "denominator_tokens": 7,
+        "kl_coefficient": 0.05,
+        "kl_importance_ratio": True,
+        "importance_correction": "mask",
+        "importance_cap": 400.0,
+        "importance_floor": 0.001,
+        "rejection_cap": 30.0,
+        "off_policy_mask": 0.5,
+    },
+    {"clip": "soft", "ratio": "sequence", "denominator": "sequence", "rejection_cap": 30.0, "entropy_bonus": 0.1},
+    {"ratio": "cispo", "clip_high": 4.0, "off_policy_mask": 1.0, "importance_correction": "truncate"},
+]
+"""What looks at whole responses, or drops them, and each denominator."""
+
 TRAINED_TOWER = {"train_audio_tower": True}
 KL = {"kl_coefficient": 0.05}
 
@@ -173,6 +191,87 @@ def test_the_family_does_not_depend_on_stage_micro_batches_or_ranks(tiny_audio_m
     reference = one[FAMILY_CUTS[0]]
     check_all_equal(one, reference)
     check_all_equal(two, reference)
+
+
+def broken_groups(learner: Any) -> Any:
+    """`family_groups`, with two log-probs that the engines got wrong; one of them is all of its response."""
+    groups = family_groups(learner)
+    first, *others = groups[2].rollout_logprobs
+    broken = ((float("nan"), *first[1:]), (float("-inf"),) * len(others[0]), *others[1:])
+    return [*groups[:2], replace(groups[2], rollout_logprobs=broken), groups[3]]
+
+
+def gradients_of_families(rank: int, world_size: int, port: int, model: str) -> dict[Any, dict[str, np.ndarray]]:
+    """The whole gradient for every family and cut, by parameter, and the denominators' counts."""
+    from ssr1_rl.trainer.batches.balance import share_groups
+
+    found = {}
+    for index, family in enumerate(FAMILIES):
+        for stage, budget in FAMILY_CUTS:
+            learner = make_learner(
+                rank, world_size, port, model, of_model=TRAINED_TOWER, grpo=family, **cut(stage, budget)
+            )
+            share = share_groups(broken_groups(learner), world_size, num_tokens)[rank]
+            found[index, stage, budget] = whole_gradient(learner, share)
+    return found
+
+
+def test_no_family_depends_on_stage_micro_batches_or_ranks(tiny_audio_model: Path) -> None:
+    """Also with masked responses, and with tokens whose log-prob is none."""
+    one, two = (run_ranks(gradients_of_families, world_size, str(tiny_audio_model)) for world_size in (1, 2))
+    for index in range(len(FAMILIES)):
+        reference = one[(index, *FAMILY_CUTS[0])]
+        for results in (one, two):
+            check_all_equal({key: grads for key, grads in results.items() if key[0] == index}, reference)
+
+
+def updates_that_fail(rank: int, world_size: int, port: int, model: str) -> dict[Any, tuple[str, float]]:
+    """For every stage and failure: the error, and by how much the first trained parameter has changed."""
+    import torch
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    from ssr1_rl.faults.guards import GuardTripped
+    from ssr1_rl.trainer import learner as module
+    from ssr1_rl.weights.parameters import trainable_parameters
+
+    class InfiniteGradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, loss: Any) -> Any:
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return grad * float("inf")
+
+    def with_infinite_gradient(*args: Any) -> Any:
+        terms = grpo_loss(*args)
+        return replace(terms, loss=InfiniteGradient.apply(terms.loss))
+
+    grpo_loss, found = module.grpo_loss, {}
+    for stage, failure in ((0, "gradient"), (1, "gradient"), (2, "gradient"), (3, "gradient"), (1, "advantage")):
+        learner = make_learner(rank, world_size, port, model, **cut(stage, 100_000))
+        parameter = next(iter(trainable_parameters(learner.model).values()))
+        read = safe_get_full_fp32_param if stage else lambda p: p.detach()
+        before = read(parameter).clone()
+        share = share_of(learner, world_size)
+        if failure == "advantage" and rank == world_size - 1:
+            share = [replace(share[0], advantages_G=(float("nan"), 0.1, 0.2)), *share[1:]]
+        with pytest.MonkeyPatch.context() as patched:
+            if failure == "gradient":
+                patched.setattr(module, "grpo_loss", with_infinite_gradient)
+            with pytest.raises(GuardTripped) as caught:
+                learner.update([share])
+        found[stage, failure] = (str(caught.value), float((read(parameter) - before).abs().max()))
+        assert learner.num_updates == 0
+    return found
+
+
+def test_an_update_that_is_no_number_is_not_applied_on_any_rank(tiny_audio_model: Path) -> None:
+    found = run_ranks(updates_that_fail, 2, str(tiny_audio_model))
+    for (stage, failure), (message, change) in found.items():
+        figure = "loss" if failure == "advantage" else "grad_norm"
+        assert message.startswith(f"step 1: the learner's {figure} is "), (stage, failure)
+        assert change == 0.0, (stage, failure)
 
 
 def train_and_save(rank: int, world_size: int, port: int, model: str, stage: int, folder: Path) -> dict[str, float]:

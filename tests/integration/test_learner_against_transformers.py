@@ -103,7 +103,8 @@ def plain_loss(model: PlainModel, start: PlainModel, groups: list[TrainGroup], c
     assert 0.1 * num_tokens < clipped < 0.9 * num_tokens
     if case["denominator"] == "batch_tokens":
         return torch.cat(per_response).sum() / num_tokens
-    return torch.stack([loss_T.mean() for loss_T in per_response]).mean()
+    # Masked and empty responses count as responses.
+    return torch.stack([loss_T.mean() for loss_T in per_response]).sum() / sum(len(g.responses) for g in groups)
 
 
 def what_the_learner_finds(

@@ -2,7 +2,8 @@
 
 import torch
 
-from ssr1_rl.algorithm.loss import LossTokens, grpo_loss
+from ssr1_rl.algorithm.loss import grpo_loss
+from ssr1_rl.algorithm.tokens import LossTokens
 from ssr1_rl.config.sections.grpo import GrpoConfig
 
 OLD = -1.5
@@ -12,7 +13,9 @@ def double(values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-def loss_of(ratios, advantages, divisor=1, index=None, rollout=None, ref=None, entropy=None, kl=0.0, **settings):
+def loss_of(
+    ratios, advantages, divisor=1, index=None, rollout=None, ref=None, entropy=None, kl=0.0, in_loss=None, **settings
+):
     """The loss at given ratios to an old policy, and the log-probs that it was taken at. By default clip 0.2 / 0.28."""
     old = torch.full((len(ratios),), OLD, dtype=torch.float64)
     logprobs = (old + double(ratios).log()).requires_grad_()
@@ -26,6 +29,7 @@ def loss_of(ratios, advantages, divisor=1, index=None, rollout=None, ref=None, e
         torch.tensor(index),
         max(index) + 1,
         None if ref is None else double(ref),
+        None if in_loss is None else torch.tensor(in_loss),
     )
     return grpo_loss(tokens, divisor, GrpoConfig(**{"clip_high": 0.28} | settings), kl), logprobs
 

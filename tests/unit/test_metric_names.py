@@ -37,7 +37,7 @@ def written_by_a_step():
     group = RolloutGroup(GroupId(0, "q"), question, completions)
     scored = ScoredGroup(group, (1.0, 0.0), {"accuracy": (1.0, 0.0)})
     responses = tuple(c.token_ids for c in completions)
-    trained = TrainGroup(group.id, (1,), (), responses, responses, (0.5, -0.5), 0)
+    trained = TrainGroup(group.id, (1,), (), responses, tuple(c.logprobs for c in completions), (0.5, -0.5), 0)
     clock = StepClock(Pool())
     for lap in re.findall(r'clock\.lap\("(\w+)"\)', inspect.getsource(Grpo)):
         clock.lap(lap)

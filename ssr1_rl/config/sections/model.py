@@ -30,6 +30,8 @@ class ModelConfig:
     """Hugging Face folder, or hub name, of the starting policy."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype in which learners and engines compute."""
+    float32_head: bool = False
+    """Compute logits in float32 from the bfloat16 hidden states and weights, in learners and engines (ScaleRL)."""
     train_audio_tower: bool = False
     """Train the audio tower too, not only the projector and the language model. With LoRA: put adapters into it."""
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -23,12 +23,15 @@ class CheckpointConfig:
 
 @dataclass
 class GuardConfig:
-    """Checks that stop a run whose engines and learner disagree."""
+    """Checks that stop a run whose engines and learner disagree, or whose engines return log-probs that are none."""
 
     max_logprob_abs_diff_mean: float = setting(0.05, gt=0)
     """Largest mean difference, in nats, between the log-probs of engine and learner on a step's on-policy tokens."""
     max_logprob_abs_diff: float = setting(float("inf"), gt=0)
     """Largest difference, in nats, between the log-probs of engine and learner on a single such token."""
+    max_unusable_logprob_share: float = setting(0.01, ge=0, le=1)
+    """Largest share of a step's tokens whose log-prob from the engine may be NaN, infinite or above 0; the loss leaves
+    such tokens out."""
     check_weights: bool = True
     """After the first weight sync, compare checksums of every tensor on both sides."""
 

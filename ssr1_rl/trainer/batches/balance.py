@@ -54,6 +54,11 @@ def rows_to_train(rows: Sequence[Row], keep_all: bool) -> list[Row]:
     return kept or in_loss[:1]
 
 
+def counts_of_loss(rows: Sequence[Row]) -> tuple[int, int]:
+    """The tokens of the rows that are in the loss, and the number of rows, masked ones included."""
+    return sum(row.num_loss_tokens for row in rows), len(rows)
+
+
 def response_lengths(group: TrainGroup) -> tuple[int, ...]:
     """Tokens of each non-empty response."""
     return tuple(len(response) for response in group.responses if response)

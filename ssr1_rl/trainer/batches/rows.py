@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ssr1_rl.algorithm.usable import usable_tokens
 from ssr1_rl.trainer.batches.clips import ClipKey, FeaturesOf, stack_clips
 from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout, PaddedLayout
 from ssr1_rl.types import Clip
@@ -27,7 +28,7 @@ class Row:
     prompt: tuple[int, ...]  # one placeholder token per audio feature
     clips: tuple[Clip, ...]  # the prompt's clips, in order
     response: tuple[int, ...]  # [T] sampled tokens
-    rollout_logprobs: tuple[float, ...]  # [T] as the engine that sampled the tokens reported them
+    rollout_logprobs: tuple[float, ...]  # [T] as the engine that sampled the tokens reported them, usable or not
     advantage: float  # of every token, unless token_advantages is given
     comparable: bool  # the learner's own policy version sampled every token: engine and learner log-probs must agree
     token_advantages: tuple[float, ...] = ()  # [T] or empty
@@ -40,6 +41,16 @@ class Row:
     def num_tokens(self) -> int:
         """Tokens of prompt and response."""
         return len(self.prompt) + len(self.response)
+
+    @property
+    def usable(self) -> tuple[bool, ...]:
+        """[T] whether each token's log-prob from the engine is usable; the others are not in the loss."""
+        return usable_tokens(self.rollout_logprobs)
+
+    @property
+    def num_loss_tokens(self) -> int:
+        """Tokens in the loss; 0 if the response is masked."""
+        return sum(self.usable) if self.in_loss else 0
 
     @property
     def advantages(self) -> tuple[float, ...]:
@@ -63,11 +74,12 @@ class MicroBatch:
     hidden_index_T: Tensor  # int64 [T]: index into the flat [B L] hidden states; that state predicts the token
     response_index_T: Tensor  # int64 [T]: which of the micro-batch's responses, from 0, each token belongs to
     targets_T: Tensor  # int64 [T]: the response tokens
-    rollout_logprobs_T: Tensor  # float32 [T] as in Row
+    rollout_logprobs_T: Tensor  # float32 [T] as in Row; 0 for tokens that are not in the loss
+    in_loss_T: Tensor  # bool [T]: whether the engine's log-prob is usable
     old_logprobs_T: Tensor  # float32 [T] or empty, as in Row
     ref_logprobs_T: Tensor  # float32 [T] or empty, as in Row
     advantages_T: Tensor  # float32 [T]
-    comparable_T: Tensor  # bool [T] as in Row
+    comparable_T: Tensor  # bool [T] as in Row; False for tokens that are not in the loss
     num_row_tokens: int  # tokens of all rows; a shared prompt counts once per row
     encoded: bool = False  # whether mel holds outputs of the frozen audio tower
     weight: float = 1.0  # factor of the loss: 1, or 0 for a filler, which only equalises the number of passes
@@ -127,6 +139,8 @@ def collate(
     clip_batch = stack_clips([(mel, num_frames) for _, mel, num_frames, _ in clips.values()], num_channels)
     audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.tensor([len(row.response) for row in rows])
+    in_loss_T = torch.tensor([usable for row in rows for usable in row.usable], dtype=torch.bool)
+    rollout_logprobs_T = torch.tensor([logprob for row in rows for logprob in row.rollout_logprobs])
     return MicroBatch(
         input_ids=tokens.view(layout.shape),
         position_ids=layout.position_ids().view(layout.shape),
@@ -140,11 +154,12 @@ def collate(
         hidden_index_T=layout.predicting_index(),
         response_index_T=torch.arange(len(rows)).repeat_interleave(lengths),
         targets_T=torch.tensor([token for row in rows for token in row.response], dtype=torch.long),
-        rollout_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.rollout_logprobs]),
+        rollout_logprobs_T=rollout_logprobs_T.where(in_loss_T, 0.0),
+        in_loss_T=in_loss_T,
         old_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.old_logprobs]),
         ref_logprobs_T=torch.tensor([logprob for row in rows for logprob in row.ref_logprobs]),
         advantages_T=torch.tensor([advantage for row in rows for advantage in row.advantages]),
-        comparable_T=torch.tensor([row.comparable for row in rows]).repeat_interleave(lengths),
+        comparable_T=torch.tensor([row.comparable for row in rows]).repeat_interleave(lengths) & in_loss_T,
         num_row_tokens=sum(row.num_tokens for row in rows),
         encoded=encoded,
     )

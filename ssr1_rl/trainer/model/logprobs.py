@@ -29,10 +29,16 @@ def chunk_bytes(device: str) -> int:
 
 
 class LogprobHead(nn.Linear):
-    """An lm_head that returns log-probs of given tokens, or logits if no tokens are given."""
+    """An lm_head that returns log-probs of given tokens, or logits if no tokens are given.
+
+    Attributes:
+        in_float32: whether logits are computed in float32 from a hidden state and a weight of fewer bits.
+    """
+
+    in_float32 = False
 
     @staticmethod
-    def replace(head: nn.Module) -> None:
+    def replace(head: nn.Module, in_float32: bool = False) -> None:
         """Turns `head` into a `LogprobHead` in place.
 
         Module, name and parameters stay the same. So ZeRO-3 gathers the weight once around the module's forward and
@@ -40,6 +46,7 @@ class LogprobHead(nn.Linear):
         """
         assert isinstance(head, nn.Linear), f"lm_head is a {type(head).__name__}, not a linear layer"
         head.__class__ = LogprobHead
+        vars(head)["in_float32"] = in_float32
 
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, input: Tensor, targets_T: Tensor | None = None, distribution: Distribution = SOFTMAX
@@ -47,7 +54,7 @@ class LogprobHead(nn.Linear):
         """Logits [..., V] of hidden states [..., H]; with `targets_T` the result of `token_logprobs`."""
         if targets_T is None:
             return super().forward(input)
-        return token_logprobs(input, self.weight, self.bias, targets_T, distribution)
+        return token_logprobs(input, self.weight, self.bias, targets_T, distribution, self.in_float32)
 
 
 def token_logprobs(
@@ -56,27 +63,39 @@ def token_logprobs(
     bias_V: Float[Tensor, " V"] | None,
     targets_T: Int[Tensor, " T"],
     distribution: Distribution,
+    in_float32: bool = False,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
     """Log-probs log p_t and entropies H = -sum p log p under the distribution p, in float32 or wider.
 
     p is softmax(logits / temperature) over the tokens that the distribution's top_p, top_k and min_p leave; which
     tokens these are counts as constant in the gradient.
 
-    Both carry gradients; that of the entropy is computed only if the loss uses it.
+    Both carry gradients; that of the entropy is computed only if the loss uses it. With `in_float32` logits are not
+    rounded to the dtype of the hidden states before the softmax. ScaleRL (arXiv 2510.13786) does so in engine and
+    learner, because the rounding is most of what their log-probs differ by. The gradient of the logits is rounded to
+    that dtype for its products with hidden states and weight, as without it.
     """
-    return _TokenLogprobs.apply(hidden_TH, weight_VH, bias_V, targets_T, distribution)  # pyright: ignore[reportReturnType]
+    found = _TokenLogprobs.apply(hidden_TH, weight_VH, bias_V, targets_T, distribution, in_float32)
+    return found  # pyright: ignore[reportReturnType]
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, distribution: Distribution
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        distribution: Distribution,
+        in_float32: bool,
     ):
+        head = _widened(weight, bias, in_float32)
         logprobs, entropies, log_normalizers, lowest = (
             hidden.new_empty(len(hidden), dtype=_wide(hidden.dtype)) for _ in range(4)
         )
         for part in _chunks(len(hidden), weight):
-            logits = _tempered_logits(hidden[part], weight, bias, distribution.temperature)
+            logits = _tempered_logits(hidden[part], *head, distribution.temperature)
             if distribution.drops_tokens:
                 lowest[part] = lowest_kept(logits, distribution)
                 drop_(logits, lowest[part], targets[part])
@@ -92,7 +111,7 @@ class _TokenLogprobs(torch.autograd.Function):
             log_normalizers[part] = log_normalizer + largest
         # The weight itself is saved, not a view: ZeRO-3 frees it after this pass and gathers it for the backward one.
         ctx.save_for_backward(hidden, weight, bias, targets, entropies, log_normalizers, lowest)
-        ctx.distribution = distribution
+        ctx.distribution, ctx.in_float32 = distribution, in_float32
         ctx.set_materialize_grads(False)
         return logprobs, entropies
 
@@ -102,6 +121,7 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden, weight, bias, targets, entropies, log_normalizers, lowest = ctx.saved_tensors
         grad_logprobs = torch.zeros_like(entropies) if grad_logprobs is None else grad_logprobs
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        head = _widened(weight, bias, ctx.in_float32)
         chunks = list(_chunks(len(hidden), weight))
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         # Sums over chunks are kept in float32; a single chunk needs no sum.
@@ -109,7 +129,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=sum_dtype) if wants_weight else None
         grad_bias = torch.zeros_like(bias, dtype=_wide(bias.dtype)) if wants_bias else None
         for part in chunks:
-            logits = _tempered_logits(hidden[part], weight, bias, ctx.distribution.temperature)
+            logits = _tempered_logits(hidden[part], *head, ctx.distribution.temperature)
             if ctx.distribution.drops_tokens:
                 drop_(logits, lowest[part], targets[part])
             logits -= log_normalizers[part, None]
@@ -129,7 +149,7 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_weight = grad_weight.to(weight.dtype)
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
 def _grad_of_logits(
@@ -150,8 +170,16 @@ def _grad_of_logits(
 
 
 def _tempered_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:
-    """Logits / temperature [C, V], float32 or wider, as a new tensor."""
-    return linear(hidden_CH, weight_VH, bias_V).to(_wide(hidden_CH.dtype)).div_(temperature)
+    """Logits / temperature [C, V], float32 or wider, as a new tensor; computed in the dtype of the weight."""
+    logits = linear(hidden_CH.to(weight_VH.dtype), weight_VH, bias_V)
+    return logits.to(_wide(hidden_CH.dtype)).div_(temperature)
+
+
+def _widened(weight_VH: Tensor, bias_V: Tensor | None, in_float32: bool) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias for the logits: in float32 or wider if asked for (a copy, once per pass), else as they are."""
+    if not in_float32:
+        return weight_VH, bias_V
+    return weight_VH.to(_wide(weight_VH.dtype)), None if bias_V is None else bias_V.to(_wide(bias_V.dtype))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

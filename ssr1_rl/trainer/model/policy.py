@@ -32,6 +32,7 @@ class Policy(nn.Module):
         train_audio_tower: False freezes the tower's parameters.
         attention: a key of `BACKENDS`.
         prefix_packing: False for padded rows, which use transformers' own attention of that kind.
+        float32_head: True computes logits in float32 whatever the model's dtype is.
 
     Raises:
         ValueError: the log-probs would differ from the model's own; see `check_exact`.
@@ -44,6 +45,7 @@ class Policy(nn.Module):
         train_audio_tower: bool,
         attention: str = "sdpa",
         prefix_packing: bool = True,
+        float32_head: bool = False,
     ) -> None:
         super().__init__()
         check_exact(model.config, prefix_packing)
@@ -58,7 +60,7 @@ class Policy(nn.Module):
             use_packed_attention(self.backbone)
         else:
             self.backbone.set_attn_implementation(TRANSFORMERS_NAMES[attention])
-        LogprobHead.replace(self.head)
+        LogprobHead.replace(self.head, float32_head)
         if self.audio_tower:
             self.audio_tower.set_trainable(train_audio_tower)
 

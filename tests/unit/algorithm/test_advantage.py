@@ -1,6 +1,7 @@
 """Advantages: every baseline and scale by hand, against a separate float64 implementation, and by properties."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ssr1_rl.algorithm import advantage
-from ssr1_rl.algorithm.advantage import has_no_variance, step_advantages
+from ssr1_rl.algorithm.advantage import RewardPart, step_advantages
+from ssr1_rl.algorithm.variance import has_no_variance, teaches_nothing
 from ssr1_rl.config.presets import PRESETS
 from ssr1_rl.config.sections.grpo import GrpoConfig
+from ssr1_rl.types import GroupId, Question, RolloutGroup, ScoredGroup
 
 
 def group_advantages(rewards, epsilon, **settings):
@@ -238,3 +241,59 @@ def test_no_standard_deviation_sees_a_scale_of_all_rewards(rewards, pair, factor
         step_advantages(rewards, tokens_of(rewards), s), step_advantages(scaled, tokens_of(rewards), s), strict=True
     ):
         assert after.advantages_G == pytest.approx(before.advantages_G, rel=1e-6, abs=1e-6)
+
+
+def test_each_reward_is_relative_to_its_own_group_and_those_without_variance_add_nothing():
+    s = GrpoConfig(normalize_each_reward=True, advantage_epsilon=1e-12)
+    parts = [[RewardPart(2.0, (1.0, 0.0)), RewardPart(5.0, (0.3, 0.1 + 0.2))]]
+    [found] = step_advantages([(3.5, 1.5)], [(1, 1)], s, parts=parts)
+    assert found.advantages_G == pytest.approx((math.sqrt(2), -math.sqrt(2)))
+
+
+def test_a_reward_that_does_not_apply_adds_nothing_and_is_not_in_its_statistics():
+    s = GrpoConfig(normalize_each_reward=True, advantage_epsilon=1e-12)
+    nan = math.nan
+    parts = [[RewardPart(1.0, (1.0, nan, 0.0)), RewardPart(1.0, (nan, nan, 7.0)), RewardPart(1.0, (nan, nan, nan))]]
+    [found] = step_advantages([(0.0, 0.0, 0.0)], [(1, 1, 1)], s, parts=parts)
+    assert found.advantages_G == pytest.approx((math.sqrt(0.5), 0.0, -math.sqrt(0.5)))
+
+
+def test_two_rewards_that_cancel_out_in_the_sum_still_teach():
+    question, parts = Question("q", "?", "yes"), {"accuracy": (1.0, 0.0), "format": (0.0, 1.0)}
+    scored = ScoredGroup(RolloutGroup(GroupId(0, "q"), question, ()), (1.0, 1.0), parts)
+    assert teaches_nothing(scored, GrpoConfig())
+    assert not teaches_nothing(scored, GrpoConfig(normalize_each_reward=True))
+    without = ScoredGroup(scored.group, (1.0, 0.0), {"a": (1.0, 1.0), "b": (None, 3.0)})
+    assert teaches_nothing(without, GrpoConfig(normalize_each_reward=True)), "a reward of one response compares nothing"
+
+
+@pytest.mark.parametrize("statistics", ["tokens", "responses"])
+@pytest.mark.parametrize("baseline", ["group_mean", "none", "batch_mean"])
+def test_a_batch_of_equal_rewards_has_no_advantages_by_any_deviation(baseline, statistics):
+    for settings in ({"advantage_scale": "batch_reward_std"}, {"advantage_scale": "none", "whiten_advantages": True}):
+        s = GrpoConfig(baseline=baseline, batch_statistics=statistics, **settings)
+        for group in step_advantages([(0.3, 0.1 + 0.2), (0.3, 0.3)], [(3, 4), (5, 6)], s):
+            assert group.advantages_G == (0.0, 0.0)
+
+
+def test_a_single_response_in_the_loss_has_no_deviation():
+    s = GrpoConfig(whiten_advantages=True, batch_statistics="responses", advantage_scale="none")
+    [found] = step_advantages([(1.0, 0.0)], [(5, 0)], s)
+    assert found.advantages_G == (0.0, 0.0)
+
+
+def test_statistics_over_responses_do_not_see_their_lengths():
+    s = GrpoConfig(advantage_scale="batch_std", batch_statistics="responses")
+    rewards = [(1.0, 0.0, 0.5), (0.0, 0.25, 1.0)]
+    same, other = (step_advantages(rewards, n, s) for n in ([(1, 1, 1)] * 2, [(1, 20, 300), (7, 8, 9)]))
+    assert same == other
+    tokens = replace(s, batch_statistics="tokens")
+    assert step_advantages(rewards, [(1, 20, 300), (7, 8, 9)], tokens) != same
+
+
+def test_token_returns_over_responses_weigh_every_response_alike():
+    s = GrpoConfig(
+        baseline="batch_mean", advantage_scale="none", kl_placement="reward_to_go", batch_statistics="responses"
+    )
+    [found] = step_advantages([(1.0, 0.0)], [(3, 1)], s, [[(0.0, 0.0, 0.0), (0.0,)]], 0.5)
+    assert found.token_advantages == (pytest.approx((0.5, 0.5, 0.5)), pytest.approx((-0.5,)))

@@ -11,7 +11,8 @@ from jaxtyping import TypeCheckError
 
 from ssr1_rl.algorithm.importance import importance_weights
 from ssr1_rl.algorithm.kl import LARGEST_LOG_RATIO, kl_estimate
-from ssr1_rl.algorithm.loss import LossTokens, grpo_loss, loss_denominator
+from ssr1_rl.algorithm.loss import grpo_loss, loss_denominator
+from ssr1_rl.algorithm.tokens import LossTokens
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from tests.unit.losses import OLD, double, gradient, loss_of
 
@@ -149,7 +150,8 @@ def test_importance_weights_by_hand(level, correction, weights, distinct):
     settings = {"importance_correction": correction, "importance_level": level, "importance_cap": 2.0}
     index = [0, 1, 2, 2]
     old = torch.full((4,), OLD, dtype=torch.float64)
-    found, single = importance_weights(old, double(rollout), torch.tensor(index), 3, GrpoConfig(**settings))
+    tokens = LossTokens(old, old, double(rollout), old, old, torch.tensor(index), 3)
+    found, single = importance_weights(tokens, GrpoConfig(**settings))
     assert found.tolist() == pytest.approx(weights)
     assert len(single) == distinct
 
@@ -168,26 +170,43 @@ def by_the_papers(new, old, rollout, ref, entropy, advantages, index, denominato
         at = [t for t, i in enumerate(index) if i == response]
         mean_log_ratio = sum(new[t] - old[t] for t in at) / len(at)
         weight_of_response = math.exp(sum(old[t] - rollout[t] for t in at))
+        geometric_mean = math.exp(sum(old[t] - rollout[t] for t in at) / len(at))
+        moved = sum(rollout[t] - new[t] for t in at) / len(at)
+        low, high = 1 - s.clip_low, 1 + s.clip_high
+        product = 1.0  # GMPO: of the ratios, clipped by the sign of the advantage
+        for t in at:
+            ratio = math.exp(new[t] - old[t])
+            product *= min(ratio, high) if advantages[t] > 0 else max(ratio, low)
         subtotal = 0.0
         for t in at:
-            ratio = math.exp(mean_log_ratio if s.ratio == "sequence" else new[t] - old[t])
-            a, low, high = advantages[t], 1 - s.clip_low, 1 + s.clip_high
+            own, a = math.exp(new[t] - old[t]), advantages[t]
+            ratio = math.exp(mean_log_ratio) if s.ratio == "sequence" else own
             if s.ratio == "cispo":
                 gain = min(max(ratio, low), high) * a * new[t]
+            elif s.clip == "soft":
+                tau = s.soft_clip_positive if a > 0 else s.soft_clip_negative
+                gain = 4 / tau / (1 + math.exp(-tau * (ratio - 1))) * a
             else:
                 gain = min(ratio, high) * a if a >= 0 else max(ratio, low) * a
+                if s.ratio == "geometric_mean":
+                    gain = product ** (1 / len(at)) * a
                 if s.dual_clip and a < 0 and gain < s.dual_clip * a:
                     gain = s.dual_clip * a
-            loss = -gain - s.entropy_bonus * entropy[t]
+            if s.off_policy_mask and a < 0 and moved > s.off_policy_mask:
+                gain = 0.0
+            loss = -gain
             if s.kl_placement == "loss":
                 d = new[t] - ref[t]
-                loss += beta * {"k1": d, "k2": d * d / 2, "k3": math.exp(-d) - 1 + d}[s.kl_estimator]
+                kl = {"k1": d, "k2": d * d / 2, "k3": math.exp(-d) - 1 + d}[s.kl_estimator]
+                loss += beta * kl * (own if s.kl_importance_ratio else 1.0)
             w = weight_of_response if s.importance_level == "sequence" else math.exp(old[t] - rollout[t])
             if s.importance_correction == "truncate":
-                loss *= min(w, s.importance_cap)
+                loss *= min(max(w, s.importance_floor), s.importance_cap)
             elif s.importance_correction == "mask":
-                loss *= w if 1 / s.importance_cap <= w <= s.importance_cap else 0.0
-            subtotal += loss
+                loss *= w if (s.importance_floor or 1 / s.importance_cap) <= w <= s.importance_cap else 0.0
+            if s.rejection_cap:
+                loss *= (s.rejection_floor or 1 / s.rejection_cap) <= geometric_mean <= s.rejection_cap
+            subtotal += loss - s.entropy_bonus * entropy[t]
         total += subtotal / len(at) if s.denominator == "sequence" else subtotal
     return total / denominator
 
@@ -202,6 +221,15 @@ COMBINATIONS = [
     {"ratio": "cispo", "kl_placement": "reward", "denominator": "sequence"},
     {"importance_correction": "truncate", "importance_level": "sequence", "entropy_bonus": 0.1, "dual_clip": 2.0},
     {"importance_correction": "mask", "importance_cap": 3.0, "denominator": "constant", "denominator_tokens": 9},
+    {"importance_correction": "mask", "importance_cap": 1.2, "importance_floor": 0.7, "kl_importance_ratio": True},
+    {"importance_correction": "truncate", "importance_cap": 1.1, "importance_floor": 0.9, "entropy_bonus": 0.2},
+    {"rejection_cap": 1.05, "kl_importance_ratio": True, "kl_estimator": "k1", "entropy_bonus": 0.1},
+    {"rejection_cap": 1.2, "rejection_floor": 0.97, "importance_correction": "truncate", "ratio": "sequence"},
+    {"clip": "soft", "denominator": "sequence", "off_policy_mask": 0.02},
+    {"clip": "soft", "ratio": "sequence", "soft_clip_positive": 2.0, "soft_clip_negative": 3.0},
+    {"ratio": "geometric_mean", "clip_low": 0.33, "clip_high": 0.49, "denominator": "sequence", "dual_clip": 1.6},
+    {"ratio": "geometric_mean", "rejection_cap": 1.05, "off_policy_mask": 0.01, "importance_correction": "mask"},
+    {"ratio": "cispo", "clip_low": 1.0, "clip_high": 1.0, "off_policy_mask": 0.05, "rejection_cap": 1.5},
 ]
 
 

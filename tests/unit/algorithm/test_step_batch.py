@@ -1,12 +1,14 @@
 """From scored groups to the learners' batch: overlong responses, the KL term's weight, and all together."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssr1_rl.algorithm.adaptive_kl import KlCoefficient
 from ssr1_rl.algorithm.overlong import overlong_penalty
-from ssr1_rl.algorithm.step_batch import mean_kl, num_loss_tokens, train_group, with_advantages
+from ssr1_rl.algorithm.step_batch import mean_kl, nothing_in_loss, num_loss_tokens, train_group, with_advantages
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.types import Completion, GroupId, PreparedQuestion, Question, RolloutGroup, ScoredGroup
 
@@ -84,6 +86,36 @@ def test_overlong_responses_are_penalised_in_the_reward():
     group = batch_of((1.0, 1.0), [completion(10, "length"), completion(9)], overlong="penalty")
     assert group.advantages_G == pytest.approx((-0.25, 0.25))  # rewards 1 - 1 and 1 - 0.5
     assert num_loss_tokens(group) == [10, 9]
+
+
+def test_masked_and_penalised_at_once():
+    """The response at the limit is not trained on, but its penalty counts in the group's mean."""
+    group = batch_of((1.0, 1.0), [completion(10, "length"), completion(9)], overlong="mask_and_penalty")
+    assert group.advantages_G == pytest.approx((-0.25, 0.25))
+    assert num_loss_tokens(group) == [0, 9]
+
+
+def test_the_penalty_has_a_factor():
+    group = batch_of((1.0, 1.0), [completion(10, "length"), completion(9)], overlong="penalty", overlong_penalty=0.4)
+    assert group.advantages_G == pytest.approx((-0.1, 0.1))
+
+
+def test_each_reward_has_its_weight_and_the_penalty_is_one_of_them():
+    grpo = GrpoConfig(normalize_each_reward=True, overlong="penalty", overlong_penalty=3.0, advantage_epsilon=1e-12)
+    question = Question("q", "?", "yes")
+    completions = (completion(2), completion(2), completion(10, "length"))
+    # The penalties are 0, 0 and -1: 1 / 3, 1 / 3 and -2 / 3 of a deviation of 1 / sqrt 3.
+    breakdown = {"accuracy": (1.0, 0.0, None), "format": (0.0, 0.0, 0.0)}
+    scored = ScoredGroup(RolloutGroup(GroupId(0, "q"), question, completions), (2.0, 0.0, 0.0), breakdown)
+    group = train_group(scored, PreparedQuestion(question, (1,)), grpo)
+    [found] = with_advantages([group], [scored], grpo, 10, reward_weights={"accuracy": 2.0})
+    penalty = 3.0 / math.sqrt(3)
+    assert found.advantages_G == pytest.approx((math.sqrt(2) + penalty, -math.sqrt(2) + penalty, -2 * penalty))
+
+
+def test_a_step_without_a_token_in_the_loss_is_said_with_the_mend():
+    assert "teaches nothing (grpo.overlong=mask masks those" in nothing_in_loss(3, GrpoConfig(overlong="mask"))
+    assert nothing_in_loss(3, GrpoConfig()).endswith("teaches nothing")
 
 
 def test_kl_per_token_reaches_the_learners():

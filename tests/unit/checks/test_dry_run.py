@@ -67,6 +67,14 @@ def test_activations_by_hand(make_config, counts):
     assert checkpointed == 34 * 1000 * 64 + 2 * 2 * 1000 * 64 + logits
 
 
+def test_a_float32_head_holds_a_copy_of_its_weight_by_hand(make_config, counts):
+    for dtype, size in (("bfloat16", 4 * 64 * counts[2]), ("float32", 0)):
+        config = make_config(dtype)
+        without = estimate_memory(config).learner_activations
+        config.model.float32_head = True
+        assert estimate_memory(config).learner_activations == without + size
+
+
 def test_without_kl_there_is_no_reference_and_a_trained_tower_counts(make_config, counts):
     config = make_config()
     assert estimate_memory(config).learner_reference == 0

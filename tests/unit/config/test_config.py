@@ -237,6 +237,15 @@ def test_environment_variables_are_read(load, monkeypatch):
             "rollout: {engine_args: {tensor_parallel_size: 2}}\n", (), "tensor_parallel", id="owned by engine"
         ),
         pytest.param("rollout: {weight_transfer: nccl}\n", (), "weight_transfer", id="nccl on a CPU"),
+        pytest.param(
+            "rollout: {engine_args: {hf_overrides: {head_dtype: float32}}}\n",
+            (),
+            r"head_dtype is set by the system itself: use model\.float32_head",
+            id="a head of the engine alone",
+        ),
+        pytest.param(
+            "rollout: {engine_args: {hf_overrides: x}}\n", (), "hf_overrides must be a mapping", id="overrides as text"
+        ),
     ],
 )
 def test_what_contradicts_the_system_is_refused(load, text, overrides, message):
@@ -298,9 +307,30 @@ def test_the_constant_denominator_is_the_longest_response_unless_set(load):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("preset: dopo", r"grpo\.preset must be one of .*did you mean dapo\?.*'dopo'"),
+        ("preset: daop", r"grpo\.preset must be one of .*did you mean dapo\?.*'daop'"),
         ("kl_target: 0.1", r"grpo\.kl_target=0\.1 adapts grpo\.kl_coefficient, which is 0: set grpo\.kl_coef"),
-        ("dual_clip: 0.9", r"grpo\.dual_clip must be greater than 1, or 0 for none, got 0\.9"),
+        (
+            "dual_clip: 0.9",
+            r"grpo\.dual_clip must be greater than 1 \+ grpo\.clip_high = 1\.2, or 0 for none, got 0\.9",
+        ),
+        ("dual_clip: 1.2", r"grpo\.dual_clip must be greater than 1 \+ grpo\.clip_high = 1\.2.*got 1\.2 .*set it to 3"),
+        ("dual_clip: 3, clip_high: 4", r"grpo\.dual_clip must be greater than .* = 5, .*got 3 .*set it to 10"),
+        ("clip: soft, dual_clip: 3", r"grpo\.dual_clip=3 bounds what grpo\.clip=soft bounds already"),
+        ("clip: soft, ratio: cispo", r"grpo\.clip=soft needs grpo\.ratio=token or sequence, got 'cispo'"),
+        ("preset: gmpo, clip: soft", r"grpo\.clip=soft needs grpo\.ratio=token or sequence, got 'geometric_mean'"),
+        ("importance_correction: mask, importance_cap: 1", r"grpo\.importance_cap must be greater than 1 with .*=mask"),
+        ("importance_correction: mask, importance_floor: 1", r"grpo\.importance_floor must be less than 1, got 1"),
+        ("rejection_cap: 0.99", r"grpo\.rejection_cap must be greater than 1, or 0 for none, got 0\.99"),
+        ("rejection_floor: 0.99", r"grpo\.rejection_floor=0\.99 drops no response without grpo\.rejection_cap"),
+        ("kl_coefficient: 0.1, kl_placement: reward", r"a group of equal rewards differs only by the noise of its KL"),
+        (
+            "kl_coefficient: 0.1, kl_estimator: k2, kl_importance_ratio: true",
+            r"grpo\.kl_importance_ratio=true needs grpo\.kl_estimator=k1 or k3, got 'k2'",
+        ),
+        (
+            "normalize_each_reward: true, advantage_scale: batch_std",
+            r"grpo\.normalize_each_reward=true needs grpo\.advantage_scale=group_std, got 'batch_std'",
+        ),
         ("preset: cispo, dual_clip: 3", r"grpo\.dual_clip=3 .*grpo\.ratio=cispo.*set grpo\.dual_clip=0"),
         ("baseline: none", r"advantage_scale=group_std needs grpo\.baseline=group_mean or leave_one_out, got 'none'"),
         ("preset: reinforce_pp, advantage_scale: group_std", r"needs grpo\.baseline=group_mean.*got 'batch_mean'"),

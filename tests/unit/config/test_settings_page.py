@@ -27,7 +27,7 @@ def test_every_setting_is_explained(section):
 def test_explanations_name_settings_that_exist():
     known = {f"{names[0]}.{spec.name}" for kind, names in sections().items() for spec in dataclasses.fields(kind)}
     roots = "|".join(spec.name for spec in dataclasses.fields(Config))
-    named = set(re.findall(rf"`((?:{roots})\.[a-z_.]+)", PAGE.read_text().replace(".1.", ".0.")))
+    named = set(re.findall(rf"`((?:{roots})\.[a-z_][a-z0-9_.]*)", PAGE.read_text().replace(".1.", ".0.")))
     free = ("learner.deepspeed.", "data.validation.")
     assert {name for name in named if not name.startswith(free)} <= known
 

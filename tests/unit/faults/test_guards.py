@@ -1,9 +1,13 @@
 """Checks that stop a run: engine against learner, in log-probs and weights."""
 
+import pickle
+
 import pytest
 
 from ssr1_rl.config.sections.watch import GuardConfig
-from ssr1_rl.faults.guards import GuardTripped, check_update, check_weights
+from ssr1_rl.errors import RunError
+from ssr1_rl.faults.guards import GuardTripped, check_rollout_logprobs, check_update, check_weights
+from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup
 
 LIMITS = GuardConfig(max_logprob_abs_diff_mean=0.05, max_logprob_abs_diff=0.5)
 NAN = float("nan")
@@ -65,6 +69,36 @@ def test_a_maximum_of_nan_is_nan():
     totals = Totals()
     totals.add_maxima(logprob_abs_diff=NAN)
     assert totals.maxima["logprob_abs_diff"] != totals.maxima["logprob_abs_diff"]
+
+
+def scored(logprobs, worker="rollout worker 1"):
+    completion = Completion((5,) * len(logprobs), tuple(logprobs), "x", "stop")
+    group = RolloutGroup(GroupId(0, "q"), Question("q", "?", "yes"), (completion,), 0, worker)
+    return ScoredGroup(group, (1.0,), {})
+
+
+@pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf"), 0.1])
+def test_log_probs_that_are_none_stop_the_run_above_their_share_and_name_the_worker(bad):
+    steps = [scored([-1.0] * 97 + [bad]), scored([-1.0, bad], "rollout worker 0")]
+    check_rollout_logprobs(steps, GuardConfig(max_unusable_logprob_share=0.02), 7)
+    message = (
+        r"step 7: 2 of the 100 log-probs .* \(1 of rollout worker 1, 1 of rollout worker 0\), more than guard\.max"
+    )
+    with pytest.raises(GuardTripped, match=message):
+        check_rollout_logprobs(steps, GuardConfig(max_unusable_logprob_share=0.019), 7)
+
+
+def test_a_share_of_0_allows_none_and_a_step_without_tokens_passes():
+    with pytest.raises(GuardTripped, match=r"1 of the 101 .*\(1 of an unknown worker\)"):
+        check_rollout_logprobs([scored([-1.0] * 100 + [NAN], "")], GuardConfig(max_unusable_logprob_share=0.0), 1)
+    check_rollout_logprobs([scored([])], GuardConfig(max_unusable_logprob_share=0.0), 1)
+    check_rollout_logprobs([], GuardConfig(), 1)
+
+
+def test_a_tripped_guard_is_explained_to_the_user_and_survives_pickling():
+    error = pickle.loads(pickle.dumps(GuardTripped("step 3: why")))
+    assert isinstance(error, RunError)
+    assert str(error) == "step 3: why"
 
 
 LEARNER = {"a": "01", "b": "02", "c": "03"}

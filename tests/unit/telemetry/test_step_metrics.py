@@ -1,5 +1,7 @@
 """The figures of one step, by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from ssr1_rl.telemetry.step_metrics import NotTrained, StepClock, step_metrics
@@ -45,13 +47,12 @@ def scored(rewards, completions, **breakdown):
 
 @pytest.fixture
 def metrics(clock):
+    broken = replace(completion(20, [(3, 20)]), logprobs=(float("nan"), 0.5, *(-1.0,) * 18))
     groups = [
         scored(
             (1.0, 0.0), [completion(10, [(4, 10)]), completion(30, [(4, 30)], "length")], accuracy=(1, 0), format=(0, 0)
         ),
-        scored(
-            (0.3, 0.1 + 0.2), [completion(20, [(3, 20)]), completion(20, [(3, 20)])], accuracy=(0, 0), format=(1, 1)
-        ),
+        scored((0.3, 0.1 + 0.2), [broken, completion(20, [(3, 20)])], accuracy=(0, 0), format=(1, 1)),
     ]
     batch = [trained((1.5, -0.5), (10, 30), (True, False)), trained((0.5, -0.5), (20, 20), (True, True))]
     learner = {"update_s": 2.5, "row_tokens": 500.0, "computed_tokens": 125.0, "loss": 0.25}
@@ -59,8 +60,8 @@ def metrics(clock):
 
 
 def trained(advantages_G, lengths, mask_G):
-    responses = tuple((1,) * n for n in lengths)
-    return TrainGroup(GroupId(0, "q"), (1,), (), responses, responses, advantages_G, 0, loss_mask_G=mask_G)
+    responses, logprobs = (tuple((value,) * n for n in lengths) for value in (1, -1.0))
+    return TrainGroup(GroupId(0, "q"), (1,), (), responses, logprobs, advantages_G, 0, loss_mask_G=mask_G)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,7 @@ def trained(advantages_G, lengths, mask_G):
         ("reward/failed_groups", 1.0),
         ("data/skipped_questions", 4.0),
         ("rollout/replaced_groups", 2.0),
+        ("rollout/unusable_logprobs", 2.0),
         ("rollout/replacement_limit_reached", 1.0),
         ("rollout/response_tokens_correct", 10.0),
         ("rollout/response_tokens_incorrect", 70 / 3),

@@ -37,6 +37,8 @@ def micro_batch(weight=1.0, ref_logprobs_T=None):
         rollout_logprobs_T=logprobs,
         ref_logprobs_T=logprobs if ref_logprobs_T is None else ref_logprobs_T,
         comparable_T=torch.ones(4, dtype=torch.bool),
+        in_loss_T=torch.ones(4, dtype=torch.bool),
+        layout=SimpleNamespace(num_responses=2),
         num_computed_tokens=7,
         num_row_tokens=9,
         weight=weight,
@@ -45,9 +47,8 @@ def micro_batch(weight=1.0, ref_logprobs_T=None):
 
 def terms(importance):
     count = torch.tensor(1)
-    return LossTerms(
-        torch.tensor(0.5), count, count, torch.tensor(2.0), torch.tensor([0.9, 1.0, 1.0, 1.2]), torch.tensor(importance)
-    )
+    ratios = torch.tensor([0.9, 1.0, 1.0, 1.2])
+    return LossTerms(torch.tensor(0.5), count, count, torch.tensor(2.0), ratios, torch.tensor(importance), count, count)
 
 
 def summary(*counted, **sums):
@@ -96,3 +97,35 @@ def test_a_filler_counts_as_computed_alone_but_has_every_entry():
         totals.add_micro_batch(micro_batch(weight), torch.full((4,), -2.5), torch.ones(4), terms([1.0]))
     assert (filler.sums.keys(), filler.maxima.keys()) == (real.sums.keys(), real.maxima.keys())
     assert int(filler.ratio_counts.sum()) == filler.sums["tokens"] == 0
+
+
+def test_tokens_out_of_the_loss_are_in_no_sum():
+    """Their log-prob from the engine is 0 here, and the learner's may be anything."""
+    batch = micro_batch()
+    batch.in_loss_T = torch.tensor([True, False, True, True])
+    batch.comparable_T = batch.in_loss_T
+    batch.rollout_logprobs_T = torch.tensor([-2.0, 0.0, -2.0, -2.0])
+    totals = Totals()
+    entropy = torch.tensor([1.0, 50.0, 1.0, 1.0])
+    totals.add_micro_batch(batch, torch.tensor([-2.0, -700.0, -2.3, -2.0]), entropy, terms([1.0]))
+    totals.add_sums(updates=1.0, grad_norm=3.0, learning_rate=0.1, ranks=1.0)
+    found = summarise(totals)
+    assert (found["trained_tokens"], found["comparable_tokens"], found["entropy"]) == (3, 3, 1.0)
+    assert found["kl_to_rollout"] == pytest.approx(0.1)
+    assert found["logprob_abs_diff_max"] == pytest.approx(0.3)
+    assert found["kl_to_reference"] == pytest.approx(2.0 / 3)
+
+
+def test_shares_of_what_is_dropped():
+    found = summary(([0.0, 1.0, 0.0, 2.0], 1.0), ([1.0] * 4, 1.0))
+    assert found["importance_zero_share"] == 2 / 8
+    assert found["rejected_share"] == 2 / 4
+    assert found["off_policy_masked_share"] == 2 / 8
+    assert summary(([], 1.0))["importance_zero_share"] == 0.0
+
+
+def test_a_log_prob_of_the_learner_that_is_no_number_reaches_the_guard():
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        totals = Totals()
+        totals.add_micro_batch(micro_batch(), torch.tensor([-2.0, bad, -2.0, -2.0]), torch.ones(4), terms([1.0]))
+        assert not np.isfinite(totals.sums["kl_rollout"])

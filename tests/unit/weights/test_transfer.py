@@ -136,6 +136,14 @@ def test_engine_arguments():
     assert transfer_backend("cuda", "gloo") == "gloo"
 
 
+def test_a_float32_head_is_asked_for_in_the_models_settings_beside_the_users():
+    spec = replace(SPEC, dtype="bfloat16", float32_head=True)
+    assert engine_args(spec, RolloutConfig())["hf_overrides"] == {"head_dtype": "float32"}
+    config = RolloutConfig(engine_args={"hf_overrides": {"rope_theta": 1.0}})
+    assert engine_args(spec, config)["hf_overrides"] == {"rope_theta": 1.0, "head_dtype": "float32"}
+    assert "hf_overrides" not in engine_args(SPEC, RolloutConfig())
+
+
 class Llm:
     """A double of `AsyncLLM` that records prompts."""
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ssr1_rl.trainer.batches.balance import (
+    counts_of_loss,
     cut_parts,
     pack_evenly,
     pack_tightly,
@@ -97,6 +98,15 @@ def test_masked_rows_are_left_out_and_none_of_them_stays():
     assert rows_to_train([masked, row(advantage=-0.5)], keep_all=True) == [row(advantage=-0.5)]
     assert rows_to_train([masked], keep_all=False) == []
     assert rows_to_train([masked, row(advantage=0.0)], keep_all=False) == [row(advantage=0.0)]
+
+
+def test_masked_rows_count_as_rows_but_not_their_tokens():
+    """As in TRL, in verl and by the authors of Dr. GRPO: one that is not counted raises the weight of all others."""
+    masked = replace(row(num_tokens=7), in_loss=False)
+    broken = replace(row(num_tokens=3), rollout_logprobs=(-1.0, float("nan"), -1.0))
+    assert counts_of_loss([row(num_tokens=4), masked, broken, row(num_tokens=0)]) == (4 + 2, 4)
+    assert counts_of_loss([masked]) == (0, 1)
+    assert counts_of_loss([]) == (0, 0)
 
 
 def test_a_row_with_token_advantages_is_trained_on():

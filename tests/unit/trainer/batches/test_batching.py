@@ -111,3 +111,13 @@ def test_a_filler_differs_in_weight_alone():
     filler = batch.as_filler()
     assert (batch.weight, filler.weight) == (1.0, 0.0)
     assert filler.input_ids is batch.input_ids
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 3.0])
+def test_a_log_prob_that_is_none_is_out_of_the_loss_and_leaves_no_trace(bad):
+    rows = [Row((1, 2), (), (3, 4, 5), (-1.0, bad, -2.0), 0.5, True), Row((1, 2), (), (6,), (-3.0,), -0.5, True)]
+    batch = collate(rows, -1, lambda clip: pytest.fail("no clips here"), 0)
+    assert batch.in_loss_T.tolist() == batch.comparable_T.tolist() == [True, False, True, True]
+    assert batch.rollout_logprobs_T.tolist() == [-1.0, 0.0, -2.0, -3.0]
+    assert batch.targets_T.tolist() == [3, 4, 5, 6], "the token stays in its response"
+    assert [row.num_loss_tokens for row in rows] == [2, 1]

@@ -132,3 +132,43 @@ def test_a_layer_becomes_a_head_and_stays_itself():
         assert (mine - theirs).abs().max() <= 1e-5
     with pytest.raises(AssertionError, match="lm_head is a Embedding"):
         LogprobHead.replace(nn.Embedding(2, 2))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_float32_head_beside_bfloat16_gives_the_log_probs_of_the_float32_product(chunk_tokens, with_bias):
+    hidden, weight, bias, targets = inputs(11, with_bias, torch.bfloat16)
+    wide = [None if leaf is None else leaf.detach().float() for leaf in (hidden, weight, bias)]
+    found = token_logprobs(hidden, weight, bias, targets, Distribution(0.7), in_float32=True)
+    for mine, theirs in zip(found, plain(*wide, targets, Distribution(0.7)), strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - theirs).abs().max() <= 1e-5
+    rounded = token_logprobs(hidden, weight, bias, targets, Distribution(0.7))
+    assert (rounded[0] - found[0]).abs().max() > 1e-3, "without it logits are rounded to bfloat16"
+
+
+def test_a_float32_heads_gradients_are_those_of_the_float32_product_up_to_bfloat16(chunk_tokens):
+    hidden, weight, _, targets = inputs(11, False, torch.bfloat16)
+    wide = [leaf.detach().float().requires_grad_() for leaf in (hidden, weight)]
+    factors = torch.linspace(-1, 2, 11)
+    (factors * token_logprobs(hidden, weight, None, targets, SOFTMAX, in_float32=True)[0]).sum().backward()
+    (factors * plain(*wide, None, targets, SOFTMAX)[0]).sum().backward()
+    for mine, theirs in zip((hidden, weight), wide, strict=True):
+        assert mine.grad.dtype == torch.bfloat16
+        assert (mine.grad.float() - theirs.grad).norm() <= 0.01 * theirs.grad.norm()
+
+
+def test_in_float32_a_float32_head_changes_nothing(chunk_tokens):
+    given = inputs(11, True)
+    for mine, theirs in zip(
+        token_logprobs(*given, SOFTMAX, in_float32=True), token_logprobs(*given, SOFTMAX), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_the_module_computes_in_float32_if_it_is_told_so():
+    module = nn.Linear(HIDDEN, VOCABULARY, bias=False, dtype=torch.bfloat16)
+    LogprobHead.replace(module, in_float32=True)
+    hidden, _, _, targets = inputs(5, False, torch.bfloat16)
+    found = module(hidden, targets)[0]
+    assert torch.equal(found, token_logprobs(hidden, module.weight, None, targets, SOFTMAX, True)[0])
+    assert not torch.equal(found, token_logprobs(hidden, module.weight, None, targets, SOFTMAX, False)[0])
