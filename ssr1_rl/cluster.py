@@ -164,7 +164,7 @@ async def reserve(plan: Plan, wait_s: float, on_phase: Callable[[str], None]) ->
             waited_s = time.monotonic() - started
             if waited_s >= limit_s:
                 check_fits(plan)
-                raise ClusterTooSmall(f"{missing} within {limit_s:g} s. {_who_holds_the_rest()}")
+                raise ClusterTooSmall(f"could not reserve {missing} within {limit_s:g} s. {_who_holds_the_rest()}")
             if waited_s >= PATIENCE_S:
                 on_phase(f"waiting for resources, {waited_s:.0f} of at most {limit_s:.0f} s: {missing}")
             await asyncio.sleep(POLL_S)
@@ -181,7 +181,7 @@ def _missing(plan: Plan, placement: Placement) -> str:
     except ClusterTooSmall as error:
         return str(error)
     return " and ".join(
-        f"{len(group.bundle_specs)} x {_in_words(group.bundle_specs[0])} for the {name} could not be reserved"
+        f"{len(group.bundle_specs)} x {_in_words(group.bundle_specs[0])} for the {name}"
         for name, group in (("rollout workers", placement.rollout), ("learners", placement.learner))
         if not group.wait(0)
     )

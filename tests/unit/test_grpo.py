@@ -337,6 +337,22 @@ async def test_an_engine_that_dies_ends_an_update_at_once(life):
         await asyncio.wait_for(life(system), 5)
 
 
+async def test_an_engine_that_dies_during_a_validation_ends_it_and_the_step_is_saved(config, life):
+    system = System()
+    config.checkpoint.every, config.grpo.validate_first = 100, False
+
+    async def generate(group_id, prepared, sampling, worker=None):
+        if group_id.epoch == VALIDATION:
+            system.lost.set()
+            await asyncio.Event().wait()
+        return await System.generate(system, group_id, prepared, sampling)
+
+    system.generate = generate
+    with pytest.raises(ActorLost):
+        await asyncio.wait_for(life(system), 20)
+    assert list(checkpoints(config)) == [2]
+
+
 async def test_a_checkpoint_is_finished_before_an_engine_s_death_is_told(config, life):
     system = System()
 
