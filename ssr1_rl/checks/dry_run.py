@@ -7,9 +7,11 @@ from ssr1_rl.checks.memory import MemoryEstimate, estimate_memory
 from ssr1_rl.checks.notes import notes
 from ssr1_rl.checks.preflight import Preflight, preflight
 from ssr1_rl.cluster import make_plan
+from ssr1_rl.config.environment import without_values
 from ssr1_rl.config.model_path import is_here
 from ssr1_rl.config.presets import describe_preset
 from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.config.written import shown_yaml
@@ -31,7 +33,7 @@ def print_dry_run(config: Config) -> None:
         Console().print(line, markup=False, highlight=False, soft_wrap=True)
     plan = make_plan(config)
     summary_table("placement", [{"who": who, "number": count, "each": each} for who, count, each in plan.rows()])
-    _print_questions(preflight(config))
+    _print_questions(preflight(config), config.data)
     print(f"attention of the learners: {_attention(config.model, config.run.device)}")
     _print_memory(config)
     print("nothing was started")
@@ -50,7 +52,7 @@ def _print_memory(config: Config) -> None:
     summary_table(title, _memory_rows(estimate, config.learner))
 
 
-def _print_questions(checked: Preflight) -> None:
+def _print_questions(checked: Preflight, data: DataConfig) -> None:
     summary_table("questions", [_split_row(split) for split in checked.splits])
     for line in checked.notes:
         Console().print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
@@ -58,7 +60,8 @@ def _print_questions(checked: Preflight) -> None:
         print("left out: prompts and the model's shapes, because the model is not downloaded yet; a run checks them")
         return
     print(f"one prompt ({checked.examples[0]}):")
-    Console().print(checked.examples[0].prompt, markup=False, highlight=False, soft_wrap=True)
+    prompt = without_values(checked.examples[0].prompt, [data.system_prompt, data.instruction])
+    Console().print(prompt, markup=False, highlight=False, soft_wrap=True)
 
 
 def _split_row(split: Split) -> dict[str, str]:

@@ -60,10 +60,16 @@ RULES = [
         "set model.lora.rank",
     ),
     Unused(
-        ("rollout.kv_cache_gib", "rollout.num_threads", "learner.num_threads"),
+        ("rollout.kv_cache_gib", "rollout.num_threads"),
         "with run.device=cuda",
         _on_gpus,
         "leave it out (rollout.gpu_memory_utilization bounds an engine's memory)",
+    ),
+    Unused(
+        ("learner.num_threads",),
+        "with run.device=cuda and learner.offload_optimizer=none",
+        lambda c: _on_gpus(c) and c.learner.offload_optimizer == "none",
+        "leave it out",
     ),
     Unused(
         ("rollout.gpu_memory_utilization",),

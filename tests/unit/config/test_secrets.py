@@ -3,6 +3,7 @@
 import copy
 import pickle
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,8 @@ from ssr1_rl.config.environment import FromEnvironment, plain, without_values
 from ssr1_rl.config.load import read_run_and_model
 from ssr1_rl.config.written import HIDDEN, config_to_yaml, literal_secrets, shown_settings, shown_yaml
 from ssr1_rl.errors import ConfigError
-from ssr1_rl.store.folder import write_config
+from ssr1_rl.files import SetAside
+from ssr1_rl.store.folder import changed_settings, write_config
 
 SECRET = "sk-very-secret-value"
 LAUNCH = """
@@ -78,29 +80,36 @@ def test_what_a_run_is_known_by_is_saved_with_its_value(launch, monkeypatch):
         assert line in saved
 
 
+def write(config):
+    """Writes config.yaml; returns the changes before."""
+    changes = changed_settings(config)
+    write_config(config, SetAside(Path(config.run.dir), 0))
+    return [change.removeprefix("changed setting: ") for change in changes]
+
+
 def test_settings_files_are_for_their_owner_only(launch, tmp_path):
     (tmp_path / "run").mkdir()
-    write_config(load_config(launch))
+    write(load_config(launch))
     path = tmp_path / "run" / "config.yaml"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)
-    write_config(load_config(launch))
+    write(load_config(launch))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [p.name for p in path.parent.iterdir()] == ["config.yaml"]
 
 
 def test_changed_settings_show_no_value(launch, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
-    write_config(load_config(launch))
+    write(load_config(launch))
     monkeypatch.setenv("JUDGE_KEY", "another-secret")
-    assert write_config(load_config(launch)) == [], "what was written is the same"
-    changed = write_config(load_config(launch, ["rewards[0].options.api_key=literal-key", "data.system_prompt=hello"]))
+    assert write(load_config(launch)) == [], "what was written is the same"
+    changed = write(load_config(launch, ["rewards[0].options.api_key=literal-key", "data.system_prompt=hello"]))
     assert changed == [
         f"data.system_prompt: 'Say ${{oc.env:JUDGE_KEY}} loudly' before, {HIDDEN} now",
         f"rewards[0].options.again: '${{rewards[0].options.api_key}}' before, {HIDDEN} now",
         f"rewards[0].options.api_key: '${{oc.env:JUDGE_KEY}}' before, {HIDDEN} now",
     ]
-    [line] = write_config(load_config(launch, ["rewards[0].options.api_key=other-key", "data.system_prompt=hello"]))[1:]
+    [line] = write(load_config(launch, ["rewards[0].options.api_key=other-key", "data.system_prompt=hello"]))[1:]
     assert line == f"rewards[0].options.api_key: {HIDDEN} before, {HIDDEN} now"
 
 
