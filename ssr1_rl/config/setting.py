@@ -41,7 +41,7 @@ def setting(
 
 def in_digits(limit: float) -> str:
     """A bound as errors and docs/settings.md write it."""
-    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 def limits(spec: "Field[object]", value: float) -> dict[str, float]:
