@@ -1,6 +1,5 @@
 """What a row's answer, choices and keys may be: everything that can be read in one way only."""
 
-import asyncio
 import json
 import pickle
 import re
@@ -220,12 +219,8 @@ def test_metadata_reaches_a_reward_function_in_its_actor(read_row, tmp_path):
     actor = RewardActor(read_source(RewardConfig(path=f"{tmp_path}/mine.py:level")))
     question = read_row(ROW | FURTHER | {"source": {"url": "xx"}})
     group = RolloutGroup(GroupId(0, "1"), question, (Completion((1,), (0.0,), "cat", "stop"),))
-
-    async def score():
-        await actor.load()
-        return await actor.score(pickle.loads(pickle.dumps(group)))  # Ray pickles a group on its way to the actor
-
-    assert asyncio.run(score()) == (5.0,)
+    actor.load()
+    assert actor.score(pickle.loads(pickle.dumps(group))) == (5.0,), "Ray pickles a group on its way to the actor"
 
 
 MMAU = {
