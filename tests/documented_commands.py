@@ -66,13 +66,21 @@ def commands_of(text: str, path: Path) -> Iterator[Command]:
     for block in blocks.finditer(text):
         if block[1] in ("sh", "bash", "shell", "console"):
             for line in block[2].replace("\\\n", " ").splitlines():
-                command, _, comment = re.sub(r"\s+#\s", "\0", line, count=1).partition("\0")
+                command, comment = _without_comment(line)
                 yield from _parsed(command, path.name, strict=True)
                 if found := COMMAND.search(comment):
                     yield from _parsed(re.split("[;`]", found[0])[0], path.name, strict=False)
     prose = blocks.sub("", text)
     for quoted in re.findall(r"`([^`]+)`", prose):
         yield from _parsed(" ".join(quoted.split()), path.name, strict=False)
+
+
+def _without_comment(line: str) -> tuple[str, str]:
+    """A line of a shell block and the comment behind it; a # in quotes begins none."""
+    for found in re.finditer(r"(?:^|\s+)#\s", line):
+        if line[: found.start()].count("'") % 2 == line[: found.start()].count('"') % 2 == 0:
+            return line[: found.start()], line[found.end() :]
+    return line, ""
 
 
 def _parsed(text: str, place: str, strict: bool) -> Iterator[Command]:

@@ -12,8 +12,8 @@ From the inside out; each line is inside the next:
     an async reward call, cancelled by its actor    rewards[].timeout_s
     the controller's wait for it                    rewards[].timeout_s and ASYNC_GRACE_S
 
-    Ray's set-up of a runtime_env                   600 s
-    the start of a reward actor                     START_TIMEOUT_S (900 s)
+    Ray's set-up of a runtime_env                   runtime_env.config.setup_timeout_seconds, by default 600 s
+    the start of a reward actor                     that and START_TIMEOUT_S
 
 The NCCL broadcast of a weight sync has no limit of its own. If an engine hangs or dies in one, the limit of the sync,
 or the engine's error, ends the run; then the processes that still wait in the broadcast are killed with the other

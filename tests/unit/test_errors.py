@@ -44,6 +44,7 @@ INTERNAL = {
     # (file, error): caught where it is raised, or cannot happen.
     ("rewards/accuracy.py", "ValueError"),  # of a reward function: counted, or turned into a ConfigError
     ("rewards/format.py", "ValueError"),
+    ("rewards/choice.py", "ValueError"),
     ("rewards/actor.py", "RuntimeError"),
     ("data/audio.py", "ValueError"),  # becomes an AudioError around it
     ("algorithm/advantage.py", "ValueError"),  # the settings are checked before

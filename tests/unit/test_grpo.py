@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -22,7 +23,7 @@ from ssr1_rl.telemetry.progress import Progress
 from ssr1_rl.types import VALIDATION
 from tests.unit.rollout.test_feed import World, questions
 
-UPDATE = ("loss", "grad_norm", "kl_to_rollout", "comparable_tokens", "row_tokens", "computed_tokens")
+UPDATE = ("loss", "grad_norm", "kl_to_rollout", "comparable_tokens", "row_tokens", "computed_tokens", "trained_tokens")
 
 
 class Learners:
@@ -54,6 +55,7 @@ class System(World):
     """The whole system; validation questions that are in `failing` have no score."""
 
     num_workers = 1
+    weights: ClassVar = {"accuracy": 1.0}
 
     def __init__(self, **world):
         super().__init__(**world)
