@@ -25,7 +25,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    for module in [name for name in sys.modules if name.partition(".")[0] == "trackio"]:
+    for module in [name for name in sys.modules if "trackio" in name]:
         monkeypatch.delitem(sys.modules, module)  # it reads TRACKIO_DIR once, when it is imported
 
     def run(name, rows, resumes=False, fails=False):
