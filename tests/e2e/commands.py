@@ -26,7 +26,8 @@ def environment(soundworld: Path, **changes: str) -> dict[str, str]:
     ours = ("RAY_", "PYTEST_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ours) or k == "RAY_worker_niceness"}
     path = f"{SSR1_RL.parent}{os.pathsep}{kept['PATH']}"
-    return kept | {"SSR1_RL_SOUNDWORLD": str(soundworld), "PATH": path} | changes
+    here = {"SSR1_RL_SOUNDWORLD": str(soundworld), "TRACKIO_DIR": str(soundworld / "trackio"), "PATH": path}
+    return kept | here | changes
 
 
 def grpo(

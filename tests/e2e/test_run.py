@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Stopped:
 MORE = [
     *("grpo.preset=reinforce_pp", "grpo.kl_target=0.001", "grpo.dynamic_sampling=true", "grpo.max_staleness=1"),
     *("grpo.importance_correction=truncate", "grpo.entropy_bonus=0.001", "checkpoint.keep_last=100"),
-    "telemetry.stall_warning_s=5",
+    *("telemetry.stall_warning_s=5", "telemetry.trackers=[trackio]"),
 ]
 
 
@@ -121,11 +122,15 @@ def test_a_stopped_run_resumes(soundworld: Path, stopped: Stopped) -> None:
         assert len(asked) == 4
         assert not asked & epochs_and_questions, "no question twice in an epoch"
         epochs_and_questions |= asked
+    database = sqlite3.connect(soundworld / "trackio" / "ssr1-rl.db")
+    tracked = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    assert len({name for name, _, _ in tracked}) == 1, "the resumed run continues the tracker's"
+    assert [step for _, step, row in tracked if "time/step_s" in json.loads(row)] == list(range(3, last + 2))
 
 
 def rows_of_steps(run: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in rows if "time/step_s" in row]
+    return [row for row in rows if "time/step_s" in json.loads(row)]
 
 
 def wait_for(condition, timeout_s: float, process: subprocess.Popen) -> None:
