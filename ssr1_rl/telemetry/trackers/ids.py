@@ -1,37 +1,35 @@
 """The ids of the trackers' runs, in the run's folder: a resumed run continues them."""
 
 import json
-import os
 import threading
 from pathlib import Path
+
+from ssr1_rl.files import write_json
 
 IDS_FILE = "trackers.json"
 
 
 class RunIds:
-    """The id of each tracker's run, by the tracker's name. The file is always whole."""
+    """The id of each tracker's run, by the tracker's name.
 
-    def __init__(self, run_dir: Path) -> None:
+    Args:
+        run_dir: the run's folder.
+        continues: whether the ids of an earlier start are used. Else the file is replaced when the first id is set.
+    """
+
+    def __init__(self, run_dir: Path, continues: bool = True) -> None:
         self._path, self._lock = run_dir / IDS_FILE, threading.Lock()
+        self._ids = self._read() if continues else {}
 
     def get(self, name: str) -> str:
         """The id of a tracker's run; empty if it has none."""
-        return self._read().get(name, "")
+        return self._ids.get(name, "")
 
     def set(self, name: str, run_id: str) -> None:
         """Keeps an id."""
         with self._lock:
-            ids = self._read() | {name: run_id}
-            temporary = self._path.with_suffix(".tmp")
-            with temporary.open("w") as file:
-                json.dump(ids, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-
-    def forget(self) -> None:
-        """Removes all ids: the trackers' runs are new ones."""
-        self._path.unlink(missing_ok=True)
+            self._ids[name] = run_id
+            write_json(self._path, self._ids)
 
     def _read(self) -> dict[str, str]:
         try:

@@ -69,6 +69,9 @@ class Sender:
 
     def _work(self) -> None:
         # A run that could not be started yet is tried for as long as there is something to send.
+        if not self._has_rows():
+            self._is_closed = True
+            return
         forever = itertools.chain(self._retries_after_s, itertools.repeat(self._retries_after_s[-1]))
         if not self._try(self._start, "start its run", forever):
             return
@@ -77,6 +80,12 @@ class Sender:
                 with self._changed:
                     self._num_lost += 1
         self._is_closed = self._try(lambda: self._tracker.finish(bool(self._succeeded)), "close its run", ())
+
+    def _has_rows(self) -> bool:
+        """Waits for the first row; false if the run ends without one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._rows or self._succeeded is not None)
+            return bool(self._rows)
 
     def _start(self) -> None:
         self._tracker = self._make()

@@ -20,7 +20,9 @@ CLOSE_S = 30.0
 
 @asynccontextmanager
 async def tracking(config: Config, resumes: bool, note: Callable[[str], None]) -> AsyncIterator[OnRow]:
-    """Starts the run's trackers, and gives the function that hands a row to each of them and returns at once.
+    """Gives the function that hands a row to each of the run's trackers and returns at once.
+
+    A tracker starts with its first row, so that a run that fails to start leaves nothing behind.
 
     On exit it waits until all rows are sent, at most `CLOSE_S`, outside the event loop.
 
@@ -29,9 +31,7 @@ async def tracking(config: Config, resumes: bool, note: Callable[[str], None]) -
         note: shows a sentence to the user; called from several threads.
     """
     names, folder = config.telemetry.trackers, Path(config.run.dir)
-    ids = RunIds(folder)
-    if not resumes:
-        ids.forget()
+    ids = RunIds(folder, continues=resumes)
     run = TrackedRun(config.telemetry.tracker_project, config.run.name, folder, shown_settings(config) if names else {})
     senders = [Sender(name, partial(make_tracker, name), run, ids, note) for name in names]
 

@@ -73,8 +73,27 @@ def test_every_row_arrives_in_order_and_the_run_is_closed(start):
 
 def test_a_failed_run_is_closed_as_failed(start):
     fake = Fake()
-    close(start(fake, []), succeeded=False)
+    sender = start(fake, [])
+    sender.put(1, {"a": 1.0})
+    close(sender, succeeded=False)
     assert fake.ended is False
+
+
+def test_a_run_that_ends_without_a_row_starts_no_run_of_the_tracker(start, tmp_path):
+    fake, notes = Fake(), []
+    close(start(fake, notes), succeeded=False)
+    assert fake.ended is None
+    assert notes == []
+    assert not (tmp_path / IDS_FILE).exists()
+
+
+def test_a_start_that_does_not_resume_replaces_the_ids_once_it_has_one(tmp_path):
+    RunIds(tmp_path).set("fake", "old")
+    ids = RunIds(tmp_path, continues=False)
+    assert ids.get("fake") == ""
+    assert RunIds(tmp_path).get("fake") == "old", "a start that fails leaves the file"
+    ids.set("fake", "new")
+    assert RunIds(tmp_path).get("fake") == "new"
 
 
 def test_a_failure_is_said_once_and_retried(start):
@@ -115,8 +134,8 @@ def test_a_tracker_that_cannot_start_is_tried_until_the_end(start, tmp_path):
     assert len(notes) == 1
 
     sender = start(never := Fake(*[OSError("down")] * 10**4), notes := [], (3600.0,))
-    assert never.tried.acquire(timeout=60)
     sender.put(1, {"a": 1.0})
+    assert never.tried.acquire(timeout=60)
     close(sender)
     assert (
         notes[1] == "fake: 1 rows of metrics were not sent and its run could not be closed; metrics.jsonl has every row"
@@ -129,6 +148,7 @@ def test_a_package_that_does_not_import_is_said(run, tmp_path):
 
     notes = []
     sender = Sender("fake", make, run, RunIds(tmp_path), notes.append, (3600.0,))
+    sender.put(1, {"a": 1.0})
     close(sender)
     assert notes[0].startswith("fake could not start its run (libfoo.so is missing)")
 
