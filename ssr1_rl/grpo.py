@@ -121,6 +121,9 @@ class Grpo:
     async def run(self) -> bool:
         """Trains until `grpo.num_steps`, or until a stop is asked for; either way the last step is saved.
 
+        Every call makes at least one step, or the validation that is left after the last one, also if the stop was
+        asked for before: else a run whose starts take longer than its time slices would never end.
+
         Returns:
             Whether the run is finished.
         """
@@ -128,7 +131,7 @@ class Grpo:
         # An engine that is lost, or a group that fails, ends a step or a validation at once, but not a checkpoint.
         async with watching(self._feed.failed(), self._system.engine_lost()) as self._first_error:
             await self._validate_at_start()
-            while not self._keeper.is_last(self.step) and not self._stop.by_signal:
+            while not self._keeper.is_last(self.step):
                 await self._train_one_step()
                 await self._save_and_validate()
                 if self._stop.asked:
@@ -141,7 +144,9 @@ class Grpo:
             await self._stop.unless_signalled(self._validate())
         elif self._keeper.lacks_validation(self.step):
             await self._keeper.begin_revalidation()
-            await self._keeper.add_score(await self._stop.unless_signalled(self._validate()))
+            is_last = self._keeper.is_last(self.step)
+            score = await (self._validate() if is_last else self._stop.unless_signalled(self._validate()))
+            await self._keeper.add_score(score)
 
     async def _save_and_validate(self) -> None:
         if self._keeper.is_due(self.step) or self._stop.asked:

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import signal
+import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -65,6 +66,11 @@ def run_grpo(config: Config, *, claimed: bool = False) -> Summary:
         Interrupted: SIGINT, SIGTERM or run.max_time_s stopped the run; every actor has ended.
     """
     stop = StopRequest(config.run.max_time_s)
+    with _sigterm_asks(stop):
+        return _checked_run(config, stop, claimed)
+
+
+def _checked_run(config: Config, stop: StopRequest, claimed: bool) -> Summary:
     checked = preflight(config)
     for index, reward in enumerate(config.rewards):
         check_reward(reward, f"rewards[{index}]")
@@ -170,22 +176,43 @@ def _stopped(config: Config, step: int, stop: StopRequest) -> Interrupted:
     )
 
 
+@contextlib.contextmanager
+def _sigterm_asks(stop: StopRequest) -> Iterator[None]:
+    """Before the loop runs and handles signals itself, SIGTERM asks for a stop too; a second one interrupts."""
+
+    def on_signal(number: int, frame: object) -> None:
+        if stop.by_signal:
+            raise KeyboardInterrupt
+        stop.ask()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 async def _until_signal(run: Coroutine[object, None, Summary], stop: StopRequest, progress: Progress) -> Summary:
     """Runs to the end. The first SIGINT or SIGTERM asks the loop to end after its step; any other cancels the run.
 
-    Either way every actor is ended.
+    During the start SIGTERM asks too, since a batch system that sends it every few minutes must not stop all progress,
+    and SIGINT, which a person sends, cancels. Either way every actor is ended.
     """
     task = asyncio.ensure_future(run)
     loop = asyncio.get_running_loop()
 
     def on_signal(name: str) -> None:
-        if not stop.heeded or stop.by_signal:
+        if stop.by_signal or (name == "SIGINT" and not stop.heeded):
             task.cancel()
             return
         stop.ask()
+        what = "finishing this step, saving it" if stop.heeded else "starting, making one step, saving it"
         progress.note(
-            f"{name}: finishing this step, saving it, then stopping. A second signal stops at once; then the steps "
-            "since the last checkpoint are lost"
+            f"{name}: {what}, then stopping. A second signal stops at once; then the steps since the last checkpoint "
+            "are lost"
         )
 
     for number in (signal.SIGINT, signal.SIGTERM):

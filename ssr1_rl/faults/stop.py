@@ -18,7 +18,7 @@ class StopRequest:
         clock: replaced in tests; counts seconds.
 
     Attributes:
-        heeded: whether the loop runs, and so ends by itself. A signal before that ends the run at once.
+        heeded: whether the loop runs. Before that, SIGINT ends the run at once.
         by_signal: whether a signal asked.
     """
 

@@ -235,12 +235,13 @@ async def test_a_validation_longer_than_the_time_slice_does_not_stop_the_run_for
     assert max(checkpoints(config)) == 6, "each unfinished validation is tried once more, then the run goes on"
 
 
-async def test_a_signal_before_the_first_step_stops_without_a_checkpoint(config, life):
+async def test_a_signal_in_the_first_validation_ends_it_and_one_step_is_made(config, life):
     stop, system = StopRequest(), System()
     system.on_validation = stop.ask
     assert not await life(system, stop)
-    assert system.learners.version == 0
-    assert checkpoints(config) == {}
+    assert system.learners.version == 1
+    assert checkpoints(config) == {1: None}
+    assert rows_of(config, "validation/test/score") == []
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
@@ -393,3 +394,16 @@ async def test_reward_actors_are_closed_before_the_groups_that_they_score_are_ca
     monkeypatch.setattr(GroupFeed, "close", lambda feed: (system.log.append("feed"), close(feed)))
     await life(system)
     assert system.log == ["rewards", "feed"]
+
+
+@pytest.mark.parametrize("every", [2, 1000])
+async def test_a_stop_that_is_asked_for_before_the_loop_still_makes_a_step_and_the_last_validation(config, life, every):
+    config.checkpoint.every, config.grpo.validate_every = 1000, every
+    ended = []
+    while not ended or not ended[-1]:
+        stop = StopRequest()
+        stop.ask()
+        ended.append(await life(System(), stop))
+        assert len(ended) < 9
+    assert rows_of(config, "time/step_s") == [1, 2, 3, 4, 5, 6]
+    assert rows_of(config, "validation/test/score")[-1] == 6

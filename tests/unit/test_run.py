@@ -57,12 +57,12 @@ async def test_a_start_that_fails_leaves_the_settings_of_the_last_one(config, mo
 class Loop:
     """A run whose loop takes `steps` turns of the event loop to finish its step after a stop was asked for."""
 
-    def __init__(self, heeded):
-        self.stop, self.heeded, self.finished = StopRequest(), heeded, False
+    def __init__(self, heeded, number=signal.SIGTERM):
+        self.stop, self.heeded, self.number, self.finished = StopRequest(), heeded, number, False
 
     async def __call__(self):
         self.stop.heeded = self.heeded
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), self.number)
         while not self.stop.by_signal:
             await asyncio.sleep(0)
         self.finished = True
@@ -77,10 +77,26 @@ async def test_the_first_signal_lets_the_loop_finish_and_says_so(capsys):
     assert "SIGTERM: finishing this step, saving it, then stopping. A second signal stops at once" in out
 
 
-async def test_a_signal_during_the_start_stops_at_once():
-    loop = Loop(heeded=False)
+async def test_ctrl_c_during_the_start_stops_at_once():
+    loop = Loop(heeded=False, number=signal.SIGINT)
     with pytest.raises(asyncio.CancelledError):
         await run._until_signal(loop(), loop.stop, Progress(1))
+
+
+async def test_sigterm_during_the_start_lets_the_run_make_a_step(capsys):
+    loop = Loop(heeded=False)
+    assert await run._until_signal(loop(), loop.stop, Progress(1)) == {}
+    assert loop.finished
+    assert "SIGTERM: starting, making one step, saving it, then stopping" in capsys.readouterr().out
+
+
+def test_sigterm_before_the_loop_asks_and_a_second_one_interrupts():
+    stop, before = StopRequest(), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), run._sigterm_asks(stop):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.by_signal
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
