@@ -41,5 +41,11 @@ def test_every_topic_is_checked_whatever_is_wrong(system_config: Config, tmp_pat
     }
     assert "does not see" in errors["nodes"]
     assert "this run needs" in errors["cluster"]
-    assert "none.json is not a file" in errors["settings and data"]
+    assert "no_model does not exist" in errors["settings and data"]
     assert "cannot be used" in errors["model"]
+
+
+def test_missing_data_is_among_the_findings(system_config: Config, tmp_path: Path) -> None:
+    data = replace(system_config.data, train=replace(system_config.data.train, path=str(tmp_path / "none.json")))
+    found = examined(replace(system_config, data=data))
+    assert "none.json" in str([what for level, what in found["settings and data"] if level == "error"])
