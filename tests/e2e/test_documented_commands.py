@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ssr1_rl.checks.dry_run import print_dry_run
-from ssr1_rl.config.written import config_to_yaml
 from ssr1_rl.config.schema import Config
+from ssr1_rl.config.written import config_to_yaml
 from tests.documented_commands import check, commands
 
 
