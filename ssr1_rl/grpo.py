@@ -12,11 +12,12 @@
 The feed has (max_staleness + 1) x questions_per_step places, and a group keeps its place until `feed.trained`. So with
 max_staleness 0 generation and training alternate; with k, generation runs up to k policy versions ahead. One loop
 serves both. Waits for actors are named in `Waits`; the first error of a group, an engine or a rank ends the run, also
-if the loop waits for something else.
+if the loop waits for something else. Only an update and a checkpoint are finished first, unless the learners fail.
 
 A step is saved before it is validated, so a validation that is killed loses none; its score then joins the checkpoint.
-If engines or rewards fail, the newest step is saved before the run ends. Nothing in the run's folder changes before
-engines and learners are up and have the checkpoint's weights.
+If anything but the learners fails, the newest step is saved before the run ends: before the update that is the last
+one, from then on the one that the update makes. Nothing in the run's folder changes before engines and learners are up
+and have the checkpoint's weights.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
+from ssr1_rl.errors import Unanswered
 from ssr1_rl.evaluate import evaluate
 from ssr1_rl.faults.first_error import watching
 from ssr1_rl.faults.guards import check_logprobs, check_rollout_logprobs, check_update
@@ -165,32 +167,47 @@ class Grpo:
         self._progress.phase("rollouts")
         async with self._saved_on_error():
             taken = await self._first_error.during(self._feed.take(self._config.grpo.questions_per_step))
-        clock.lap("rollout_wait_s")
-        await self._first_error.during(self._train_on(taken, clock))
+            clock.lap("rollout_wait_s")
+            batch, probed, kl_metrics = await self._first_error.during(self._prepared(taken))
+        clock.lap("advantages_s")
+        metrics = await self._first_error.finishing(self._update(batch, probed, kl_metrics), self._tell_of_update)
+        clock.lap("update_s")
+        done = partial(self._step_is_done, [scored for scored, _ in taken], batch, metrics, clock)
+        # A learner may wait for a lost engine in the broadcast for ever, so the save is not waited for for ever either.
+        async with self._saved_on_error(done, self._config.rollout.sync_timeout_s):
+            try:
+                await self._first_error.during(self._sync(self.step + 1))
+            finally:
+                clock.lap("sync_s")
+        if self._config.grpo.max_staleness:
+            self._probe.start(taken[-1][1], self.step + 1)
+        async with self._saved_on_error():
+            done()
 
-    async def _train_on(self, taken: Sequence[Result], clock: StepClock) -> None:
+    async def _prepared(
+        self, taken: Sequence[Result]
+    ) -> tuple[list[TrainGroup], dict[str, float], dict[str, float]]:
+        """The groups with their advantages, the probe's figures, and those of the KL term; changes no weights."""
         self._progress.phase("update")
         probed = await self._probe.finish()
         check_logprobs(probed, self._config.guard, self.step)
         scored = [scored for scored, _ in taken]
         check_rollout_logprobs(scored, self._config.guard, self.step + 1)
         batch, kl_metrics = await self._batch([train_group(s, p, self._config.grpo) for s, p in taken], scored)
-        clock.lap("advantages_s")
-        learner_metrics = await self._system.learners.update(batch, self._kl.value) | kl_metrics
-        if "kl_to_reference" in learner_metrics:
-            self._kl.observe(learner_metrics["kl_to_reference"])
-        clock.lap("update_s")
-        check_update(learner_metrics, self._config.guard, self.step + 1)
-        if not learner_metrics["comparable_tokens"]:
-            learner_metrics |= probed
-        self._progress.phase("weight sync")
-        await self._sync(self.step + 1)
-        clock.lap("sync_s")
-        if self._config.grpo.max_staleness:
-            self._probe.start(taken[-1][1], self.step + 1)
-        self._feed.trained()
-        self.step += 1
-        self._record(scored, batch, learner_metrics, clock)
+        return batch, probed, kl_metrics
+
+    async def _update(
+        self, batch: Sequence[TrainGroup], probed: dict[str, float], kl_metrics: dict[str, float]
+    ) -> dict[str, float]:
+        """Makes one step of the policy and checks it. Without comparable tokens its figures are those of the probe."""
+        metrics = await self._system.learners.update(batch, self._kl.value) | kl_metrics
+        check_update(metrics, self._config.guard, self.step + 1)
+        if "kl_to_reference" in metrics:
+            self._kl.observe(metrics["kl_to_reference"])
+        return metrics if metrics["comparable_tokens"] else metrics | probed
+
+    def _tell_of_update(self, error: Exception) -> None:
+        self._progress.note(f"{error}; finishing the update and saving it, then the run ends")
 
     async def _batch(
         self, groups: Sequence[TrainGroup], scored: Sequence[ScoredGroup]
@@ -210,16 +227,20 @@ class Grpo:
         return batch, measured | {"kl_coefficient": self._kl.value}
 
     async def _sync(self, policy_version: int) -> None:
+        self._progress.phase("weight sync")
         await self._system.sync_weights(policy_version, audit=not self._weights_checked)
         self._weights_checked = True
 
-    def _record(
+    def _step_is_done(
         self,
         scored: Sequence[ScoredGroup],
         batch: Sequence[TrainGroup],
         learner_metrics: Mapping[str, float],
         clock: StepClock,
     ) -> None:
+        """Counts the step that the update has made, and writes its metrics and samples."""
+        self._feed.trained()
+        self.step += 1
         not_trained = NotTrained(
             self._feed.num_replaced, self._feed.reached_limit, self._feed.num_failed, self._skips.num_skipped
         )
@@ -276,16 +297,24 @@ class Grpo:
         await self._keeper.save(state, score, self._system.learners.save)
 
     @contextlib.asynccontextmanager
-    async def _saved_on_error(self) -> AsyncIterator[None]:
-        """Saves the newest step before an error of engines or rewards ends the run: the learners have it unharmed."""
+    async def _saved_on_error(
+        self, before: Callable[[], None] = lambda: None, limit_s: float | None = None
+    ) -> AsyncIterator[None]:
+        """Calls `before` and saves the newest step before an error ends the run, unless the learners do not answer.
+
+        The save is ended after `limit_s`.
+        """
         try:
             yield
-        except Exception:
-            if self.step and not self._keeper.is_saved(self.step):
-                try:
-                    await self._save(None)
-                except Exception as error:
-                    self._progress.note(f"step {self.step} could not be saved before the run ends: {error}")
+        except Exception as first:
+            try:
+                before()
+                if self.step and not self._keeper.is_saved(self.step) and _learners_answer(first):
+                    async with asyncio.timeout(limit_s):
+                        await self._save(None)
+            except Exception as error:
+                why = f"not within {limit_s:g} s" if limit_s and isinstance(error, TimeoutError) else error
+                self._progress.note(f"step {self.step} could not be saved before the run ends: {why}")
             raise
 
     async def _load(self, checkpoint: Checkpoint) -> None:
@@ -307,3 +336,8 @@ class Grpo:
         self._probe.close()
         if self._metrics is not None:
             self._metrics.close()
+
+
+def _learners_answer(error: Exception) -> bool:
+    """False for an error that names a learner among those that did not answer: a save would wait for it in vain."""
+    return not (isinstance(error, Unanswered) and any(role.startswith("learner") for role in error.silent))

@@ -1,8 +1,8 @@
-"""The first error of what runs beside a piece of work ends the work, and is raised."""
+"""The first error of what runs beside a piece of work is raised, and ends the work unless it has to be finished."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import NoReturn, TypeVar
 
 R = TypeVar("R")
@@ -15,16 +15,49 @@ class FirstError:
         self._watched = watched
 
     async def during(self, work: Coroutine[object, None, R]) -> R:
-        """The result of `work`. An error of what is watched cancels it, and is raised at once."""
+        """The result of `work`. An error of what is watched cancels it, and is raised at once.
+
+        After an error that came before, `work` is not begun.
+        """
+        if error := self._error():
+            work.close()
+            raise error
         task = asyncio.create_task(work)
         try:
             await asyncio.wait([task, *self._watched], return_when=asyncio.FIRST_COMPLETED)
-            for watched in self._watched:
-                if watched.done():
-                    watched.result()
+            if error := self._error():
+                raise error
             return task.result()
         finally:
             await _ended(task)
+
+    async def finishing(self, work: Coroutine[object, None, R], on_error: Callable[[Exception], None]) -> R:
+        """The result of `work`, which is finished whatever happens to what is watched.
+
+        `on_error` is told of an error of what is watched at once; the next `during` raises it. If `work` fails after
+        that, the earlier error is raised.
+        """
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait([task, *self._watched], return_when=asyncio.FIRST_COMPLETED)
+            first = self._error()
+            if first and not task.done():
+                on_error(first)
+            try:
+                return await task
+            except Exception as error:
+                if first is None:
+                    raise
+                raise first from error
+        finally:
+            await _ended(task)
+
+    def _error(self) -> Exception | None:
+        """The first error of what is watched, None as long as there is none."""
+        for watched in self._watched:
+            if watched.done() and isinstance(error := watched.exception(), Exception):
+                return error
+        return None
 
 
 @contextlib.asynccontextmanager

@@ -11,6 +11,7 @@ from ssr1_rl.actors.roster import ActorLost
 from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.run import RunConfig
+from ssr1_rl.errors import Unanswered
 from ssr1_rl.evaluate import TooManyUnscored
 from ssr1_rl.faults.budget import RewardFailure
 from ssr1_rl.faults.stop import StopRequest
@@ -41,6 +42,9 @@ class Learners:
 
     async def logprobs(self, groups):
         return [group.rollout_logprobs for group in groups]
+
+    async def reference_kl(self, groups):
+        return [tuple(tuple(0.0 for _ in tokens) for tokens in group.responses) for group in groups]
 
     async def save(self, folder):
         (folder / "weights").write_text(str(self.version))
@@ -328,16 +332,19 @@ async def test_counters_go_on_after_a_resume(config, life):
     assert len({path.read_text() if path.exists() else "" for path in listed}) == 1
 
 
-async def test_an_engine_that_dies_ends_an_update_at_once(life):
+async def test_an_engine_that_dies_during_an_update_is_told_at_once(life, capsys):
     system = System()
 
     async def update(batch, kl_coefficient):
         system.lost.set()
-        await asyncio.Event().wait()
+        while "finishing the update" not in capsys.readouterr().out:
+            await asyncio.sleep(0)
+        raise ConnectionError("learner rank 0 died")
 
     system.learners.update = update
-    with pytest.raises(ActorLost, match="rollout worker 1 died"):
+    with pytest.raises(ActorLost, match="rollout worker 1 died") as raised:
         await asyncio.wait_for(life(system), 5)
+    assert isinstance(raised.value.__cause__, ConnectionError), "the learners' own error ends an update that hangs"
 
 
 async def test_an_engine_that_dies_during_a_validation_ends_it_and_the_step_is_saved(config, life):
@@ -371,21 +378,105 @@ async def test_a_checkpoint_is_finished_before_an_engine_s_death_is_told(config,
     assert list(checkpoints(config)) == [2]
 
 
-async def test_an_update_that_an_engine_s_death_ends_is_not_saved_as_the_step_before(config, life):
-    """The learners may be in the middle of it, or done with it: their weights are not those of the newest step."""
-    config.checkpoint.every = config.grpo.validate_every = 100
+def dies_in_step_3(system, where):
+    """An engine dies in this part of step 3."""
+    learners, sync = system.learners, system.sync_weights
+
+    async def lost(*_, **__):
+        system.lost.set()
+        await asyncio.Event().wait()
+
+    async def update(batch, kl_coefficient):
+        if learners.version == 2:
+            system.lost.set()
+            for _ in range(9):
+                await asyncio.sleep(0)
+        return await Learners.update(learners, batch, kl_coefficient)
+
+    async def broken(version, audit):
+        assert not system.lost.is_set(), "a broadcast to a dead engine never ends"
+        if version == 3:
+            raise ActorLost("rollout worker 1 died")
+        await sync(version, audit)
+
+    system.sync_weights = broken
+    if where == "the update":
+        learners.update = update
+    elif where in ("the probe", "the reference"):
+        name = "logprobs" if where == "the probe" else "reference_kl"
+        method = getattr(learners, name)
+        setattr(learners, name, lambda groups: (method if learners.version < 2 else lost)(groups))
+
+
+@pytest.mark.parametrize(("where", "saved"), [("the probe", 2), ("the reference", 2), ("the update", 3), ("a sync", 3)])
+async def test_whatever_an_engine_s_death_ends_the_learners_newest_step_is_saved(config, life, where, saved):
+    config.checkpoint.every = 100
+    config.grpo.validate_every, config.grpo.max_staleness = 0, int(where == "the probe")
+    if where == "the reference":
+        config.grpo.kl_coefficient, config.grpo.kl_placement = 0.1, "reward"
+    system = System()
+    dies_in_step_3(system, where)
+    with pytest.raises(ActorLost, match="rollout worker 1 died"):
+        await asyncio.wait_for(life(system), 5)
+    (checkpoint,) = list_checkpoints(Path(config.run.dir))
+    assert checkpoint.step == saved == int((checkpoint.learner / "weights").read_text())
+    assert rows_of(config, "time/sync_s") == list(range(1, saved + 1))
+    assert await life()
+    assert rows_of(config, "time/sync_s") == [1, 2, 3, 4, 5, 6]
+    assert len(trained_questions(config)) == len(set(trained_questions(config))) == 12
+    assert not Path(config.run.dir, "set_aside").exists()
+
+
+async def test_an_update_that_fails_its_check_is_not_saved_after_an_engine_s_death(config, life, capsys):
+    config.checkpoint.every, config.grpo.validate_every = 100, 0
     system = System()
 
-    async def dies(batch, kl_coefficient):
-        if system.learners.version == 2:
+    async def update(batch, kl_coefficient):
+        metrics = await Learners.update(system.learners, batch, kl_coefficient)
+        if system.learners.version == 3:
             system.lost.set()
-            await asyncio.Event().wait()
-        return await Learners.update(system.learners, batch, kl_coefficient)
+            for _ in range(9):
+                await asyncio.sleep(0)
+            metrics["loss"] = float("nan")
+        return metrics
 
-    system.learners.update = dies
+    system.learners.update = update
     with pytest.raises(ActorLost):
         await asyncio.wait_for(life(system), 5)
     assert checkpoints(config) == {}
+
+
+async def test_a_learner_that_does_not_answer_is_not_asked_to_save(config, life):
+    config.checkpoint.every, config.grpo.validate_every = 100, 0
+    system, saves = System(), []
+
+    async def sync(version, audit):
+        if version == 3:
+            error = Unanswered("weight sync took too long")
+            error.silent = ("rollout worker 1", "learner rank 0")
+            raise error
+
+    async def save(folder):
+        saves.append(folder)
+
+    system.sync_weights, system.learners.save = sync, save
+    with pytest.raises(Unanswered):
+        await life(system)
+    assert saves == []
+
+
+async def test_a_learner_that_is_stuck_in_a_broken_sync_ends_the_save_at_its_limit(config, life, capsys):
+    config.checkpoint.every, config.grpo.validate_every, config.rollout.sync_timeout_s = 100, 0, 0.01
+    system = System()
+    dies_in_step_3(system, "a sync")
+
+    async def stuck(folder):
+        await asyncio.Event().wait()
+
+    system.learners.save = stuck
+    with pytest.raises(ActorLost):
+        await asyncio.wait_for(life(system), 5)
+    assert "step 3 could not be saved before the run ends: not within 0.01 s" in capsys.readouterr().out
 
 
 async def test_reward_actors_are_closed_before_the_groups_that_they_score_are_cancelled(life, monkeypatch):

@@ -60,6 +60,23 @@ async def test_work_between_two_watched_parts_is_finished_and_the_next_part_fail
 
         with pytest.raises(RuntimeError, match="engine 1 died"):
             await first_error.during(step())
+        assert begun == []
+
+
+async def test_work_to_be_finished_is_finished_and_the_error_is_told_meanwhile():
+    now, told = asyncio.Event(), []
+
+    async def update():
+        now.set()
+        while not told:
+            await asyncio.sleep(0)
+        return 3
+
+    async with watching(fails(RuntimeError("engine 1 died"), now)) as first_error:
+        assert await asyncio.wait_for(first_error.finishing(update(), told.append), 5) == 3
+        assert [str(error) for error in told] == ["engine 1 died"]
+        with pytest.raises(RuntimeError, match="engine 1 died"):
+            await first_error.during(never())
 
 
 async def test_the_result_and_the_error_of_the_work_are_its_own():
