@@ -184,9 +184,7 @@ class Grpo:
         async with self._saved_on_error():
             done()
 
-    async def _prepared(
-        self, taken: Sequence[Result]
-    ) -> tuple[list[TrainGroup], dict[str, float], dict[str, float]]:
+    async def _prepared(self, taken: Sequence[Result]) -> tuple[list[TrainGroup], dict[str, float], dict[str, float]]:
         """The groups with their advantages, the probe's figures, and those of the KL term; changes no weights."""
         self._progress.phase("update")
         probed = await self._probe.finish()

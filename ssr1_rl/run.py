@@ -20,6 +20,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.connection import connected
 from ssr1_rl.data.splits import Splits
 from ssr1_rl.data.stream import QuestionStream
+from ssr1_rl.errors import UserError
 from ssr1_rl.faults.error_log import ErrorLog
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.faults.watchdog import Watchdog
@@ -128,7 +129,20 @@ def _find_resume(config: Config, splits: Splits, progress: Progress) -> Resume:
         progress.note(f"resuming from {resume.checkpoint.path}")
         for change in changed_settings(config):
             progress.note(change)
+    elif last_step := _last_step(Path(config.run.dir)):
+        progress.note(
+            f"{config.run.dir}/metrics.jsonl holds step {last_step}, but {config.run.dir}/checkpoints holds no "
+            "checkpoint; starting from the beginning. If it should hold one, stop the run, and mount its disk"
+        )
     return resume
+
+
+def _last_step(run_dir: Path) -> int:
+    """The last step in metrics.jsonl, 0 if there is none, or if the file cannot be used."""
+    try:
+        return max((int(row["step"]) for row in read_metrics(run_dir)), default=0)
+    except (OSError, UserError):
+        return 0
 
 
 async def _run(

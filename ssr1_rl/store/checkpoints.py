@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from ssr1_rl.config.sections.watch import CheckpointConfig
+from ssr1_rl.errors import UserError
 from ssr1_rl.files import SetAside, set_aside_folders, step_of, sync, write_json
 from ssr1_rl.store.lineage import Branch, Lineage, is_ancestor
 from ssr1_rl.store.manifest import (
     MANIFEST,
     DamagedCheckpoint,
+    FileIsMissing,
     Manifest,
     UnreadableCheckpoint,
     check_files,
@@ -72,8 +74,15 @@ class Checkpoint:
         return self.path / "learner"
 
     def controller_state(self) -> ControllerState:
-        """Reads controller.json."""
-        return json.loads((self.path / "controller.json").read_bytes())
+        """Reads controller.json.
+
+        Raises:
+            UnreadableCheckpoint: the file system refuses to read it.
+        """
+        try:
+            return json.loads((self.path / "controller.json").read_bytes())
+        except OSError as error:
+            raise UnreadableCheckpoint(f"checkpoint {self.path} could not be read: {error}") from error
 
     def identity(self) -> str:
         """A name of its content: the same after it was moved, copied or scored."""
@@ -193,19 +202,35 @@ class CheckpointStore:
 
 
 def list_checkpoints(run_dir: Path, read: Callable[[Path], Manifest] = read_manifest) -> list[Checkpoint]:
-    """Every checkpoint of a run by its step. `Checkpoint.verify` finds out whether one is damaged."""
-    folder = run_dir / FOLDER
+    """Every checkpoint of a run by its step. `Checkpoint.verify` finds out whether one is damaged.
+
+    Raises:
+        UserError: the folder is a link to one that is not there, so its checkpoints are out of reach.
+        UnreadableCheckpoint: the file system refuses to list the folder.
+    """
+    try:
+        paths = _listed(run_dir / FOLDER)
+    except OSError as error:
+        raise UnreadableCheckpoint(f"the checkpoints of {run_dir} could not be listed: {error}") from error
     found = []
-    for path in folder.iterdir() if folder.is_dir() else ():
-        step = step_of(path)
-        if step is None or not path.is_dir():
-            continue
+    for step, path in paths:
         try:
             manifest = read(path)
             found.append(Checkpoint(path, step, manifest["score"], tuple(manifest["lineage"]), manifest["revalidated"]))
         except (DamagedCheckpoint, UnreadableCheckpoint):
             found.append(Checkpoint(path, step, None))
     return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def _listed(folder: Path) -> list[tuple[int, Path]]:
+    """The folders whose names are those of checkpoints, with their steps."""
+    if folder.is_symlink() and not folder.exists():
+        raise UserError(
+            f"{folder} is a link to {folder.readlink()}, which is not there; mount its disk, or remove the link if the "
+            "checkpoints are not needed any more"
+        )
+    paths = list(folder.iterdir()) if folder.is_dir() else []
+    return [(step, path) for path in paths if (step := step_of(path)) is not None and path.is_dir()]
 
 
 def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
@@ -221,9 +246,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         DamagedCheckpoint: there is no checkpoint, or it has no manifest.
         UnreadableCheckpoint: the file system refuses to read it.
     """
-    if not (path / MANIFEST).is_file():
+    try:
+        manifest = read_manifest(path)
+    except FileIsMissing as error:
         raise DamagedCheckpoint(
             f"{path} holds no checkpoint (it has no {MANIFEST}); give a folder such as RUN/checkpoints/step_000040"
-        )
-    manifest = read_manifest(path)
+        ) from error
     return Checkpoint(path, manifest["step"], manifest["score"], tuple(manifest["lineage"]), manifest["revalidated"])

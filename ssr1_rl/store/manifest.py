@@ -26,6 +26,10 @@ class DamagedCheckpoint(UserError):
     """A checkpoint differs from its manifest; the message names the file."""
 
 
+class FileIsMissing(DamagedCheckpoint):
+    """A file of a checkpoint is not there, or not yet: a network file system may list it some seconds later."""
+
+
 class UnreadableCheckpoint(RunError):
     """A checkpoint could not be read although its files are there; it may be whole."""
 
@@ -51,7 +55,8 @@ def read_manifest(checkpoint: Path) -> Manifest:
     """The manifest of the checkpoint in a folder.
 
     Raises:
-        DamagedCheckpoint: it is missing or no manifest.
+        FileIsMissing: there is none.
+        DamagedCheckpoint: it is no manifest.
         UnreadableCheckpoint: the file system refuses to read it.
     """
     path = checkpoint / MANIFEST
@@ -65,7 +70,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
             "revalidated": bool(found.get("revalidated", False)),
         }
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DamagedCheckpoint(f"checkpoint {checkpoint} is damaged: {MANIFEST} is missing") from error
+        raise FileIsMissing(f"checkpoint {checkpoint} is damaged: {MANIFEST} is missing") from error
     except OSError as error:
         raise UnreadableCheckpoint(f"checkpoint {checkpoint} could not be read: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -90,18 +95,19 @@ def check_files(checkpoint: Path, manifest: Manifest) -> None:
     """Compares every file with the manifest.
 
     Raises:
-        DamagedCheckpoint: a file is missing, cut short or changed.
+        FileIsMissing: a file is missing.
+        DamagedCheckpoint: a file is cut short or changed.
         UnreadableCheckpoint: the file system refuses to read one.
     """
     names = list(manifest["files"])
-    for name, entry in manifest["files"].items():
-        path = checkpoint / name
-        if not path.is_file():
-            raise DamagedCheckpoint(f"checkpoint {checkpoint} is damaged: {name} is missing")
-        if path.stat().st_size != entry["bytes"]:
-            raise DamagedCheckpoint(f"checkpoint {checkpoint} is damaged: {name} differs from its manifest")
     try:
+        for name, entry in manifest["files"].items():
+            if (checkpoint / name).stat().st_size != entry["bytes"]:
+                raise DamagedCheckpoint(f"checkpoint {checkpoint} is damaged: {name} differs from its manifest")
         sums = _in_threads(checksum, [checkpoint / name for name in names])
+    except (FileNotFoundError, NotADirectoryError) as error:
+        name = Path(error.filename).relative_to(checkpoint)
+        raise FileIsMissing(f"checkpoint {checkpoint} is damaged: {name} is missing") from error
     except OSError as error:
         raise UnreadableCheckpoint(f"checkpoint {checkpoint} could not be read: {error}") from error
     for name, digest in zip(names, sums, strict=True):
@@ -127,11 +133,11 @@ def identity(manifest: Manifest) -> str:
 
 
 def patiently(read: Callable[[], R]) -> R:
-    """Calls `read` again, after pauses, while the file system fails; raises its last error."""
+    """Calls `read` again, after pauses, while the file system fails or lacks a file; raises its last error."""
     for pause_s in READ_PAUSES_S:
         try:
             return read()
-        except UnreadableCheckpoint:
+        except (UnreadableCheckpoint, FileIsMissing):
             time.sleep(pause_s)
     return read()
 

@@ -84,7 +84,7 @@ def find_resume(run: RunConfig) -> Resume:
         return Resume(None, (new_branch(),))
     if run.resume != "auto":
         return _named(run)
-    found, notes, unreadable, error = _newest_whole(list_checkpoints(Path(run.dir)))
+    found, notes, unreadable, error = _newest_whole(patiently(lambda: list_checkpoints(Path(run.dir))))
     if found is None and error is not None:
         folder = Path(run.dir) / "checkpoints"
         raise type(error)(f"{error}: none is left. Move {folder} away to start from the beginning") from error
@@ -103,7 +103,7 @@ def check_resume(run: RunConfig, lora: LoraConfig) -> None:
         _refuse_existing_run(run)
         return
     try:
-        newest = list_checkpoints(Path(run.dir)) if run.resume == "auto" else _descendants(run)
+        newest = patiently(lambda: list_checkpoints(Path(run.dir))) if run.resume == "auto" else _descendants(run)
         checkpoints = newest[-1:]
         if run.resume != "auto" and not checkpoints:
             checkpoints = [open_checkpoint(Path(run.resume))]
@@ -120,8 +120,8 @@ def check_data(checkpoint: Checkpoint, stream: QuestionStream) -> None:
         UserError: the training data or the seed is another one; the message gives both values.
     """
     try:
-        state = checkpoint.controller_state()["feed"]["stream"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        state = patiently(checkpoint.controller_state)["feed"]["stream"]
+    except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {checkpoint.path} is damaged: controller.json: {error!r}") from error
     try:
         stream.load_state_dict(state)
@@ -151,7 +151,7 @@ def _descendants(run: RunConfig) -> list[Checkpoint]:
         identity = patiently(lambda: open_checkpoint(path).identity())
     except DamagedCheckpoint:
         identity = ""  # it may have been removed since, as one of the oldest
-    found = list_checkpoints(Path(run.dir), lambda folder: patiently(lambda: read_manifest(folder)))
+    found = patiently(lambda: list_checkpoints(Path(run.dir), lambda folder: patiently(lambda: read_manifest(folder))))
     return [c for c in found if was_named(c.lineage, path, identity)]
 
 

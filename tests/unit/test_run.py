@@ -54,6 +54,16 @@ async def test_a_start_that_fails_leaves_the_settings_of_the_last_one(config, mo
     assert {p: p.read_bytes() for p in Path(config.run.dir).rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"), [(None, False), ("", False), ('{"step": 0}\n{"step": 400}\n', True), ("?\n{}\n", False)]
+)
+def test_metrics_without_a_checkpoint_are_named_at_the_start(config, capsys, lines, told):
+    if lines is not None:
+        Path(config.run.dir, "metrics.jsonl").write_text(lines)
+    assert run._find_resume(config, SPLITS, Progress(1)).checkpoint is None
+    assert ("metrics.jsonl holds step 400, but" in capsys.readouterr().out) == told
+
+
 class Loop:
     """A run whose loop takes `steps` turns of the event loop to finish its step after a stop was asked for."""
 

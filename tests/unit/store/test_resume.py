@@ -81,6 +81,22 @@ def test_auto_resumes_from_the_newest_and_stays_in_its_lineage(config, three):
     assert resume.lineage == three[2].lineage
 
 
+def test_a_link_to_a_disk_that_is_not_mounted_stops_the_start(config, three, tmp_path):
+    folder = Path(config.run.dir) / "checkpoints"
+    folder.rename(tmp_path / "disk")
+    folder.symlink_to(tmp_path / "disk")
+    assert find_resume(config.run).step == 30
+    (tmp_path / "disk").rename(tmp_path / "not mounted")
+    config.model.lora.rank = 0
+    for how in ("auto", "never", str(tmp_path / "not mounted" / "step_000010")):
+        config.run.resume = how
+        for start_with in (find_resume, lambda run: check_resume(run, config.model.lora)):
+            with pytest.raises(
+                UserError, match=r"checkpoints is a link to .*/disk, which is not there; mount its disk"
+            ):
+                start_with(config.run)
+
+
 async def test_the_newest_is_the_one_of_the_highest_number(config, three):
     await save(config.run.dir, three[0].lineage, 999_999, 1_000_000)
     assert find_resume(config.run).step == 1_000_000
@@ -156,6 +172,42 @@ def test_a_read_that_fails_for_a_moment_is_tried_again(config, three, monkeypatc
     left = fail_reads(monkeypatch, 2, three[2].path / part)
     assert find_resume(config.run).step == 30
     assert left == [0]
+
+
+# A folder that is missing for a moment cannot be told from one that never was.
+@pytest.mark.parametrize(
+    ("part", "code"),
+    [
+        ("", errno.ESTALE),
+        ("step_000030", errno.EIO),
+        ("step_000030/learner/weights", errno.ESTALE),
+        ("step_000030/learner/weights", errno.ENOENT),
+    ],
+)
+@pytest.mark.parametrize("resume", ["auto", "named"])
+def test_a_look_that_fails_for_a_moment_is_tried_again(config, three, monkeypatch, code, part, resume):
+    if resume == "named":
+        config.run.resume = str(three[2].path)
+    real, left, there = Path.stat, [2], str(three[2].path.parent / part)
+
+    def stat_or_fail(path, **kwargs):
+        if left[0] and str(path) == there:
+            left[0] -= 1
+            raise OSError(code, "it failed", str(path))
+        return real(path, **kwargs)
+
+    monkeypatch.setattr(Path, "stat", stat_or_fail)
+    assert find_resume(config.run).step == 30
+    assert left == [0]
+
+
+def test_a_listing_that_stays_impossible_is_explained(config, three, monkeypatch):
+    def fails(path):
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", fails)
+    with pytest.raises(UnreadableCheckpoint, match=r"checkpoints of .*run could not be listed: .*Input/output error"):
+        find_resume(config.run)
 
 
 def test_what_stays_unreadable_is_passed_over_and_kept(config, three, monkeypatch):
