@@ -44,6 +44,7 @@ from ssr1_rl.rollout.engine import Sampling
 from ssr1_rl.rollout.feed import GroupFeed, Result
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.store.checkpoints import Checkpoint, ControllerState
+from ssr1_rl.store.folder import set_identity_aside
 from ssr1_rl.store.keeper import Keeper
 from ssr1_rl.store.resume import Resume
 from ssr1_rl.system import System
@@ -118,6 +119,8 @@ class Grpo:
         revalidates = self._keeper.lacks_validation(self.step)
         self._metrics = MetricsWriter(self._run_dir, self._config.telemetry.tensorboard, aside, kept_step, revalidates)
         self._metrics.on_row = self._on_metrics
+        if kept_step < 0:
+            set_identity_aside(self._run_dir, aside)
         return aside
 
     async def run(self) -> bool:

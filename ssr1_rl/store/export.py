@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssr1_rl.config.model_path import check_model_folder
 from ssr1_rl.errors import UserError
-from ssr1_rl.files import whole_folder
+from ssr1_rl.files import SET_ASIDE, SET_ASIDE_NAME, whole_folder
 from ssr1_rl.store.checkpoints import Checkpoint, best_of, list_checkpoints
 from ssr1_rl.trainer.learner_state import AdapterShape, ShardWriter, learner_settings, saved_weights
 from ssr1_rl.trainer.model.lora import add_adapters
@@ -53,7 +53,7 @@ def base_model_folder(run_dir: Path, model_path: str, configured_dir: str) -> st
     """The base model (`model.path`) of the run that is now in `run_dir`, found from any working directory.
 
     A relative path belongs to the directory that the run was started in. That directory follows from `configured_dir`
-    (`run.dir`), unless the run's folder was moved.
+    (`run.dir`), unless the run's folder was moved. `run_dir` may also be a folder of a run's `set_aside/`.
 
     Raises:
         ValueError: `model_path` is neither an existing folder nor a hub name.
@@ -63,6 +63,8 @@ def base_model_folder(run_dir: Path, model_path: str, configured_dir: str) -> st
         candidates = [path]
     else:
         here = run_dir.resolve()
+        if here.parent.name == SET_ASIDE and SET_ASIDE_NAME.fullmatch(here.name):
+            here = here.parent.parent
         moved = end.is_absolute() or here.parts[-len(end.parts) :] != end.parts
         candidates = [path] if moved else [Path(*here.parts[: -len(end.parts)]) / path, path]
     for candidate in candidates:

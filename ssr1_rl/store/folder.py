@@ -22,6 +22,7 @@ from ssr1_rl.errors import ConfigError, UserError, named_by_the_user
 from ssr1_rl.files import SetAside, write_text
 
 CONFIG = "config.yaml"
+OF_THE_RUN = (CONFIG, "summary.json", "trackers.json")
 
 
 class RunFolderInUse(UserError):
@@ -72,6 +73,18 @@ def write_config(config: Config, aside: SetAside) -> None:
     if path.exists() and _read(path) is None:
         aside.move(path)
     write_text(path, config_to_yaml(config), mode=0o600)
+
+
+def set_identity_aside(run_dir: Path, aside: SetAside) -> None:
+    """Sets aside the files that belong to a run as a whole, for a start whose folder holds another run.
+
+    They go where the run's metrics and checkpoints went, so that an export finds its base model there. If none of these
+    were set aside, there was no other run.
+    """
+    if aside.folder:
+        for name in OF_THE_RUN:
+            if (run_dir / name).exists():
+                aside.move(run_dir / name)
 
 
 def _read(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -310,6 +311,31 @@ async def test_a_named_resume_sets_the_rest_aside_and_then_continues(config, lif
     assert rows_of(config, "time/step_s") == [1, 2, 3, 4, 5, 6]
     assert rows_of(config, "validation/test/score") == [0, 2, 4, 6]
     assert len(list((run / "set_aside").iterdir())) == 1, "the second start resumed the newest and left nothing behind"
+
+
+async def test_another_run_s_settings_and_figures_go_where_its_checkpoints_go(config, life, tmp_path):
+    run, names = Path(config.run.dir), ("config.yaml", "summary.json", "trackers.json")
+    await life()
+    for name in names:
+        (run / name).write_text("of the first run")
+    assert await life(), "a resume"
+    assert all((run / name).exists() for name in names)
+    shutil.move(run / "checkpoints", tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "elsewhere" / "step_000006")
+    config.run.resume = str(tmp_path / "elsewhere" / "step_000004")
+    (tmp_path / "elsewhere" / "step_000002").rename(tmp_path / "step_000002")
+    await life()
+    (aside,) = (run / "set_aside").iterdir()
+    assert {name: (aside / name).read_text() for name in names} == dict.fromkeys(names, "of the first run")
+    assert not any((run / name).exists() for name in names)
+
+
+async def test_the_settings_of_a_start_that_was_killed_before_its_first_row_stay(config, life):
+    run = Path(config.run.dir)
+    run.mkdir()
+    (run / "config.yaml").write_text("mine")
+    await life()
+    assert (run / "config.yaml").read_text() == "mine", "no run is there to set aside"
 
 
 async def test_counters_go_on_after_a_resume(config, life):

@@ -171,6 +171,8 @@ def test_a_relative_base_model_is_found_from_any_directory(tmp_path, monkeypatch
     monkeypatch.chdir(elsewhere)
     assert base_model_folder(start / "runs" / "x", "models/sft", "runs/x") == str(start / "models" / "sft")
     assert base_model_folder(start / "runs" / "x", "./models/sft", "runs/x") == str(start / "models" / "sft")
+    aside = start / "runs" / "x" / "set_aside" / "001_at_step_000000"
+    assert base_model_folder(aside, "models/sft", "runs/x") == str(start / "models" / "sft")
     (start / "runs" / "x").rename(elsewhere / "x")
     with pytest.raises(
         ValueError, match=r"model\.path \./models/sft does not exist.*base model of .*/x.*run the export from"
