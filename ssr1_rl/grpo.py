@@ -26,15 +26,15 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from ssr1_rl.actors.in_thread import in_thread
 from ssr1_rl.algorithm.adaptive_kl import KlCoefficient
 from ssr1_rl.algorithm.step_batch import mean_kl, nothing_in_loss, train_group, with_advantages
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
-from ssr1_rl.errors import Unanswered
 from ssr1_rl.evaluate import evaluate
-from ssr1_rl.faults.first_error import watching
+from ssr1_rl.faults.first_error import learners_answer, watching
 from ssr1_rl.faults.guards import check_logprobs, check_rollout_logprobs, check_update
 from ssr1_rl.faults.no_signal import NoSignal
 from ssr1_rl.faults.stop import StopRequest
@@ -111,7 +111,7 @@ class Grpo:
                 await first_error.during(self._load(self._resume.checkpoint))
         kept_step = self._resume.kept_step(self._run_dir)
         aside = SetAside(self._run_dir, self.step)
-        await asyncio.to_thread(self._resume.set_checkpoints_aside, self._run_dir, aside)
+        await in_thread(self._resume.set_checkpoints_aside, self._run_dir, aside)
         self._samples = SampleWriter(self._run_dir)
         self._samples.set_aside_after(kept_step, aside)
         if kept_step < 0:
@@ -132,15 +132,14 @@ class Grpo:
         Returns:
             Whether the run is finished.
         """
-        self._stop.heeded = True
         # An engine that is lost, or a group that fails, ends a step or a validation at once, but not a checkpoint.
-        async with watching(self._feed.failed(), self._system.engine_lost()) as self._first_error:
-            await self._validate_at_start()
-            while not self._keeper.is_last(self.step):
-                await self._train_one_step()
-                await self._save_and_validate()
-                if self._stop.asked:
-                    break
+        with self._stop.heeding():
+            async with watching(self._feed.failed(), self._system.engine_lost()) as self._first_error:
+                await self._validate_at_start()
+                while not self._keeper.is_last(self.step):
+                    await self._train_one_step()
+                    if await self._stops_after_step():
+                        break
         return self._keeper.is_last(self.step) and not self._keeper.lacks_validation(self.step)
 
     async def _validate_at_start(self) -> None:
@@ -152,6 +151,15 @@ class Grpo:
             is_last = self._keeper.is_last(self.step)
             score = await (self._validate() if is_last else self._stop.unless_signalled(self._validate()))
             await self._keeper.add_score(score)
+
+    async def _stops_after_step(self) -> bool:
+        """Saves and validates what is due; a stop may be asked for at any time, and then the step is saved."""
+        await self._save_and_validate()
+        if not self._stop.asked:
+            return False
+        if not self._keeper.is_saved(self.step):
+            await self._save(None)
+        return True
 
     async def _save_and_validate(self) -> None:
         if self._keeper.is_due(self.step) or self._stop.asked:
@@ -310,7 +318,7 @@ class Grpo:
         except Exception as first:
             try:
                 before()
-                if self.step and not self._keeper.is_saved(self.step) and _learners_answer(first):
+                if self.step and not self._keeper.is_saved(self.step) and learners_answer(first):
                     async with asyncio.timeout(limit_s):
                         await self._save(None)
             except Exception as error:
@@ -337,8 +345,3 @@ class Grpo:
         self._probe.close()
         if self._metrics is not None:
             self._metrics.close()
-
-
-def _learners_answer(error: Exception) -> bool:
-    """False for an error that names a learner among those that did not answer: a save would wait for it in vain."""
-    return not (isinstance(error, Unanswered) and any(role.startswith("learner") for role in error.silent))

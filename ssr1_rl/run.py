@@ -219,10 +219,13 @@ async def _until_signal(run: Coroutine[object, None, Summary], stop: StopRequest
     loop = asyncio.get_running_loop()
 
     def on_signal(name: str) -> None:
-        if stop.by_signal or (name == "SIGINT" and not stop.heeded):
+        if stop.by_signal or (name == "SIGINT" and not stop.heeded and not stop.is_over):
             task.cancel()
             return
         stop.ask()
+        if stop.is_over:
+            progress.note(f"{name}: the run is ending. A second signal kills what is left of it")
+            return
         what = "finishing this step, saving it" if stop.heeded else "starting, making one step, saving it"
         progress.note(
             f"{name}: {what}, then stopping. A second signal stops at once; then the steps since the last checkpoint "

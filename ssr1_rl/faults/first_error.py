@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import NoReturn, TypeVar
 
+from ssr1_rl.errors import Unanswered
+
 R = TypeVar("R")
 
 
@@ -77,3 +79,8 @@ async def _ended(task: "asyncio.Task[R]") -> None:
     await asyncio.wait([task])
     if not task.cancelled():
         task.exception()
+
+
+def learners_answer(error: Exception) -> bool:
+    """False for an error that names a learner among those that did not answer: a save would wait for it in vain."""
+    return not (isinstance(error, Unanswered) and any(role.startswith("learner") for role in error.silent))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TypeVar
 
 R = TypeVar("R")
@@ -19,13 +20,23 @@ class StopRequest:
 
     Attributes:
         heeded: whether the loop runs. Before that, SIGINT ends the run at once.
+        is_over: whether the loop has ended, and the run is ending its actors.
         by_signal: whether a signal asked.
     """
 
     def __init__(self, max_time_s: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_time_s, self._clock, self._started_s = max_time_s, clock, clock()
         self._signalled = asyncio.Event()
-        self.heeded = False
+        self.heeded = self.is_over = False
+
+    @contextlib.contextmanager
+    def heeding(self) -> Iterator[None]:
+        """The loop runs in this context."""
+        self.heeded = True
+        try:
+            yield
+        finally:
+            self.heeded, self.is_over = False, True
 
     def ask(self) -> None:
         """Asks for a stop, because of a signal."""

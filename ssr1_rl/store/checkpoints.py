@@ -8,7 +8,6 @@ A checkpoint is written under a hidden name and renamed once all of it is on dis
 are looked at. A checkpoint that could not be verified is never removed.
 """
 
-import asyncio
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from ssr1_rl.actors.in_thread import in_thread
 from ssr1_rl.config.sections.watch import CheckpointConfig
 from ssr1_rl.errors import UserError
 from ssr1_rl.files import SetAside, set_aside_folders, step_of, sync, write_json
@@ -125,28 +125,28 @@ class CheckpointStore:
         is already there is set aside.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(self._remove_partial)
+        await in_thread(self._remove_partial)
         partial, final = self._folder / f".partial_{step:06d}", self._folder / f"step_{step:06d}"
         (partial / "learner").mkdir(parents=True)
         await save_learner((partial / "learner").absolute())
         write_json(partial / "controller.json", controller)
-        await asyncio.to_thread(write_manifest, partial, step, score, self._lineage)
+        await in_thread(write_manifest, partial, step, score, self._lineage)
         if final.exists():
             SetAside(self._run_dir, step).move(final)
         partial.rename(final)
         sync(self._folder)
-        await asyncio.to_thread(self._prune, step)
+        await in_thread(self._prune, step)
         return Checkpoint(final, step, score, self._lineage)
 
     async def add_score(self, checkpoint: Checkpoint, score: float) -> Checkpoint:
         """Writes the validation score into a checkpoint's manifest; then removes what is no longer best."""
-        scored = await asyncio.to_thread(self._amend, replace(checkpoint, score=score))
-        await asyncio.to_thread(self._prune, checkpoint.step)
+        scored = await in_thread(self._amend, replace(checkpoint, score=score))
+        await in_thread(self._prune, checkpoint.step)
         return scored
 
     async def begin_revalidation(self, checkpoint: Checkpoint) -> Checkpoint:
         """Notes that a resumed run validates the checkpoint, so that another resume does not try it once more."""
-        return await asyncio.to_thread(self._amend, replace(checkpoint, revalidated=True))
+        return await in_thread(self._amend, replace(checkpoint, revalidated=True))
 
     def all(self) -> list[Checkpoint]:
         return list_checkpoints(self._run_dir)

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypedDict, TypeVar
 
 from ssr1_rl.errors import RunError, UserError
@@ -155,9 +156,32 @@ def _synced_checksum(file: Path) -> str:
 
 
 def _in_threads(function: Callable[[Path], str], paths: Sequence[Path]) -> list[str]:
-    """The results in order; an error or ctrl-C leaves the files that no thread has begun."""
-    pool = ThreadPoolExecutor(NUM_THREADS)
+    """The results in order. After an error or Ctrl-C the threads begin no other file, and do not keep the process.
+
+    (Those of a `ThreadPoolExecutor` would: Python waits at its end for the files that they have begun.)
+    """
+    left = iter(list(enumerate(paths)))  # `next` of a list's iterator is atomic
+    ended: SimpleQueue[tuple[int, str | BaseException]] = SimpleQueue()
+    stopped = threading.Event()
+
+    def work() -> None:
+        for index, path in left:
+            if stopped.is_set():
+                return
+            try:
+                ended.put((index, function(path)))
+            except BaseException as error:  # raised below
+                ended.put((index, error))
+
+    for _ in range(min(NUM_THREADS, len(paths))):
+        threading.Thread(target=work, name=function.__name__, daemon=True).start()
+    results = [""] * len(paths)
     try:
-        return list(pool.map(function, paths))
+        for _ in paths:
+            index, result = ended.get()
+            if isinstance(result, BaseException):
+                raise result
+            results[index] = result
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        stopped.set()
+    return results

@@ -263,6 +263,17 @@ async def test_one_step_per_process_reaches_the_last_step(config, life, stalenes
     assert checkpoints(config)[6] == 1.0, "the last step is validated"
 
 
+@pytest.mark.parametrize("validate_every", [0, 1])
+@pytest.mark.parametrize("asked_at", range(9))
+async def test_a_stop_is_saved_at_whatever_look_it_is_seen_first(config, life, asked_at, validate_every):
+    """The time is over at any of the moments at which the loop looks, between two of them too."""
+    config.checkpoint.every, config.grpo.validate_every, config.checkpoint.keep_best = 100, validate_every, False
+    stop = StopRequest(1.0, clock=iter([0.0] * (1 + asked_at) + [9.0] * 99).__next__)
+    if not await life(stop=stop):
+        assert list(checkpoints(config)) == rows_of(config, "time/step_s")[-1:]
+    assert (stop.heeded, stop.is_over) == (False, True)
+
+
 async def test_seconds_since_the_last_checkpoint_save_too(config, life, monkeypatch):
     config.checkpoint.every, config.checkpoint.every_s, config.grpo.validate_every = 100, 25.0, 0
     now = [0.0]

@@ -93,6 +93,17 @@ async def test_ctrl_c_during_the_start_stops_at_once():
         await run._until_signal(loop(), loop.stop, Progress(1))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_after_the_loop_lets_the_run_end_and_promises_no_step(number, capsys):
+    loop = Loop(heeded=False, number=number)
+    loop.stop.is_over = True
+    assert await run._until_signal(loop(), loop.stop, Progress(1)) == {}
+    assert loop.finished
+    out = capsys.readouterr().out
+    assert "the run is ending" in out
+    assert "step" not in out
+
+
 async def test_sigterm_during_the_start_lets_the_run_make_a_step(capsys):
     loop = Loop(heeded=False)
     assert await run._until_signal(loop(), loop.stop, Progress(1)) == {}

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -74,6 +76,41 @@ async def test_a_save_that_fails_leaves_nothing_and_the_next_one_clears_up(make_
     store.all()[-1].verify()
     await save(store, 3)
     assert names(tmp_path) == ["step_000001", "step_000003"]
+
+
+@pytest.mark.parametrize("stuck", ["ssr1_rl.store.manifest.sync", "shutil.rmtree"])
+def test_a_save_that_is_stopped_ends_the_process_while_the_disk_hangs(tmp_path, stuck):
+    """As a second Ctrl-C does: `asyncio.run` and Python's end wait for the threads of their own pools."""
+    (tmp_path / "checkpoints" / ".partial_000001").mkdir(parents=True)
+    code = f"""
+import asyncio, threading
+from pathlib import Path
+from unittest import mock
+from ssr1_rl.config.sections.watch import CheckpointConfig
+from ssr1_rl.store.checkpoints import CheckpointStore
+hangs = threading.Event()
+def hang(path, **_):
+    if Path(path).name != "learner" and Path(path).is_dir() and {stuck!r} != "shutil.rmtree":
+        return
+    hangs.set()
+    threading.Event().wait()
+async def write(folder):
+    (folder / "weights").write_text("1")
+async def main():
+    store = CheckpointStore(Path({str(tmp_path)!r}), CheckpointConfig())
+    saving = asyncio.create_task(store.save(1, {{}}, None, write))
+    while not hangs.is_set():
+        await asyncio.sleep(0)
+    saving.cancel()
+    await saving
+with mock.patch({stuck!r}, hang):
+    try:
+        asyncio.run(main())
+    except asyncio.CancelledError:
+        print("stopped")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
 async def test_the_same_step_can_be_saved_again(make_store):
