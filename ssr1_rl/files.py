@@ -88,7 +88,8 @@ def whole_folder(output: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             if is_new:
-                output.rmdir()
+                with contextlib.suppress(OSError):  # something else may have been put there; the first error matters
+                    output.rmdir()
             raise
         for path in sorted(partial.iterdir(), key=lambda path: (path.name == "config.json", path.name)):
             path.rename(output / path.name)
@@ -99,16 +100,25 @@ def whole_folder(output: Path) -> Iterator[Path]:
 def _locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"another process is writing into {folder}; wait for it, or give another folder") from None
-    except OSError:
-        pass  # some network file systems lock no folders
-    try:
+        if not lock(descriptor):
+            raise UserError(f"another process is writing into {folder}; wait for it, or give another folder")
         yield
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int) -> bool:
+    """Locks an open file or folder until it is closed; False if another process has locked it.
+
+    On a file system without locks (some network file systems) nothing is locked, and nobody is refused.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 class SetAside:

@@ -64,9 +64,15 @@ class ErrorLog:
             if error is not self._written:
                 self._written = error
                 if not isinstance(original(error), UserError):
-                    error.add_note(self._what_next())
+                    error.add_note(self._advice())
                 error.add_note(self._write(error))
             raise
+
+    def _advice(self) -> str:
+        try:
+            return self._what_next()
+        except Exception as failure:  # the folder may be out of reach, which must not hide the run's error
+            return f"whether the same command resumes could not be found out: {failure}"
 
     def _write(self, error: Exception) -> str:
         try:

@@ -11,7 +11,6 @@ summary.json     figures of the finished run
 """
 
 import contextlib
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.written import changes, config_to_yaml
 from ssr1_rl.config.yaml_text import read_plain
 from ssr1_rl.errors import ConfigError, UserError, named_by_the_user
-from ssr1_rl.files import SetAside, write_text
+from ssr1_rl.files import SetAside, lock, write_text
 
 CONFIG = "config.yaml"
 OF_THE_RUN = (CONFIG, "summary.json", "trackers.json")
@@ -31,7 +30,7 @@ class RunFolderInUse(UserError):
 
 @contextlib.contextmanager
 def claim(run_dir: Path, option: str = "run.dir") -> Iterator[None]:
-    """Locks the folder for this process, which makes it if it is not there.
+    """Makes the folder if it is not there, and locks it for this process if its file system has locks.
 
     Raises:
         RunFolderInUse: another process has locked it.
@@ -42,13 +41,11 @@ def claim(run_dir: Path, option: str = "run.dir") -> Iterator[None]:
     with named_by_the_user(option, run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / ".lock").touch()
-    with (run_dir / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with (run_dir / ".lock").open("a") as file:
+        if not lock(file.fileno()):
             raise RunFolderInUse(
                 f"another process is running in {run_dir}; wait for it, stop it, or change run.dir or run.name"
-            ) from None
+            )
         yield
 
 

@@ -1,5 +1,7 @@
 """Files are replaced whole, folders appear whole, and what is set aside never replaces anything."""
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -73,6 +75,24 @@ def test_an_empty_folder_that_was_there_stays_after_an_error(tmp_path):
         raise ZeroDivisionError
     assert tmp_path.is_dir()
     assert os.listdir(tmp_path) == []
+
+
+def test_what_somebody_put_beside_an_export_does_not_hide_its_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "new"):
+        (tmp_path / "new" / "mine").write_text("1")
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path / "new") == ["mine"]
+
+
+def test_a_file_system_without_locks_is_written_to_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with whole_folder(tmp_path / "out") as folder:
+        (folder / "mine").write_text("1")
+    assert (tmp_path / "out" / "mine").exists()
+
+
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
 
 
 def test_each_start_sets_aside_in_a_folder_of_its_own(tmp_path):

@@ -146,3 +146,13 @@ def test_the_tail_of_a_long_or_binary_log_is_short(tmp_path):
     assert lines[-1] == "line 99999"
     path.write_bytes(b"")
     assert tail(str(path)) == ""
+
+
+def test_advice_that_cannot_be_given_does_not_hide_the_error(tmp_path):
+    def out_of_reach():
+        raise OSError("Stale file handle")
+
+    log = ErrorLog(tmp_path, Roster(), lambda: "update", out_of_reach)
+    text = fail(log, RunError("engine 1 died"))
+    assert "error: RunError: engine 1 died" in text
+    assert "could not be found out: Stale file handle" in text

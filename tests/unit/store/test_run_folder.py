@@ -1,5 +1,7 @@
 """A run's folder: one process at a time, and its settings as a file."""
 
+import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -39,6 +41,18 @@ def test_a_folder_is_claimed_once(tmp_path):
             pass
     with claim(folder):
         pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_does_not_count_as_another_process(tmp_path, monkeypatch, code):
+    def no_locks(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    entered = []
+    with claim(tmp_path / "run"):
+        entered.append(True)
+    assert entered == [True]
 
 
 def test_a_killed_process_releases_its_claim(tmp_path):
