@@ -132,7 +132,7 @@ class Grpo:
         Returns:
             Whether the run is finished.
         """
-        # An engine that is lost, or a group that fails, ends a step or a validation at once, but not a checkpoint.
+        # An engine that is lost, or a group that fails, ends anything at once but an update and a checkpoint.
         with self._stop.heeding():
             async with watching(self._feed.failed(), self._system.engine_lost()) as self._first_error:
                 await self._validate_at_start()
