@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,6 +53,25 @@ async def test_a_start_that_fails_leaves_the_settings_of_the_last_one(config, mo
     with pytest.raises(RuntimeError, match="no such model"):
         await run._run(config, SPLITS, find_resume(config.run), StopRequest(), Progress(1), Waits(), no_errors)
     assert {p: p.read_bytes() for p in Path(config.run.dir).rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(("kept_step", "continues"), [(-1, False), (0, True), (5, True)])
+async def test_trackers_continue_their_runs_only_if_the_folder_s_metrics_belong_to_this_run(
+    config, monkeypatch, kept_step, continues
+):
+    """A checkpoint of another run that `run.resume` names leads to none of the folder's metrics."""
+    given = []
+
+    def tracking(config, continues, *_):
+        given.append(continues)
+        raise RuntimeError("no tracker")
+
+    monkeypatch.setattr(run, "tracking", tracking)
+    resume = SimpleNamespace(checkpoint=object(), kept_step=lambda run_dir: kept_step)
+    no_errors = ErrorLog(Path(config.run.dir), Roster(), str, str)
+    with pytest.raises(RuntimeError, match="no tracker"):
+        await run._run(config, SPLITS, resume, StopRequest(), Progress(1), Waits(), no_errors)
+    assert given == [continues]
 
 
 class Loop:
