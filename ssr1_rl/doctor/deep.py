@@ -28,5 +28,5 @@ def tiny_step(config: Config, folder: Path) -> Config:
             validate_every=0,
             dynamic_sampling=False,
         ),
-        telemetry=dataclasses.replace(config.telemetry, tensorboard=False),
+        telemetry=dataclasses.replace(config.telemetry, tensorboard=False, trackers=[]),
     )
