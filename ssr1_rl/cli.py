@@ -36,7 +36,7 @@ def main() -> None:
     """Runs the command. An error is a sentence, its traceback is in a file; SSR1_RL_DEBUG=1 prints it instead.
 
     Exit codes: 0; 1 for a bug or a failure outside this package; 2 for what the user has to change; 3 for a run that
-    cannot continue; 130 for a run that was stopped.
+    cannot continue; 75 for a run whose run.max_time_s is over; 130 for a run that was stopped by a signal.
     """
     try:
         app()

@@ -136,4 +136,3 @@ def test_the_error_of_a_runtime_env_ends_with_the_installer_s_last_words(text, r
     assert runtime_env_failed(source, RuntimeEnvSetupError(text)) == (
         f"the runtime_env of reward function 'judge' could not be set up: {reason}; fix rewards[2].runtime_env (pip)"
     )
-
