@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from ssr1_rl.actors.in_thread import in_thread
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.written import shown_settings
 from ssr1_rl.telemetry.metrics import OnRow
@@ -53,7 +54,7 @@ async def tracking(
         for sender in senders:
             sender.finish(ending)
         if senders:
-            await asyncio.to_thread(_join, senders)
+            await in_thread(_join, senders)
 
 
 def _join(senders: list[Sender]) -> None:
