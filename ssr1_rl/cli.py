@@ -36,7 +36,7 @@ def main() -> None:
     """Runs the command. An error is a sentence, its traceback is in a file; SSR1_RL_DEBUG=1 prints it instead.
 
     Exit codes: 0; 1 for a bug or a failure outside this package; 2 for what the user has to change; 3 for a run that
-    cannot continue; 130 for a run that was stopped.
+    cannot continue; 75 for a run whose run.max_time_s is over; 130 for a run that was stopped by a signal.
     """
     try:
         app()
@@ -179,7 +179,12 @@ def export(
 def doctor(
     file: Annotated[Path | None, typer.Argument(help="launch file (YAML); without one only the machines")] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides: grpo.group_size=16")] = None,
-    deep: Annotated[bool, typer.Option("--deep", help="also make one tiny GRPO step with the real model")] = False,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep", help="also make one tiny GRPO step with the real model, and save it in a folder that is removed"
+        ),
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="exit with 1 for warnings too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of text")] = False,
 ) -> None:

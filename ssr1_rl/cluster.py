@@ -35,6 +35,7 @@ class Plan:
     learner_bundle: Mapping[str, float]
     num_learners: int
     reward_bundle: Mapping[str, float]  # of all reward actors together
+    reward_actors: Sequence[Mapping[str, float]]  # of each reward actor that needs anything
 
     @property
     def total(self) -> dict[str, float]:
@@ -63,7 +64,14 @@ def make_plan(config: Config) -> Plan:
         learner_bundle={"CPU": config.learner.num_cpus} | ({"GPU": 1.0} if gpus else {}),
         num_learners=config.learner.num_workers,
         reward_bundle=_reward_bundle(config.rewards),
+        reward_actors=[bundle for reward in config.rewards for bundle in _reward_actors(reward)],
     )
+
+
+def _reward_actors(reward: RewardConfig) -> list[dict[str, float]]:
+    needs = {"CPU": reward.num_cpus, "GPU": reward.num_gpus}
+    bundle = {name: amount for name, amount in needs.items() if amount}
+    return [bundle] * reward.num_actors if bundle else []
 
 
 def _reward_bundle(rewards: Sequence[RewardConfig]) -> dict[str, float]:
@@ -120,11 +128,13 @@ class Placement:
 
     rollout: PlacementGroup
     learner: PlacementGroup
+    rewards: PlacementGroup | None = None  # only while nodes may join: see `reserve`
 
     def release(self) -> None:
-        """Removes both placement groups."""
-        for group in (self.rollout, self.learner):
-            ray.util.remove_placement_group(group)
+        """Removes the placement groups."""
+        for group in (self.rollout, self.learner, self.rewards):
+            if group is not None:
+                ray.util.remove_placement_group(group)
 
 
 def actor_options(group: PlacementGroup) -> list[dict[str, object]]:
@@ -144,7 +154,8 @@ async def reserve(plan: Plan, wait_s: float, on_phase: Callable[[str], None]) ->
 
     Args:
         wait_s: `run.wait_for_resources_s`: how long nodes may take to join. The pending placement groups are what
-            an autoscaler sees as demand. 0: a cluster that is too small is refused at once.
+            an autoscaler sees as demand: one holds what the reward actors need, and is removed at the end of the wait
+            for them to start. 0: a cluster that is too small is refused at once.
         on_phase: called with what is waited for, again and again while it lasts.
 
     Raises:
@@ -156,6 +167,9 @@ async def reserve(plan: Plan, wait_s: float, on_phase: Callable[[str], None]) ->
     placement = Placement(
         rollout=placement_group([dict(plan.rollout_bundle)] * plan.num_rollout_workers, strategy="PACK"),
         learner=placement_group([dict(plan.learner_bundle)] * plan.num_learners, strategy="PACK"),
+        rewards=placement_group([dict(bundle) for bundle in plan.reward_actors], strategy="PACK")
+        if wait_s and plan.reward_actors
+        else None,
     )
     limit_s = max(wait_s, BUSY_S)
     started = time.monotonic()
@@ -171,7 +185,9 @@ async def reserve(plan: Plan, wait_s: float, on_phase: Callable[[str], None]) ->
     except BaseException:
         placement.release()
         raise
-    return placement
+    if placement.rewards is not None:
+        ray.util.remove_placement_group(placement.rewards)
+    return Placement(placement.rollout, placement.learner)
 
 
 def _missing(plan: Plan, placement: Placement) -> str:
@@ -180,11 +196,14 @@ def _missing(plan: Plan, placement: Placement) -> str:
         check_fits(plan)
     except ClusterTooSmall as error:
         return str(error)
-    return " and ".join(
+    missing = [
         f"{len(group.bundle_specs)} x {_in_words(group.bundle_specs[0])} for the {name}"
         for name, group in (("rollout workers", placement.rollout), ("learners", placement.learner))
         if not group.wait(0)
-    )
+    ]
+    if placement.rewards is not None and not placement.rewards.wait(0):
+        missing.append(f"{_in_words(plan.reward_bundle)} for the reward actors")
+    return " and ".join(missing)
 
 
 def _who_holds_the_rest() -> str:

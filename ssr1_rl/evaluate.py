@@ -38,6 +38,7 @@ class Evaluation:
     rewards: Mapping[str, float]  # mean of each reward function where it applies, unweighted, by its name
     score_by_kind: Mapping[str, float]  # by kind of question; empty if the data set names no kinds
     num_questions: int  # questions with a score
+    num_not_applying: int  # questions that the accuracy reward does not apply to
     num_unusable: int  # questions whose clip or prompt cannot be used
     num_failed: int  # questions whose generation or reward failed
     response_tokens_mean: float
@@ -50,6 +51,7 @@ class Evaluation:
             "score": self.score,
             **{f"score/{kind}": score for kind, score in self.score_by_kind.items()},
             "num_questions": float(self.num_questions),
+            "num_not_applying": float(self.num_not_applying),
             "num_unusable": float(self.num_unusable),
             "num_failed": float(self.num_failed),
             "response_tokens_mean": self.response_tokens_mean,
@@ -169,7 +171,8 @@ def _summarise(results: Sequence[ScoredGroup], unscored: _Unscored) -> Evaluatio
         score=_mean([score for _, score in scored]),
         rewards={name: _mean(values) for name in results[0].breakdown if (values := _applied(results, name))},
         score_by_kind={kind: _mean(scores) for kind, scores in sorted(by_kind.items())},
-        num_questions=len(results),
+        num_questions=len(scored),
+        num_not_applying=len(results) - len(scored),
         num_unusable=unscored.num_unusable,
         num_failed=unscored.num_failed,
         response_tokens_mean=_mean([len(c.token_ids) for c in completions]),

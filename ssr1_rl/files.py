@@ -1,7 +1,8 @@
 """Changes files so that a kill loses nothing: files are replaced whole, folders appear whole, the rest is set aside.
 
-Every file that a later start reads is written by `write_text`, `write_json` or `replacing`. What a resumed or restarted
-run does not continue from is renamed into a folder of `run_dir/set_aside/`; nothing is deleted there.
+Settings and state that a later start reads are written by `write_text`, `write_json` or `replacing`; logs of rows, such
+as metrics.jsonl, are appended to. What a resumed or restarted run does not continue from is renamed into a folder of
+`run_dir/set_aside/`. A run deletes nothing there but checkpoints, once it has newer ones (`CheckpointStore`).
 """
 
 import contextlib

@@ -158,7 +158,7 @@ async def _run(
     progress.describe_waiting = waits.describe
     async with (
         Watchdog(config.telemetry.stall_warning_s, waits.describe, progress.note) as watchdog,
-        tracking(config, resume.checkpoint is not None, progress.note) as track,
+        tracking(config, resume.kept_step(Path(config.run.dir)) >= 0, progress.note, Interrupted) as track,
         running_system(config, splits.max_clips, waits, progress.phase) as system,
     ):
         progress.note(f"attention of the learners: {system.learners.attention}")
@@ -173,8 +173,8 @@ async def _run(
                 is_finished = await grpo.run()
         finally:
             grpo.close()
-    if not is_finished:
-        raise _stopped(config, grpo.step, stop)
+        if not is_finished:
+            raise _stopped(config, grpo.step, stop)
     summary = summarise(Path(config.run.dir), list(splits.validation), time.time() - started)
     write_json(Path(config.run.dir) / "summary.json", summary)
     return summary

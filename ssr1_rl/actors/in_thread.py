@@ -1,6 +1,7 @@
 """Runs what blocks outside of the event loop, so that the run can be stopped meanwhile."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -33,7 +34,7 @@ async def in_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs)
             result = function(*args, **kwargs)
         except BaseException as caught:  # passed on to the waiter, whatever it is
             error = caught
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(tell, result, error)
 
     threading.Thread(target=run, name=getattr(function, "__name__", "in_thread"), daemon=True).start()

@@ -101,8 +101,9 @@ def loss_denominator(num_tokens: int, num_responses: int, grpo: GrpoConfig) -> i
     """The divisor of the sum over the global batch's tokens; at least 1.
 
     `batch_tokens`: num_tokens (DAPO, arXiv 2503.14476, eq. 12). `sequence`: num_responses (DeepSeekMath, eq. 3).
-    `constant`: num_responses × denominator_tokens (Dr. GRPO, arXiv 2503.20783, section 3.2). An update always has the
-    same number of responses, because a group that failed or was filtered is replaced by another, so this is constant.
+    `constant`: num_responses × denominator_tokens (Dr. GRPO, arXiv 2503.20783, section 3.2). A group that failed
+    or was filtered is replaced by another, so this is the same in every update, unless responses are left out because
+    no reward function applies to them (None).
 
     Args:
         num_tokens: those of the global batch that are in the loss, also with an advantage of 0.

@@ -1,7 +1,7 @@
 """Whether rewards differ at all: equal ones have no gradient under a group's baseline."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.types import ScoredGroup
@@ -20,15 +20,19 @@ def has_no_variance(rewards_G: Sequence[float]) -> bool:
     return max(rewards_G) - min(rewards_G) <= ZERO_VARIANCE * max(1.0, largest)
 
 
-def teaches_nothing(scored: ScoredGroup, grpo: GrpoConfig) -> bool:
+def teaches_nothing(scored: ScoredGroup, grpo: GrpoConfig, weights: Mapping[str, float]) -> bool:
     """Whether a group has no gradient under a group baseline.
 
     With `normalize_each_reward` each reward function has to be without variance: two that cancel out in the sum
-    still teach.
+    still teach. One of weight 0 teaches nothing.
+
+    Args:
+        weights: `rewards[].weight` by the reward function's name.
     """
     if not grpo.normalize_each_reward:
         return has_no_variance(scored.rewards_G)
-    parts = ([r for r in map(number_or_nan, values) if not math.isnan(r)] for values in scored.breakdown.values())
+    counted = (values for name, values in scored.breakdown.items() if weights[name])
+    parts = ([r for r in map(number_or_nan, values) if not math.isnan(r)] for values in counted)
     return all(len(applying) < 2 or has_no_variance(applying) for applying in parts)
 
 

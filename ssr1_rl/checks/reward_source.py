@@ -21,11 +21,6 @@ def check_reward_source(config: RewardConfig, field: str) -> None:
     Raises:
         ConfigError: with the field, its value and the fix.
     """
-    if config.num_gpus > 1 and config.num_gpus % 1:
-        raise ConfigError(
-            f"{field}.num_gpus must be a whole number if it is more than 1, got {config.num_gpus:g}: "
-            "an actor gets a part of one GPU, or whole ones"
-        )
     check_runtime_env(config, field)
     source = read_source(config, field)
     if not config.path:

@@ -50,6 +50,7 @@ def check_rules(config: Config) -> None:
     """
     _every_rank_has_a_group_of_each_minibatch(config.grpo, config.learner.num_workers)
     _rewards_are_named_once(config.rewards)
+    _reward_actors_get_a_part_of_a_gpu_or_whole_ones(config.rewards)
     _trackers_are_named_once(config.telemetry.trackers)
     check_deepspeed_options(config.learner)
     _state_can_be_offloaded(config.learner)
@@ -117,6 +118,15 @@ def _groups_can_differ(rollout: RolloutConfig) -> None:
     for index, text in enumerate(rollout.stop):
         if not text:
             raise ConfigError(f"rollout.stop[{index}] is empty; give the text that ends a response, or leave it out")
+
+
+def _reward_actors_get_a_part_of_a_gpu_or_whole_ones(rewards: Sequence[RewardConfig]) -> None:
+    for index, reward in enumerate(rewards):
+        if reward.num_gpus > 1 and reward.num_gpus % 1:
+            raise ConfigError(
+                f"rewards[{index}].num_gpus must be a whole number if it is more than 1, got {reward.num_gpus:g}: "
+                "an actor gets a part of one GPU, or whole ones"
+            )
 
 
 def _trackers_are_named_once(trackers: Sequence[str]) -> None:

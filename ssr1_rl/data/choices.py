@@ -97,19 +97,28 @@ def chosen(value: object, field: str, written: Sequence[str], choices: Sequence[
 
 
 def _at(index: int, field: str, choices: Sequence[str], index_only: bool) -> str:
-    by_text = next((choice for choice in choices if choice == str(index)), None)
+    equal = [choice for choice in choices if _number(choice) == index]
+    by_text = str(index) if str(index) in equal else next(iter(equal), None)
     in_range = 0 <= index < len(choices)
     if by_text is not None and not index_only:
         if in_range and choices[index] != by_text:
             raise RowError(
                 field,
-                f"{index} is the text of a choice, and the 0-based index of another, {choices[index]!r}; "
-                f'write "{index}" for the choice, or its letter',
+                f"{by_text} is the text of a choice, and the 0-based index of another, {choices[index]!r}; "
+                f'write "{by_text}" for the choice, or its letter',
             )
         return by_text
     if not in_range:
         raise RowError(field, f"index {index} is out of range for {len(choices)} choices (they are counted from 0)")
     return choices[index]
+
+
+def _number(text: str) -> float | None:
+    """The number that a text is; None if it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _by_label(answer: str, field: str, choices: Sequence[str], by_text: dict[str, str]) -> str:

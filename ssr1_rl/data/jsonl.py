@@ -26,7 +26,7 @@ def read_jsonl(config: DatasetConfig) -> ReadResult:
     folder = ClipFolder(config)
 
     def to_question(row: Row, source: str) -> Question:
-        written = row.choices("choices") if row.get("choices") else ()
+        written = () if row.get("choices") in (None, []) else row.choices("choices")
         answer, choices = row.answer("answer", written)
         return Question(
             id=row.id(),

@@ -39,7 +39,7 @@ STAMP = "demo.json"
 """File that a demo writes first into its folder. Only in a folder with it does a later demo remove anything."""
 MADE_BY_DEMO = (
     *("world", ".world.partial", "sft", ".random_weights", "checkpoints", "samples", "tensorboard", "set_aside"),
-    *("config.yaml", "metrics.jsonl", "skipped.jsonl", "summary.json", "error.log"),
+    *("config.yaml", "metrics.jsonl", "skipped.jsonl", "summary.json", "error.log", "trackers.json", "wandb"),
 )
 """What a demo leaves in its folder. Everything else there is the user's and stays."""
 

@@ -1,4 +1,4 @@
-"""`--deep`: one tiny GRPO step with the real model, its engines and its learners, in a folder of its own."""
+"""`--deep`: one tiny GRPO step and its checkpoint with the real model, in a folder that is removed."""
 
 import dataclasses
 from pathlib import Path
@@ -28,5 +28,5 @@ def tiny_step(config: Config, folder: Path) -> Config:
             validate_every=0,
             dynamic_sampling=False,
         ),
-        telemetry=dataclasses.replace(config.telemetry, tensorboard=False),
+        telemetry=dataclasses.replace(config.telemetry, tensorboard=False, trackers=[]),
     )

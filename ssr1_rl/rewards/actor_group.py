@@ -12,7 +12,7 @@ from ray import ObjectRef
 from ray.exceptions import RayActorError, RayError, RuntimeEnvSetupError
 
 from ssr1_rl.actors.handle import Actor, by_reference
-from ssr1_rl.actors.roster import how_it_was_lost
+from ssr1_rl.actors.roster import Roster, how_it_was_lost
 from ssr1_rl.actors.waits import WaitedTooLong, Waits
 from ssr1_rl.config.environment import plain, without_values
 from ssr1_rl.errors import ConfigError
@@ -38,8 +38,8 @@ R = TypeVar("R")
 class _RewardWorker:
     """One actor, and how many groups it scores now."""
 
-    def __init__(self, source: RewardSource, is_async: bool) -> None:
-        self._source = source
+    def __init__(self, source: RewardSource, is_async: bool, role: str, roster: Roster) -> None:
+        self._source, self.role, self._roster = source, role, roster
         self.num_busy = 0
         self.start(is_async)
 
@@ -53,13 +53,20 @@ class _RewardWorker:
         try:
             if is_async:
                 many = Actor.create(AsyncRewardActor, options, self._source)
+                self._roster.add(self.role, many)
                 self._score = partial(many.call, AsyncRewardActor.score)
                 loading, self.kill = many.call(AsyncRewardActor.load), many.kill
             else:
                 one = Actor.create(RewardActor, options, self._source)
+                self._roster.add(self.role, one)
                 self._score = partial(one.call, RewardActor.score)
                 loading, self.kill = one.call(RewardActor.load), one.kill
         except (ValueError, TypeError) as error:
+            if not config.runtime_env:
+                raise ConfigError(
+                    f"an actor of {self._source.field} is refused by Ray: {error}; it was asked for with "
+                    f"num_cpus={config.num_cpus:g}, num_gpus={config.num_gpus:g}"
+                ) from error
             raise ConfigError(
                 f"{self._source.field}.runtime_env ({', '.join(config.runtime_env)}) is refused by Ray: "
                 f"{without_values(str(error), config.runtime_env)}"
@@ -78,7 +85,7 @@ class ActorGroup:
         self._who, self._waits = f"reward function {self.name!r}", waits
         self._source, self._config = source, source.config
         self._is_async = source.is_async
-        self._workers = [_RewardWorker(source, self._is_async) for _ in range(self._config.num_actors)]
+        self._workers = [self._new_worker(index) for index in range(self._config.num_actors)]
         self._slots_per_actor = 1  # until an actor reports that its function is async
         self._free_slots = asyncio.Semaphore(self._config.num_actors)
         self._is_closed = False
@@ -88,6 +95,9 @@ class ActorGroup:
         self._starting = f"waiting for an actor to start and load it (it needs {self._needs})"
         if self._config.runtime_env:
             self._starting = f"{runtime_env_in_words(self._config)}, then {self._starting}"
+
+    def _new_worker(self, index: int) -> _RewardWorker:
+        return _RewardWorker(self._source, self._is_async, f"{self._who}, actor {index}", self._waits.actors)
 
     async def ready(self) -> None:
         for worker in self._workers:
@@ -156,6 +166,7 @@ class ActorGroup:
                     self._who, what, _shared(loading), self._start_timeout_s, "START_TIMEOUT_S"
                 )
             except WaitedTooLong as error:
+                error.silent = (worker.role,)  # error.log then has the end of its log
                 raise RewardFailure(self._cannot_start(f"no answer within {self._start_timeout_s:g} s")) from error
             except RuntimeEnvSetupError as error:
                 raise RewardFailure(runtime_env_failed(self._source, error)) from error
@@ -176,7 +187,8 @@ class ActorGroup:
         # Several groups may be lost with one actor: the first of them replaces it.
         if worker in self._workers and not self._is_closed:
             worker.kill()
-            self._workers[self._workers.index(worker)] = _RewardWorker(self._source, self._is_async)
+            index = self._workers.index(worker)
+            self._workers[index] = self._new_worker(index)
 
     def shutdown(self) -> None:
         self._is_closed = True

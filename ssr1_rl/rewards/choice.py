@@ -45,6 +45,10 @@ _AFTER_A_NOTE = re.compile(
 )
 _OTHER_LETTER = re.compile(r"[b-z][#♭♯]?(?: |$)")
 
+_MAX_MORE_CHARACTERS = 2000
+"""How much longer than its longest choice an answer may be. Some searches take the square of its length. A longer one
+is not cut: what is left of "not B, …, B" might be right."""
+
 Fold = Callable[[str], str]
 
 
@@ -56,7 +60,8 @@ def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool
     "option B"), by letter and text ("B) dog", "dog (B)", if both name the same option) or by its number, counted from
     1; more than 26 choices have only numbers. The text of a choice takes precedence: with the choices "D", "A" the
     answer "A" is the second. A letter alone is not a label if any choice is a single letter, and a number alone is not
-    one if any choice contains a number. An answer that names several options is wrong.
+    one if any choice contains a number. An answer that names several options is wrong, and so is one that is over 2,000
+    characters longer than the longest choice.
 
     Raises:
         ValueError: the ground truth is empty, or is not one of the choices.
@@ -82,10 +87,11 @@ class _Reader:
         # As the prompt calls the choices: letters, or numbers if there are many.
         self._labels = [label.casefold() for label in choice_labels(len(candidates))] if has_labels else []
         self._folded = [fold_numbers(candidate) for candidate in candidates]
+        self._max_characters = _MAX_MORE_CHARACTERS + max(map(len, candidates))
 
     def read(self, answer: str) -> str | None:
         found = _find_by_text(answer, self._candidates, _AS_WRITTEN)
-        if found is not None:
+        if found is not None or len(answer.strip()) > self._max_characters:
             return found
         plain = unwrapped(answer)
         visible, words = compatible(plain).strip(_MARKUP), fold_numbers(plain)

@@ -97,12 +97,15 @@ class GroupFeed:
             if isinstance(result, FailedGroup):
                 self.num_failed += 1
             elif result is not None:
-                if self.num_replaced < self._most_replaced and teaches_nothing(result[0], self._grpo):
+                if self.num_replaced < self._most_replaced and self._teaches_nothing(result[0]):
                     self.num_replaced += 1
                 else:
                     self._taken.append(result)
             self._admit()
         return self._taken
+
+    def _teaches_nothing(self, scored: ScoredGroup) -> bool:
+        return teaches_nothing(scored, self._grpo, self._rewards.weights)
 
     @property
     def reached_limit(self) -> bool:

@@ -21,6 +21,9 @@ RETRY_PAUSES_S = (0.5, 2.0, 8.0)
 MAX_THREADS = 16
 """Most clips that are decoded at the same time."""
 
+READ_LIMIT_S = 120.0
+"""Longest time for one try to read a clip: a network file system that hangs would hold every thread for ever."""
+
 
 @dataclass(frozen=True)
 class _StoredClip:
@@ -91,7 +94,15 @@ class Preparer:
     async def _read(self, ref: AudioRef) -> tuple[np.ndarray, str]:
         with self._waits.of("clips", f"decoding {ref.path}"):
             async with self._threads:
-                return await in_thread(_load, ref, self._config)
+                # Not `asyncio.timeout`: its TimeoutError could not be told from one of the file system.
+                reading = asyncio.ensure_future(in_thread(_load, ref, self._config))
+                try:
+                    await asyncio.wait([reading], timeout=READ_LIMIT_S)
+                    if not reading.done():
+                        raise AudioUnavailable(f"{ref.path}: not read within {READ_LIMIT_S:g} s: its storage may hang")
+                    return reading.result()
+                finally:
+                    reading.cancel()  # its thread is left behind
 
     def _drop_oldest(self) -> None:
         for ref, task in list(self._clips.items()):

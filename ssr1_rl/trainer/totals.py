@@ -1,5 +1,7 @@
 """Counts over micro-batches and ranks, and the learner's metrics computed from them."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -30,10 +32,9 @@ class Totals:
 
     def add_maxima(self, **values: float) -> None:
         for name, value in values.items():
-            # Unlike max(), this comparison keeps NaN, which must reach the guard.
-            if not value <= self.maxima.get(name, 0.0):
+            # Unlike max(), this keeps a NaN of either side, which must reach the guard.
+            if math.isnan(value) or value > self.maxima.setdefault(name, 0.0):
                 self.maxima[name] = value
-            self.maxima.setdefault(name, 0.0)
 
     def add_micro_batch(self, batch: MicroBatch, logprobs_T: Tensor, entropy_T: Tensor, terms: LossTerms) -> None:
         """Counts one micro-batch. A filler adds only its computed tokens."""
@@ -83,6 +84,9 @@ class Totals:
             (self.maxima, total.maxima, dist.ReduceOp.MAX),
         ):
             vector = torch.tensor([values[name] for name in sorted(values)], dtype=torch.float64, device=device)
+            if op == dist.ReduceOp.MAX:
+                # A maximum over ranks may lose NaN; infinity reaches the guard as well.
+                vector = vector.nan_to_num(nan=math.inf, posinf=math.inf)
             dist.all_reduce(vector, op)
             target.update(zip(sorted(values), vector.tolist(), strict=True))
         counts = self.ratio_counts.to(device)
@@ -93,7 +97,8 @@ class Totals:
 
 
 def _scaled(values: dict[str, float], weight: float) -> dict[str, float]:
-    return {name: value * weight for name, value in values.items()}
+    """The values times the weight: 0 for a filler, also where a value is NaN or infinite."""
+    return {name: value * weight if weight else 0.0 for name, value in values.items()}
 
 
 def summarise(totals: Totals) -> dict[str, float]:

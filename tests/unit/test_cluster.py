@@ -180,10 +180,22 @@ async def test_nodes_that_join_late_are_waited_for_and_what_is_missing_is_said(m
     said, on_phase = phases()
     await reserve(make_plan(config("cuda", **PLAN)), 300.0, on_phase)
     assert growing.now > 5
-    assert growing.asked == [[{"CPU": 4.0, "GPU": 1.0}] * 2, [{"CPU": 2.0, "GPU": 1.0}]], "an autoscaler sees them"
+    of_rewards = [{"CPU": 0.5}] * 4 + [{"CPU": 0.1}]
+    assert growing.asked == [[{"CPU": 4.0, "GPU": 1.0}] * 2, [{"CPU": 2.0, "GPU": 1.0}], of_rewards], (
+        "an autoscaler sees them"
+    )
     assert "the cluster has 1 GPU and 2 CPUs" in said[1]
     assert "of at most 300 s" in said[1]
-    assert growing.released == []
+    assert [group.bundle_specs for group in growing.released] == [of_rewards], "the reward actors start outside of it"
+
+
+async def test_reward_actors_that_need_nothing_ask_for_nothing(monkeypatch):
+    growing = Growing(monkeypatch, LARGE)
+    plan = config("cuda", **PLAN)
+    for reward in plan.rewards:
+        reward.num_cpus = 0.0
+    await reserve(make_plan(plan), 300.0, phases()[1])
+    assert (len(growing.asked), growing.released) == (2, [])
 
 
 async def test_a_wait_for_nodes_in_vain_ends_with_what_is_missing_and_takes_its_demand_back(monkeypatch):
@@ -191,7 +203,7 @@ async def test_a_wait_for_nodes_in_vain_ends_with_what_is_missing_and_takes_its_
     with pytest.raises(ClusterTooSmall, match="the cluster has 1 GPU and 2 CPUs: lower"):
         await reserve(make_plan(config("cuda", **PLAN)), 90.0, phases()[1])
     assert 90 <= growing.now < 92
-    assert len(growing.released) == 2
+    assert len(growing.released) == 3
 
 
 async def test_resources_that_other_jobs_hold_are_waited_for_a_minute(monkeypatch):
@@ -216,4 +228,4 @@ async def test_the_wait_for_resources_can_be_stopped(monkeypatch):
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert len(growing.released) == 2
+    assert len(growing.released) == 3

@@ -8,6 +8,7 @@ from ray.exceptions import RayTaskError
 from ssr1_rl.actors.waits import WaitedTooLong
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.evaluate import TooManyUnscored, evaluate
+from ssr1_rl.types import ScoredGroup
 from tests.unit.rollout.test_feed import GREEDILY, World, questions
 
 
@@ -83,3 +84,31 @@ async def test_the_death_of_a_worker_is_not_a_question_s_fault(skips):
 async def test_a_split_without_any_score_says_so(skips):
     with pytest.raises(TooManyUnscored, match=r"no question .* 5 cannot be used"):
         await run(World(unusable=map(str, range(5))), skips, max_unscored_share=1.0)
+
+
+async def test_questions_that_accuracy_does_not_apply_to_are_not_in_the_count_of_its_mean(skips):
+    world = World()
+    score = world.score
+
+    async def score_the_first_two(group):
+        scored = await score(group)
+        applies = group.id.question_id in ("0", "1")
+        return ScoredGroup(group, scored.rewards_G, {"accuracy": scored.rewards_G if applies else (None,)})
+
+    world.score = score_the_first_two
+    figures = (await run(world, skips)).metrics()
+    assert (figures["num_questions"], figures["num_not_applying"]) == (2.0, 3.0)
+    assert figures["accuracy"] == figures["score"] == 1.0
+
+
+async def test_without_an_accuracy_reward_every_question_that_is_scored_counts(skips):
+    world = World()
+    score = world.score
+
+    async def score_by_another(group):
+        scored = await score(group)
+        return ScoredGroup(group, scored.rewards_G, {"format": (None,)})
+
+    world.score = score_by_another
+    figures = (await run(world, skips)).metrics()
+    assert (figures["num_questions"], figures["num_not_applying"]) == (5.0, 0.0)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,6 +63,25 @@ def test_metrics_without_a_checkpoint_are_named_at_the_start(config, capsys, lin
         Path(config.run.dir, "metrics.jsonl").write_text(lines)
     assert run._find_resume(config, SPLITS, Progress(1)).checkpoint is None
     assert ("metrics.jsonl holds step 400, but" in capsys.readouterr().out) == told
+
+
+@pytest.mark.parametrize(("kept_step", "continues"), [(-1, False), (0, True), (5, True)])
+async def test_trackers_continue_their_runs_only_if_the_folder_s_metrics_belong_to_this_run(
+    config, monkeypatch, kept_step, continues
+):
+    """A checkpoint of another run that `run.resume` names leads to none of the folder's metrics."""
+    given = []
+
+    def tracking(config, continues, *_):
+        given.append(continues)
+        raise RuntimeError("no tracker")
+
+    monkeypatch.setattr(run, "tracking", tracking)
+    resume = SimpleNamespace(checkpoint=object(), kept_step=lambda run_dir: kept_step)
+    no_errors = ErrorLog(Path(config.run.dir), Roster(), str, str)
+    with pytest.raises(RuntimeError, match="no tracker"):
+        await run._run(config, SPLITS, resume, StopRequest(), Progress(1), Waits(), no_errors)
+    assert given == [continues]
 
 
 class Loop:

@@ -5,12 +5,16 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from ssr1_rl.errors import ConfigError
 
 PACKAGES = {"wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 """What each tracker imports. An extra of this package with the tracker's name brings it."""
+
+
+Ending: TypeAlias = Literal["finished", "stopped", "failed"]
+"""How a start of the run ended. One that was stopped, by a signal or because its time was over, goes on later."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Tracker(Protocol):
         """Sends one row. A step may have several; after a resume, some steps come again."""
         ...
 
-    def finish(self, succeeded: bool) -> None:
+    def finish(self, ending: Ending) -> None:
         """Sends what is left, and ends the run."""
         ...
 

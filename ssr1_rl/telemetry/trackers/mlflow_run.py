@@ -8,11 +8,13 @@ from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
 from ssr1_rl.config.kinds import Key, entries
-from ssr1_rl.telemetry.trackers.base import TrackedRun
+from ssr1_rl.telemetry.trackers.base import Ending, TrackedRun
 
 MAX_PARAM_CHARACTERS = 6000
 MAX_BATCH = 100
 """Most parameters of one request, MLflow's own limits."""
+
+_STATUS: Mapping[Ending, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
 class Run:
@@ -38,8 +40,8 @@ class Run:
         rows = [Metric(_allowed(name), value, now_ms, step) for name, value in metrics.items()]
         self._client.log_batch(self._id, metrics=rows)
 
-    def finish(self, succeeded: bool) -> None:
-        self._client.set_terminated(self._id, "FINISHED" if succeeded else "FAILED")
+    def finish(self, ending: Ending) -> None:
+        self._client.set_terminated(self._id, _STATUS[ending])
 
 
 def _allowed(name: str) -> str:

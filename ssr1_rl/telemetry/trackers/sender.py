@@ -5,8 +5,9 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
-from ssr1_rl.telemetry.trackers.base import TrackedRun, Tracker
+from ssr1_rl.telemetry.trackers.base import Ending, TrackedRun, Tracker
 from ssr1_rl.telemetry.trackers.ids import RunIds
 
 MAX_WAITING_ROWS = 10_000
@@ -37,7 +38,7 @@ class Sender:
         self._retries_after_s = retries_after_s
         self._rows: deque[tuple[int, Mapping[str, float]]] = deque()
         self._changed = threading.Condition()
-        self._succeeded: bool | None = None  # None: the run goes on
+        self._ending: Ending | None = None  # None: the run goes on
         self._num_lost = 0
         self._has_failed = self._is_closed = False
         self._thread = threading.Thread(target=self._work, name=f"tracker {name}", daemon=True)
@@ -52,10 +53,10 @@ class Sender:
             self._rows.append((step, dict(metrics)))
             self._changed.notify()
 
-    def finish(self, succeeded: bool) -> None:
+    def finish(self, ending: Ending) -> None:
         """Makes the thread send what waits, each row with one try, and end."""
         with self._changed:
-            self._succeeded = succeeded
+            self._ending = ending
             self._changed.notify()
 
     def join(self, timeout_s: float) -> None:
@@ -75,26 +76,29 @@ class Sender:
         forever = itertools.chain(self._retries_after_s, itertools.repeat(self._retries_after_s[-1]))
         if not self._try(self._start, "start its run", forever):
             return
+        # By itself: were the start tried again, the tracker would have a second run.
+        keep_id = partial(self._ids.set, self._name, self._run_id)
+        self._try(keep_id, "have its id kept in run.dir", self._retries_after_s)
         while (row := self._next()) is not None:
             if not self._try(lambda row=row: self._tracker.log(*row), "take a row of metrics", self._retries_after_s):
                 with self._changed:
                     self._num_lost += 1
-        self._is_closed = self._try(lambda: self._tracker.finish(bool(self._succeeded)), "close its run", ())
+        self._is_closed = self._try(lambda: self._tracker.finish(self._ending or "failed"), "close its run", ())
 
     def _has_rows(self) -> bool:
         """Waits for the first row; false if the run ends without one."""
         with self._changed:
-            self._changed.wait_for(lambda: self._rows or self._succeeded is not None)
+            self._changed.wait_for(lambda: self._rows or self._ending is not None)
             return bool(self._rows)
 
     def _start(self) -> None:
         self._tracker = self._make()
-        self._ids.set(self._name, self._tracker.start(self._run, self._ids.get(self._name)))
+        self._run_id = self._tracker.start(self._run, self._ids.get(self._name))
 
     def _next(self) -> tuple[int, Mapping[str, float]] | None:
         """The oldest row, which is waited for; None at the end of the run."""
         with self._changed:
-            self._changed.wait_for(lambda: self._rows or self._succeeded is not None)
+            self._changed.wait_for(lambda: self._rows or self._ending is not None)
             return self._rows.popleft() if self._rows else None
 
     def _try(self, action: Callable[[], None], what: str, retries_after_s: Iterable[float]) -> bool:
@@ -112,7 +116,7 @@ class Sender:
 
     def _ended_within(self, wait_s: float) -> bool:
         with self._changed:
-            return self._changed.wait_for(lambda: self._succeeded is not None, wait_s)
+            return self._changed.wait_for(lambda: self._ending is not None, wait_s)
 
     def _say(self, what: str, error: Exception) -> None:
         """Says the first failure; later ones are only counted."""

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from ssr1_rl.actors.in_thread import in_thread
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.written import shown_settings
 from ssr1_rl.telemetry.metrics import OnRow
-from ssr1_rl.telemetry.trackers.base import TrackedRun, make_tracker
+from ssr1_rl.telemetry.trackers.base import Ending, TrackedRun, make_tracker
 from ssr1_rl.telemetry.trackers.ids import RunIds
 from ssr1_rl.telemetry.trackers.sender import Sender
 
@@ -19,7 +20,9 @@ CLOSE_S = 30.0
 
 
 @asynccontextmanager
-async def tracking(config: Config, resumes: bool, note: Callable[[str], None]) -> AsyncIterator[OnRow]:
+async def tracking(
+    config: Config, continues: bool, note: Callable[[str], None], stops: type[Exception]
+) -> AsyncIterator[OnRow]:
     """Gives the function that hands a row to each of the run's trackers and returns at once.
 
     A tracker starts with its first row, so that a run that fails to start leaves nothing behind.
@@ -27,11 +30,12 @@ async def tracking(config: Config, resumes: bool, note: Callable[[str], None]) -
     On exit it waits until all rows are sent, at most `CLOSE_S`, outside the event loop.
 
     Args:
-        resumes: whether the run resumes from a checkpoint; else the trackers start new runs.
+        continues: whether metrics that the run's folder holds belong to this run; else the trackers start new runs.
         note: shows a sentence to the user; called from several threads.
+        stops: what is raised if the run was stopped to be continued; a cancellation is a stop too.
     """
     names, folder = config.telemetry.trackers, Path(config.run.dir)
-    ids = RunIds(folder, continues=resumes)
+    ids = RunIds(folder, continues=continues)
     run = TrackedRun(config.telemetry.tracker_project, config.run.name, folder, shown_settings(config) if names else {})
     senders = [Sender(name, partial(make_tracker, name), run, ids, note) for name in names]
 
@@ -39,15 +43,18 @@ async def tracking(config: Config, resumes: bool, note: Callable[[str], None]) -
         for sender in senders:
             sender.put(step, metrics)
 
-    succeeded = False
+    ending: Ending = "failed"
     try:
         yield log
-        succeeded = True
+        ending = "finished"
+    except (stops, asyncio.CancelledError):
+        ending = "stopped"
+        raise
     finally:
         for sender in senders:
-            sender.finish(succeeded)
+            sender.finish(ending)
         if senders:
-            await asyncio.to_thread(_join, senders)
+            await in_thread(_join, senders)
 
 
 def _join(senders: list[Sender]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import trackio
 
-from ssr1_rl.telemetry.trackers.base import TrackedRun
+from ssr1_rl.telemetry.trackers.base import Ending, TrackedRun
 
 
 class Run:
@@ -21,5 +21,5 @@ class Run:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
 
-    def finish(self, succeeded: bool) -> None:
+    def finish(self, ending: Ending) -> None:
         self._run.finish()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import wandb
 
-from ssr1_rl.telemetry.trackers.base import TrackedRun
+from ssr1_rl.telemetry.trackers.base import Ending, TrackedRun
 
 FINISH_S = 20.0
 
@@ -37,5 +37,7 @@ class Run:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log({"step": step, **metrics})
 
-    def finish(self, succeeded: bool) -> None:
-        self._run.finish(exit_code=0 if succeeded else 1)
+    def finish(self, ending: Ending) -> None:
+        if ending == "stopped":
+            self._run.mark_preempting()  # W&B then shows the run as preempted, not as crashed
+        self._run.finish(exit_code=0 if ending == "finished" else 1)

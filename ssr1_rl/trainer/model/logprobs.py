@@ -21,6 +21,8 @@ from ssr1_rl.types import SOFTMAX, Distribution
 
 CHUNK_BYTES = 256 * 2**20
 """Size of the float32 logits of one chunk on a CPU; about three such buffers exist at once."""
+SORTED_PER_CHUNK = 4
+"""Parts of a chunk whose logits are sorted one after the other, for top_p: a sort holds about seven buffers."""
 
 
 def chunk_bytes(device: str) -> int:
@@ -97,7 +99,7 @@ class _TokenLogprobs(torch.autograd.Function):
         for part in _chunks(len(hidden), weight):
             logits = _tempered_logits(hidden[part], *head, distribution.temperature)
             if distribution.drops_tokens:
-                lowest[part] = lowest_kept(logits, distribution)
+                lowest[part] = _lowest_kept(logits, distribution)
                 drop_(logits, lowest[part], targets[part])
             largest = logits.amax(-1)
             logits -= largest[:, None]
@@ -150,6 +152,12 @@ class _TokenLogprobs(torch.autograd.Function):
         if grad_bias is not None:
             grad_bias = grad_bias.to(bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _lowest_kept(logits_CV: Tensor, distribution: Distribution) -> Tensor:
+    """`lowest_kept` of a chunk; for top_p in parts, so that the sort needs no more memory than the chunk's gradient."""
+    size = -(-len(logits_CV) // SORTED_PER_CHUNK) if distribution.top_p < 1 else len(logits_CV)
+    return torch.cat([lowest_kept(part_CV, distribution) for part_CV in logits_CV.split(max(1, size))])
 
 
 def _grad_of_logits(

@@ -41,6 +41,32 @@ async def test_the_end_of_a_thread_that_nobody_awaits_any_more_is_no_error():
     await asyncio.sleep(0)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_loop_that_is_closed_at_the_last_moment_is_no_error(monkeypatch):
+    """It may be closed between a look at it and the call."""
+    go, ended = threading.Event(), threading.Event()
+    failed = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+
+    async def leave():
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(loop, "is_closed", lambda: False)
+        waiting = asyncio.create_task(in_thread(work))
+        await asyncio.sleep(0)
+        waiting.cancel()
+
+    def work():
+        ended.thread = threading.current_thread()
+        ended.set()
+        go.wait(60)
+
+    asyncio.run(leave())
+    assert ended.wait(60)
+    go.set()
+    ended.thread.join(60)
+    assert failed == []
+
+
 def test_a_process_that_was_stopped_ends_while_the_thread_still_works():
     code = """
 import asyncio, threading

@@ -261,10 +261,19 @@ def test_a_reward_that_does_not_apply_adds_nothing_and_is_not_in_its_statistics(
 def test_two_rewards_that_cancel_out_in_the_sum_still_teach():
     question, parts = Question("q", "?", "yes"), {"accuracy": (1.0, 0.0), "format": (0.0, 1.0)}
     scored = ScoredGroup(RolloutGroup(GroupId(0, "q"), question, ()), (1.0, 1.0), parts)
-    assert teaches_nothing(scored, GrpoConfig())
-    assert not teaches_nothing(scored, GrpoConfig(normalize_each_reward=True))
+    each, weights = GrpoConfig(normalize_each_reward=True), {"accuracy": 1.0, "format": 1.0}
+    assert teaches_nothing(scored, GrpoConfig(), weights)
+    assert not teaches_nothing(scored, each, weights)
     without = ScoredGroup(scored.group, (1.0, 0.0), {"a": (1.0, 1.0), "b": (None, 3.0)})
-    assert teaches_nothing(without, GrpoConfig(normalize_each_reward=True)), "a reward of one response compares nothing"
+    assert teaches_nothing(without, each, {"a": 1.0, "b": 1.0}), "a reward of one response compares nothing"
+
+
+def test_a_reward_of_weight_0_alone_teaches_nothing():
+    question, parts = Question("q", "?", "yes"), {"accuracy": (1.0, 1.0), "length": (3.0, 9.0)}
+    scored = ScoredGroup(RolloutGroup(GroupId(0, "q"), question, ()), (1.0, 1.0), parts)
+    each = GrpoConfig(normalize_each_reward=True)
+    assert teaches_nothing(scored, each, {"accuracy": 1.0, "length": 0.0})
+    assert not teaches_nothing(scored, each, {"accuracy": 1.0, "length": -0.5})
 
 
 @pytest.mark.parametrize("statistics", ["tokens", "responses"])

@@ -136,15 +136,3 @@ def test_the_error_of_a_runtime_env_ends_with_the_installer_s_last_words(text, r
     assert runtime_env_failed(source, RuntimeEnvSetupError(text)) == (
         f"the runtime_env of reward function 'judge' could not be set up: {reason}; fix rewards[2].runtime_env (pip)"
     )
-
-
-@pytest.mark.parametrize(("num_gpus", "is_right"), [(0, True), (0.25, True), (1, True), (2, True), (1.5, False)])
-def test_an_actor_gets_a_part_of_one_gpu_or_whole_ones(num_gpus, is_right):
-    config = RewardConfig(name="accuracy", num_gpus=num_gpus)
-    if is_right:
-        check_reward_source(config, "rewards[0]")
-    else:
-        with pytest.raises(
-            ValueError, match=r"rewards\[0\]\.num_gpus must be a whole number if it is more than 1, got 1.5"
-        ):
-            check_reward_source(config, "rewards[0]")

@@ -61,3 +61,12 @@ def test_what_can_be_meant_is_accepted(load, override):
 def test_a_bound_is_written_in_full(load):
     with pytest.raises(ConfigError, match=r"run\.seed must be at most 4294967295, got 100000000000000000000"):
         load("", "run.seed=100000000000000000000")
+
+
+@pytest.mark.parametrize(("num_gpus", "is_right"), [(0, True), (0.25, True), (1, True), (2, True), (1.5, False)])
+def test_a_reward_actor_gets_a_part_of_one_gpu_or_whole_ones(load, num_gpus, is_right):
+    if is_right:
+        load("", f"rewards[0].num_gpus={num_gpus}")
+    else:
+        with pytest.raises(ConfigError, match=r"rewards\[0\]\.num_gpus must be a whole number .*, got 1\.5"):
+            load("", f"rewards[0].num_gpus={num_gpus}")

@@ -72,6 +72,9 @@ def test_an_answer_that_names_one_choice_is_read(read_row, answer, choices, righ
         ("(A) dog", ["cat", "dog"], r"names 'cat' by its letter and 'dog' by its text"),
         ("1", ["cat", "dog"], r"'1' may be 'dog or cat', counted from 0 or from 1"),
         (1, ["1", "2"], r"1 is the text of a choice, and the 0-based index of another, '2'"),
+        (1.0, ["1.0", "2.0"], r"1.0 is the text of a choice, and the 0-based index of another, '2.0'"),
+        (1, ["1.00", "2"], r"1.00 is the text of a choice, and the 0-based index of another, '2'"),
+        (0.0, ["dog", "0.0"], r"0.0 is the text of a choice, and the 0-based index of another, 'dog'"),
         ("B", ["A", "C"], "'B' is not one of the choices"),
         ("E", ["cat", "dog"], "'E' is not one of the choices"),
         (True, ["cat", "dog"], "True names none"),
@@ -263,3 +266,13 @@ def test_all_rows_that_fail_for_one_reason_make_one_sentence(tmp_path):
         read_questions(DatasetConfig(format="jsonl", path=str(path)), 1.0)
     assert "\n" not in str(error.value)
     assert "rename it to 'audio', or give an empty list if the question has none" in str(error.value)
+
+
+@pytest.mark.parametrize(("answer", "right"), [(5, "5.0"), (5.0, "5.0"), (7.0, "7"), (-3, "-3.0")])
+def test_a_number_that_is_the_text_of_one_choice_and_no_index_is_that_choice(read_row, answer, right):
+    assert read_row(ROW | {"choices": ["5.0", "7", "-3.0"], "answer": answer}).ground_truth == right
+
+
+@pytest.mark.parametrize("choices", [0, False, {}, "", 0.0])
+def test_choices_that_are_no_list_are_refused_also_where_they_are_empty(read_row, choices):
+    assert "expected a list of choices" in read_row(OPEN | {"answer": "cat", "choices": choices})

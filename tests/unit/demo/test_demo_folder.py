@@ -77,7 +77,10 @@ def test_a_later_demo_removes_what_the_earlier_one_made_and_nothing_else(made, t
     (output / "export" / "model.safetensors").write_text("mine")
     (output / "notes.txt").write_text("mine")
     (output / "checkpoints" / "step_000072").mkdir()
+    (output / "wandb" / "offline-run-1").mkdir(parents=True)
+    (output / "trackers.json").write_text("{}")
     demo.run_demo(output, 1, True, [])
+    assert not (output / "wandb").exists() and not (output / "trackers.json").exists()
     assert not (output / "checkpoints" / "step_000072").exists()
     assert (output / "world" / "train.json").read_text() == "1"
     assert (output / "notes.txt").read_text() == (output / "export" / "model.safetensors").read_text() == "mine"

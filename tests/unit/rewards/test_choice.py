@@ -161,3 +161,17 @@ def test_negations_and_several_options_are_never_right():
         pair = written(rng, choices, first), written(rng, choices, second)
         answer = rng.choice(PHRASES).format(rng.choice(spoilt).format(*pair))
         assert not [choice for choice in choices if choice_match(answer, choice, choices)], (answer, choices)
+
+
+@pytest.mark.parametrize("filler", ["option ", "(", " ", "a dog (", "so ", "the answer is ", "\n", "\\boxed{", "**"])
+def test_a_long_answer_is_read_in_a_time_that_grows_with_its_length_and_is_wrong(filler):
+    """In the square of its length this would take hours."""
+    answer = "not B" + filler * 200_000 + "!"
+    assert not choice_match(answer, "a dog", ANIMALS)
+    assert not choice_match(f"{answer} B", "a dog", ANIMALS)
+
+
+def test_a_long_choice_may_be_answered_in_full_with_its_label_and_a_phrase():
+    long = "a dog that barks, " * 500 + "and a cat"
+    for answer in (long, f"(B) {long}", f"The answer is (B) {long}", f"{long} (B)", " " * 5000 + "B" + "\n" * 5000):
+        assert choice_match(answer, long, ("a cat", long))

@@ -56,6 +56,10 @@ class World:
         completion = Completion((5,), (-1.0,), "yes", "stop", (VersionSpan(version, 0, 1),))
         return RolloutGroup(group_id, prepared.question, (completion,) * sampling.num_completions, version)
 
+    @property
+    def weights(self):
+        return {"accuracy": 1.0}
+
     async def score(self, group):
         if group.id.question_id in self.failing:
             return FailedGroup(group.id, "accuracy", group.id.question_id, "", "it raised", 3)

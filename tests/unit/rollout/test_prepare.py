@@ -220,3 +220,28 @@ async def test_a_clip_that_takes_long_to_decode_is_a_wait_and_does_not_hold_up_t
     hangs.set()
     await preparing
     assert waits.describe() == []
+
+
+async def test_a_clip_whose_storage_hangs_is_given_up_and_the_next_one_is_read(monkeypatch):
+    """As many clips hang as are read at the same time."""
+    go, load = threading.Event(), Loads(b=[WAVEFORM])
+
+    def load_or_hang(ref, **settings):
+        return load(ref, **settings) if ref.path == "b" else go.wait(60)
+
+    monkeypatch.setattr(prepare, "load_waveform", load_or_hang)
+    monkeypatch.setattr(prepare.ray, "put", Store().put)
+    monkeypatch.setattr(prepare, "RETRY_PAUSES_S", (0.0,))
+    monkeypatch.setattr(prepare, "READ_LIMIT_S", 0.01)
+    monkeypatch.setattr(prepare, "MAX_THREADS", 2)
+    preparer = Preparer(Builder(), DataConfig())
+    hanging = [asyncio.create_task(preparer.prepare(heard(path))) for path in ("a", "c")]
+    await asyncio.sleep(0)
+    errors = await asyncio.gather(*hanging, return_exceptions=True)
+    assert [str(error) for error in errors] == [
+        f"{path}: not read within 0.01 s: its storage may hang" for path in ("a", "c")
+    ]
+    assert all(isinstance(error, AudioError) for error in errors), "the question is skipped, not the run ended"
+    monkeypatch.setattr(prepare, "READ_LIMIT_S", 60.0)
+    assert (await preparer.prepare(heard("b"))).question.audio == heard("b").audio
+    go.set()

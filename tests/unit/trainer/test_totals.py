@@ -129,3 +129,38 @@ def test_a_log_prob_of_the_learner_that_is_no_number_reaches_the_guard():
         totals = Totals()
         totals.add_micro_batch(micro_batch(), torch.tensor([-2.0, bad, -2.0, -2.0]), torch.ones(4), terms([1.0]))
         assert not np.isfinite(totals.sums["kl_rollout"])
+
+
+@pytest.mark.parametrize("values", [(float("nan"), 0.5), (0.5, float("nan")), (0.5, float("nan"), 2.0)])
+def test_a_maximum_that_is_no_number_stays_none_whatever_comes_later(values):
+    total = Totals()
+    for value in values:
+        other = Totals()
+        other.add_maxima(ratio=value)
+        total.add(other)
+    assert np.isnan(total.maxima["ratio"])
+
+
+def test_a_maximum_that_is_no_number_on_one_rank_is_not_finite_over_ranks(monkeypatch):
+    """The maximum of another rank may replace NaN, but not infinity."""
+    other_rank = torch.tensor([0.5], dtype=torch.float64)
+    reduce = {
+        torch.distributed.ReduceOp.MAX: lambda mine: torch.where(mine > other_rank, mine, other_rank),
+        torch.distributed.ReduceOp.SUM: lambda mine: mine,
+    }
+    monkeypatch.setattr(
+        torch.distributed,
+        "all_reduce",
+        lambda mine, op=torch.distributed.ReduceOp.SUM: mine.copy_(reduce[op](mine)),
+    )
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    totals = Totals()
+    totals.add_maxima(ratio=float("nan"))
+    assert not np.isfinite(totals.over_ranks(torch.device("cpu")).maxima["ratio"])
+
+
+def test_a_filler_adds_0_also_where_its_figures_are_no_numbers():
+    totals = Totals()
+    totals.add_micro_batch(micro_batch(0.0), torch.full((4,), float("nan")), torch.ones(4), terms([1.0]))
+    assert totals.maxima == {"logprob_abs_diff": 0.0, "ratio": 0.0}
+    assert all(np.isfinite(value) for value in totals.sums.values())

@@ -28,7 +28,7 @@ def run(tmp_path, monkeypatch):
     for module in [name for name in sys.modules if "trackio" in name]:
         monkeypatch.delitem(sys.modules, module)  # it reads TRACKIO_DIR once, when it is imported
 
-    def run(name, rows, resumes=False, fails=False):
+    def run(name, rows, resumes=False, fails=None):
         overrides = ["run.name=x", f"run.dir={tmp_path / 'run'}", "model.path=m", "data.train.path=q"]
         overrides += [f"telemetry.trackers=[{name}]", "rewards=[{path: 'a.py:f', options: {k: '${oc.env:JUDGE_KEY}'}}]"]
         config = load_config(None, overrides)
@@ -36,15 +36,15 @@ def run(tmp_path, monkeypatch):
         notes = []
 
         async def one():
-            async with tracking(config, resumes, notes.append) as log:
+            async with tracking(config, resumes, notes.append, TimeoutError) as log:
                 for row in rows:
                     log(*row)
                 if fails:
-                    raise RuntimeError
+                    raise fails
 
         try:
             asyncio.run(one())
-        except RuntimeError:
+        except (RuntimeError, TimeoutError):
             assert fails
         return notes
 
@@ -59,7 +59,7 @@ AGAIN = [(2, {"train/loss": 1.75, "y": float("inf")}), (3, {"train/loss": 1.0})]
 
 def twice(run, name):
     """A run that fails after its second step, and is resumed from its first."""
-    assert run(name, FIRST, fails=True) == []
+    assert run(name, FIRST, fails=RuntimeError) == []
     assert run(name, AGAIN, resumes=True) == []
 
 
@@ -78,10 +78,15 @@ def test_wandb(run, tmp_path):
 
 
 def rows_of_wandb(path):
-    """The history in the file of an offline run: LevelDB's log format, in blocks of 32 KiB, of protobuf records."""
+    history = [record.history for record in records_of_wandb(path) if record.HasField("history")]
+    return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in row.item} for row in history]
+
+
+def records_of_wandb(path):
+    """The records in the file of an offline run: LevelDB's log format, in blocks of 32 KiB, of protobuf messages."""
     from wandb.proto import wandb_internal_pb2
 
-    data, at, parts, rows = path.read_bytes(), 7, b"", []
+    data, at, parts, records = path.read_bytes(), 7, b"", []
     while at + 7 <= len(data):
         if 32768 - at % 32768 < 7:  # the rest of a block is padding
             at += 32768 - at % 32768
@@ -90,10 +95,9 @@ def rows_of_wandb(path):
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part
-            record = wandb_internal_pb2.Record.FromString(parts)
-            rows += [record.history] if record.HasField("history") else []
+            records.append(wandb_internal_pb2.Record.FromString(parts))
             parts = b""
-    return [{"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in row.item} for row in rows]
+    return records
 
 
 def test_mlflow(run, tmp_path):
@@ -110,6 +114,16 @@ def test_mlflow(run, tmp_path):
     assert found.data.metrics["validation/a b_/score"] == 0.5
     assert found.data.params["rewards.0.options.k"] == "${oc.env:JUDGE_KEY}"
     assert found.data.params["grpo.group_size"] == "8"
+
+
+def test_a_run_that_was_stopped_is_not_shown_as_finished_or_failed(run, tmp_path):
+    assert [run(name, FIRST, fails=TimeoutError) for name in ("wandb", "mlflow")] == [[], []]
+    from mlflow.tracking import MlflowClient
+
+    assert MlflowClient().get_run(RunIds(tmp_path / "run").get("mlflow")).info.status == "KILLED"
+    [path] = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    assert any(record.HasField("preempting") for record in records_of_wandb(path))
+    assert [record.exit.exit_code for record in records_of_wandb(path) if record.HasField("exit")] == [1]
 
 
 def test_trackio(run, tmp_path):

@@ -1,11 +1,14 @@
 """A tracker gets every row in order; one that fails or hangs neither stops nor slows the run."""
 
+import asyncio
+import contextlib
 import json
 import threading
 
 import pytest
 
 from ssr1_rl.config.schema import Config
+from ssr1_rl.telemetry.trackers import ids as ids_module
 from ssr1_rl.telemetry.trackers import sender as sender_module
 from ssr1_rl.telemetry.trackers import tracking as tracking_module
 from ssr1_rl.telemetry.trackers.base import TrackedRun
@@ -38,9 +41,9 @@ class Fake:
         self._next()
         self.rows.append((step, metrics))
 
-    def finish(self, succeeded):
+    def finish(self, ending):
         self._next()
-        self.ended = succeeded
+        self.ended = ending
 
 
 @pytest.fixture
@@ -56,8 +59,8 @@ def start(run, tmp_path):
     return start
 
 
-def close(sender, succeeded=True):
-    sender.finish(succeeded)
+def close(sender, ending="finished"):
+    sender.finish(ending)
     sender.join(60)
 
 
@@ -68,20 +71,20 @@ def test_every_row_arrives_in_order_and_the_run_is_closed(start):
     for row in rows:
         sender.put(*row)
     close(sender)
-    assert (fake.rows, fake.ended, notes) == (rows, True, [])
+    assert (fake.rows, fake.ended, notes) == (rows, "finished", [])
 
 
 def test_a_failed_run_is_closed_as_failed(start):
     fake = Fake()
     sender = start(fake, [])
     sender.put(1, {"a": 1.0})
-    close(sender, succeeded=False)
-    assert fake.ended is False
+    close(sender, "failed")
+    assert fake.ended == "failed"
 
 
 def test_a_run_that_ends_without_a_row_starts_no_run_of_the_tracker(start, tmp_path):
     fake, notes = Fake(), []
-    close(start(fake, notes), succeeded=False)
+    close(start(fake, notes), "failed")
     assert fake.ended is None
     assert notes == []
     assert not (tmp_path / IDS_FILE).exists()
@@ -160,7 +163,7 @@ def test_a_tracker_that_hangs_holds_nobody_up(start, monkeypatch):
     sender = start(fake, notes)
     for step in range(25):
         sender.put(step, {"a": 1.0})
-    sender.finish(True)
+    sender.finish("finished")
     sender.join(0.0)
     assert notes == [
         "fake: 25 rows of metrics were not sent and its run could not be closed; metrics.jsonl has every row"
@@ -193,7 +196,7 @@ async def test_a_resumed_run_continues_the_trackers_runs(config, tmp_path, monke
 
     async def one(resumes):
         fakes.clear()
-        async with tracking(config, resumes, print) as log:
+        async with tracking(config, resumes, print, Stopped) as log:
             log(1, {"a": 1.0})
         return {name: fake.started[0][1] for name, fake in fakes.items()}
 
@@ -206,18 +209,50 @@ async def test_a_resumed_run_continues_the_trackers_runs(config, tmp_path, monke
     assert [path.name for path in tmp_path.iterdir()] == [IDS_FILE]
 
 
-async def test_the_end_of_the_run_is_told(config, monkeypatch):
+class Stopped(Exception):
+    """What ends a run that is to be continued."""
+
+
+class TimeIsUp(Stopped):
+    """One kind of it."""
+
+
+@pytest.mark.parametrize(
+    ("raised", "ending"),
+    [(RuntimeError("engine died"), "failed"), (asyncio.CancelledError(), "stopped"), (TimeIsUp(), "stopped")],
+)
+async def test_the_end_of_the_run_is_told(config, monkeypatch, raised, ending):
     fakes = {}
     monkeypatch.setattr(tracking_module, "make_tracker", lambda name: fakes.setdefault(name, Fake()))
-    with pytest.raises(RuntimeError, match="engine died"):
-        async with tracking(config, False, print) as log:
+    with contextlib.suppress(type(raised)):
+        async with tracking(config, False, print, Stopped) as log:
             log(1, {"a": 1.0})
-            raise RuntimeError("engine died")
-    assert [(fake.ended, len(fake.rows)) for fake in fakes.values()] == [(False, 1)] * 2
+            raise raised
+    assert [(fake.ended, len(fake.rows)) for fake in fakes.values()] == [(ending, 1)] * 2
 
 
 async def test_without_trackers_nothing_is_made(config, tmp_path):
     config.telemetry.trackers = []
-    async with tracking(config, True, print) as log:
+    async with tracking(config, True, print, Stopped) as log:
         log(1, {"a": 1.0})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_id_that_cannot_be_written_at_first_does_not_start_a_second_run(start, tmp_path, monkeypatch):
+    fake, notes, failures = Fake(), [], [OSError("disk full"), OSError("disk full")]
+    write = ids_module.write_json
+
+    def write_json(*args):
+        if failures:
+            raise failures.pop()
+        write(*args)
+
+    monkeypatch.setattr(ids_module, "write_json", write_json)
+    sender = start(fake, notes)
+    sender.put(1, {"a": 1.0})
+    for _ in range(2):  # start and row
+        assert fake.tried.acquire(timeout=60)
+    close(sender)
+    assert fake.started == [("name", "")]
+    assert RunIds(tmp_path).get("fake") == "new-id"
+    assert notes == ["fake could not have its id kept in run.dir (disk full); the run goes on, and this is tried again"]

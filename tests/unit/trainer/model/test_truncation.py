@@ -77,3 +77,17 @@ def test_the_nucleus_is_that_of_what_top_k_leaves():
     logits = torch.tensor([[0.5, 0.3, 0.1, 0.1]]).log()
     assert lowest_kept(logits, Distribution(top_p=0.6)).exp().item() == pytest.approx(0.3)
     assert lowest_kept(logits, Distribution(top_p=0.6, top_k=2)).exp().item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("distribution", "largest"), [(Distribution(top_p=0.9), 3), (Distribution(top_k=5), 10)])
+def test_a_chunk_is_sorted_in_parts(monkeypatch, distribution, largest):
+    """The sort of top_p holds several copies of the logits, which the estimate of memory does not count."""
+    sizes = []
+
+    def recorded(logits, distribution):
+        sizes.append(len(logits))
+        return lowest_kept(logits, distribution)
+
+    monkeypatch.setattr("ssr1_rl.trainer.model.logprobs.lowest_kept", recorded)
+    token_logprobs(torch.randn(10, 8), torch.randn(60, 8), None, torch.zeros(10, dtype=torch.long), distribution)
+    assert (max(sizes), sum(sizes)) == (largest, 10)
