@@ -5,7 +5,7 @@
       then       learners.reference_kl                 every rank; only if the KL penalty is part of the reward
       then       learners.update                       every rank; they also wait for each other in each pass
       then       system.sync_weights                   ranks, which send, and engines, which receive, side by side
-    a group      a place in the feed                   feed.trained, or a group that failed or was replaced
+    a group      a place in the feed                   the take after feed.trained; a group that failed or was replaced
       then       pool: the worker with the least work  its responses' last tokens; a sync only pauses it
       then       every reward function, side by side   an actor that is free, then its rewards
 
