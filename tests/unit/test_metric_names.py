@@ -47,7 +47,7 @@ def written_by_a_step():
 
 
 def written_by_a_validation():
-    evaluation = Evaluation("accuracy", 1.0, {"accuracy": 1.0}, {"count": 1.0}, 4, 0, 0, 10.0, 0.0)
+    evaluation = Evaluation("accuracy", 1.0, {"accuracy": 1.0}, {"count": 1.0}, 4, 0, 0, 0, 10.0, 0.0)
     return {f"validation/test/{name}" for name in evaluation.metrics()}
 
 
