@@ -8,10 +8,10 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import typer.main
 from ray.scripts.scripts import cli as ray_cli
@@ -136,19 +136,8 @@ def _parse(command: Any, name: str, arguments: list[str]) -> Any:
 
 
 def _load(file: str | Path, overrides: list[str] | None, variables: dict[str, str]) -> Config:
-    with _environment(variables):
+    with mock.patch.dict(os.environ, variables):
         return load_config(ROOT / file, overrides or [])
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _export(arguments: list[str], variables: dict[str, str]) -> None:

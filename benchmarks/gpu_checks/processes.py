@@ -1,13 +1,13 @@
 """Processes that run functions which they are sent, each with an environment of its own."""
 
-import contextlib
 import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
+from unittest import mock
 
 
 class Worker:
@@ -17,7 +17,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,))
-        with _added_to_environment(environment or {}):
+        with mock.patch.dict(os.environ, environment or {}):
             self._process.start()
         # Otherwise the end of the process would not close the pipe.
         theirs.close()
@@ -77,18 +77,6 @@ def _serve(connection: Connection) -> None:
         except BaseException:
             connection.send((traceback.format_exc(), None))
             raise
-
-
-@contextlib.contextmanager
-def _added_to_environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """New processes inherit the environment of the moment."""
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def free_port() -> int:

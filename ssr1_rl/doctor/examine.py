@@ -22,6 +22,7 @@ from ssr1_rl.doctor.memory import check_gpu_memory, check_host_memory, checkpoin
 from ssr1_rl.doctor.model import check_prompt, no_tokenizer
 from ssr1_rl.doctor.storage import check_space, check_speed, existing_parent, measure
 from ssr1_rl.doctor.versions import check_cuda, check_requirements, check_same_versions, installed_requirements
+from ssr1_rl.errors import Explained
 from ssr1_rl.run import run_grpo
 
 ONE_STEP = "one step"
@@ -46,7 +47,14 @@ class Examination:
         try:
             yield found
         except Exception as problem:
-            found.append(error(str(problem) or repr(problem), f"checking {name} ended here", "see the message"))
+            is_explained = isinstance(problem, Explained)  # then the message says what to do
+            what = str(problem) if is_explained else repr(problem)
+            fix = (
+                ""
+                if is_explained
+                else "the check itself failed: see the type of the error, and report it if it is ours"
+            )
+            found.append(error(what, f"the rest of {name} could not be checked", fix))
         self._end(name, found)
 
     def worst(self) -> str:
@@ -68,11 +76,13 @@ def examine(
     with done.topic("versions") as found:
         found += check_requirements(*installed_requirements())
     with connected():
+        nodes: list[NodeFacts] = []
         with done.topic("nodes") as found:
-            found += _nodes(config)
+            nodes += _gathered(config)
+            found += _nodes(nodes)
         if config:
             with done.topic("cluster") as found:
-                found += _cluster(config)
+                found += _cluster(config, nodes)
     if config:
         with done.topic("settings and data") as found:
             found += _settings(config)
@@ -86,10 +96,13 @@ def examine(
     return done
 
 
-def _nodes(config: Config | None) -> list[Finding]:
+def _gathered(config: Config | None) -> list[NodeFacts]:
     paths = [config.model.path] if config and not is_on_hub(config.model.path) else []
     ports = [config.learner.port, config.rollout.weight_transfer_port] if config else []
-    nodes = facts_of_nodes([os.path.abspath(path) for path in paths], [port for port in ports if port])
+    return facts_of_nodes([os.path.abspath(path) for path in paths], [port for port in ports if port])
+
+
+def _nodes(nodes: list[NodeFacts]) -> list[Finding]:
     found = [*check_same_versions(nodes), *check_same_gpus(nodes), *check_authentication(os.environ, len(nodes))]
     for node in nodes:
         problems = [*check_cuda(node, _torch_cuda()), *check_node(node)]
@@ -97,24 +110,28 @@ def _nodes(config: Config | None) -> list[Finding]:
     return found
 
 
-def _cluster(config: Config) -> list[Finding]:
+def _cluster(config: Config, nodes: list[NodeFacts]) -> list[Finding]:
     plan = make_plan(config)
     check_fits(plan)
     rows = ", ".join(f"{count} x {who} ({each})" for who, count, each in plan.rows())
     found = [ok(f"the cluster holds {rows}"), *check_object_store(object_store_bytes(), config)]
     estimate = estimate_memory(config)
-    nodes = facts_of_nodes([], [])
+    if not nodes:  # the topic before says why
+        return found
     gpus = [gpu.memory_bytes for node in nodes for gpu in node.gpus]
+    if config.run.device == "cuda" and not gpus:
+        why = "the memory of learners and engines cannot be compared with the GPUs'"
+        return [*found, warning("nvidia-smi shows no GPU on any node", why, "install the driver's nvidia-smi")]
     if config.run.device == "cpu":
         return [*found, check_host_memory(config, estimate, min(node.memory_bytes for node in nodes))]
     return [*found, *check_gpu_memory(config, estimate, _kv_bytes(config), min(gpus))]
 
 
 def _settings(config: Config) -> list[Finding]:
-    preflight(config)
+    checked = preflight(config)
     return [
         ok("settings, data files, rewards and checkpoint pass the checks of a run"),
-        *(warning(note, "a setting may not do what was meant", "see the note") for note in notes(config)),
+        *(warning(note, "", "") for note in [*checked.notes, *notes(config)]),  # each says what to do
     ]
 
 

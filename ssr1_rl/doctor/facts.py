@@ -7,6 +7,7 @@ import resource
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -28,6 +29,8 @@ PACKAGES = (
 """Packages whose versions have to be the same on all nodes."""
 SHARED_MEMORY = "/dev/shm"
 DOCKER_S_DEFAULT = 64 * 2**20
+IMPORT_S = 60.0
+"""Longest import of a compiled package; less than `cluster.TIMEOUT_S`, within which a node has to answer."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,12 @@ def _unusable(names: Iterable[str]) -> dict[str, str]:
     """Compiled packages that fail to import, tried in a process of their own: a wrong build may crash it."""
     found = {}
     for name in _versions(names):
-        module = name.replace("-", "_")
-        done = subprocess.run(["python", "-c", f"import {module}"], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-c", f"import {name.replace('-', '_')}"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=IMPORT_S)
+        except subprocess.TimeoutExpired:
+            found[name] = f"no end within {IMPORT_S:g} s"
+            continue
         if done.returncode:
             found[name] = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
     return found

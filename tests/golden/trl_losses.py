@@ -109,7 +109,7 @@ def loss_of(settings, tensors, mask, advantages, entropy) -> dict[str, object]:
     """The loss of one update, and its gradient by the new log-probs."""
     mode = settings.pop("mode", None)
     bounds = [settings.pop(name, None) for name in ("clip_min", "clip_max")]
-    args = GRPOConfig(output_dir="/tmp/none", bf16=False, report_to=[], beta=settings.pop("beta", 0.0), **settings)
+    args = GRPOConfig(output_dir="none", bf16=False, report_to=[], beta=settings.pop("beta", 0.0), **settings)
     trainer = SimpleNamespace(
         args=args,
         beta=args.beta,

@@ -36,7 +36,9 @@ def with_model(config, tmp_path, **changes):
 
 
 def test_a_whole_run_passes(config):
-    preflight(config)
+    checked = preflight(config)
+    assert checked.splits.train.questions
+    assert checked.examples[0].num_tokens > 0
 
 
 def test_a_real_run_makes_the_same_checks(config, monkeypatch):

@@ -93,3 +93,16 @@ def test_facts_of_this_machine(tmp_path):
     assert found.missing_paths == (str(tmp_path / "none"),)
     assert found.taken_ports == (port,)
     assert found.memory_bytes > 2**30
+
+
+def test_a_compiled_package_is_tried_with_the_interpreter_that_runs(monkeypatch):
+    monkeypatch.setattr(facts, "_versions", lambda names: {"no-such-package": "1"})
+    monkeypatch.setenv("PATH", "")
+    [(name, problem)] = facts._unusable(("no-such-package",)).items()
+    assert (name, problem) == ("no-such-package", "ModuleNotFoundError: No module named 'no_such_package'")
+
+
+def test_an_import_that_does_not_end_is_named(monkeypatch):
+    monkeypatch.setattr(facts, "_versions", lambda names: {"this": "1"})
+    monkeypatch.setattr(facts, "IMPORT_S", 0.001)
+    assert facts._unusable(("this",)) == {"this": "no end within 0.001 s"}
