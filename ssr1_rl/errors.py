@@ -34,6 +34,12 @@ class MissingFile(ConfigError):
     """A file or folder that the settings name does not exist."""
 
 
+class Interrupted(Exception):
+    """SIGINT or SIGTERM stopped the command; the message says what is kept and how to resume."""
+
+    exit_code = 130
+
+
 class Unanswered(RunError):
     """Actors did not answer. `silent` are their roles."""
 

@@ -33,11 +33,19 @@ class AudioRef:
 
 
 @dataclass(frozen=True)
+class VideoRef:
+    """The silent video of a question, for a teacher that sees. `ssr1_rl.data.frames` samples frames of it."""
+
+    path: str = ""  # a video file; empty if there are stills
+    stills: tuple[str, ...] = ()  # image files, in order
+
+
+@dataclass(frozen=True)
 class Clip:
-    """A decoded clip on its way to engines and learners."""
+    """A decoded clip on its way to engines and learners; for a model that sees, an image takes its place."""
 
     key: str  # the digest of its samples, by which caches know the clip when its reference is another one
-    waveform: Waveform = field(compare=False, repr=False)
+    waveform: Waveform = field(compare=False, repr=False)  # of an image its pixels, uint8 [height, width, 3]
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Question:
     kind: str = ""
     source: str = ""  # the file and the row, for error messages
     metadata: Mapping[str, object] = field(default_factory=dict, hash=False)  # the row's further columns
+    video: VideoRef | None = None  # what a teacher sees
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class PreparedQuestion:
     question: Question
     token_ids: tuple[int, ...]  # the prompt, with exactly one audio placeholder per clip
     waveforms: tuple[Clip, ...] = ()
-    num_audio_tokens: tuple[int, ...] = ()  # of each clip, as the audio tower makes them
+    num_audio_tokens: tuple[int, ...] = ()  # of each clip, as the model's tower makes them
 
 
 VALIDATION = -1

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from ssr1_rl.config.kinds import Key, dotted, entries
@@ -82,7 +82,8 @@ def resolved(values: object, origins: Origins, needed: Collection[str] | None = 
     """`values` with every `${…}` replaced by its value.
 
     Args:
-        needed: sections that are used; elsewhere a variable that is not set stays as it is written. None: all.
+        needed: sections that are used; elsewhere an interpolation stays as it is written if the variable or setting
+            that it names is not set. None: all.
 
     Raises:
         ConfigError: an interpolation that has no value, with the setting and the fix.
@@ -102,6 +103,11 @@ def resolved(values: object, origins: Origins, needed: Collection[str] | None = 
         return _filled(values, tree, (), _Leaf(variables, origins, needed))
     finally:
         OmegaConf.register_resolver("oc.env", oc.env, replace=True)
+
+
+def is_resolved(value: object) -> bool:
+    """Whether no text in what `resolved` gave still waits for a variable of the environment."""
+    return not any(str(text) == text.written for text in _texts(value))
 
 
 class _Variables:
@@ -138,7 +144,8 @@ class _Leaf:
             if isinstance(value, DictConfig | ListConfig):
                 value = OmegaConf.to_container(value, resolve=True)
         except (OmegaConfBaseException, RecursionError) as error:
-            if self._variables.missing and self._needed is not None and key[0] not in self._needed:
+            lacks_value = self._variables.missing or isinstance(error, InterpolationToMissingValueError)
+            if lacks_value and self._needed is not None and key[0] not in self._needed:
                 return FromEnvironment(text, text)
             place = f"{origin_of(key, self._origins)}{dotted(key)}"
             if self._variables.read and not self._variables.missing:

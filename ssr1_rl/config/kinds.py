@@ -19,6 +19,13 @@ def entries(value: object) -> list[tuple[str | int, object]]:
     return list(value.items()) if isinstance(value, dict) else []
 
 
+def flat(value: object, key: Key = ()) -> dict[Key, object]:
+    """Every value in nested mappings and lists by its key; an empty mapping or list has none."""
+    if not isinstance(value, dict | list):
+        return {key: value}
+    return {k: v for name, inner in entries(value) for k, v in flat(inner, (*key, name)).items()}
+
+
 def is_section(kind: object) -> bool:
     """Whether a setting of this type is a section of the schema."""
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)

@@ -1,4 +1,4 @@
-"""Whether `model.path` is a model folder or a name on the Hugging Face hub. Reads no model."""
+"""Whether a model's path is a model folder or a name on the Hugging Face hub. Reads no model."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ def is_here(path: str) -> bool:
     return all(isinstance(try_to_load_from_cache(path, name), str) for name in ("config.json", "tokenizer_config.json"))
 
 
-def check_model_folder(path: str) -> None:
-    """Refuses a model path that is neither a model folder nor a name on the hub.
+def check_model_folder(path: str, setting: str = "model.path") -> None:
+    """Refuses a model path that is neither a model folder nor a name on the hub; `setting` is where it was given.
 
     Raises:
         ValueError: there is no such folder, or no config.json in it.
@@ -33,8 +33,8 @@ def check_model_folder(path: str) -> None:
     if (Path(path) / "config.json").is_file() or is_on_hub(path):
         return
     if Path(path).exists():
-        raise MissingFile(f"model.path {path} holds no config.json; give a Hugging Face model folder")
+        raise MissingFile(f"{setting} {path} holds no config.json; give a Hugging Face model folder")
     raise MissingFile(
-        f"model.path {path} does not exist; give a Hugging Face model folder, or a hub name such as "
+        f"{setting} {path} does not exist; give a Hugging Face model folder, or a hub name such as "
         "Qwen/Qwen2-Audio-7B-Instruct"
     )

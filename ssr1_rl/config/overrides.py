@@ -37,8 +37,8 @@ class Override:
         return dict.fromkeys(_keys_within(self.value, self.key), self.origin)
 
 
-def parse_override(text: str) -> Override:
-    """Reads one override.
+def parse_override(text: str, schema: type = Config) -> Override:
+    """Reads one override of a launch file that holds `schema`.
 
     Raises:
         ConfigError: it does not look like one, or its value is not YAML.
@@ -50,22 +50,22 @@ def parse_override(text: str) -> Override:
     if text.startswith("~"):
         if "=" in text:
             raise ConfigError(f"{origin} must be ~section.setting alone: it drops what the launch file sets there")
-        return Override(_key_of(text[1:], origin), None, origin, drops=True)
+        return Override(_key_of(text[1:], origin, schema), None, origin, drops=True)
     name, equals, raw = text.partition("=")
     if not equals:
         raise ConfigError(f"{origin} must look like section.setting=value, without spaces around the =")
-    key = _key_of(name, origin)
-    kind = kind_at(key, Config)
+    key = _key_of(name, origin, schema)
+    kind = kind_at(key, schema)
     value = read_value(raw, kind, key, origin)
     if value == {} and is_section(kind):
         raise ConfigError(f"{origin} sets nothing; ~{dotted(key)} drops what the launch file sets in {dotted(key)}")
     # A split of `data.validation` is a section in a mapping: null drops it.
-    return Override(key, value, origin, drops=value is None and is_section(kind) and is_entry(key))
+    return Override(key, value, origin, drops=value is None and is_section(kind) and is_entry(key, schema))
 
 
-def is_entry(key: Key) -> bool:
+def is_entry(key: Key, schema: type = Config) -> bool:
     """Whether `key` names an entry of a mapping such as `data.validation`."""
-    return typing.get_origin(kind_at(key[:-1], Config)) is dict
+    return typing.get_origin(kind_at(key[:-1], schema)) is dict
 
 
 def drop(override: Override, layers: Sequence[Layer]) -> list[Layer]:
@@ -87,7 +87,7 @@ def drop(override: Override, layers: Sequence[Layer]) -> list[Layer]:
     return kept
 
 
-def _key_of(name: str, origin: str) -> Key:
+def _key_of(name: str, origin: str, schema: type) -> Key:
     """A dotted name as a key; an index may be written as in `rewards[0].weight` or in `rewards.0.weight`."""
     if name != name.strip():
         raise ConfigError(f"{origin}: write section.setting=value without spaces around the =")
@@ -98,7 +98,7 @@ def _key_of(name: str, origin: str) -> Key:
         )
     key: Key = ()
     for part in name.replace("[", ".").replace("]", "").split("."):
-        is_index = re.fullmatch("[0-9]+", part) and not has_names(kind_at(key, Config))
+        is_index = re.fullmatch("[0-9]+", part) and not has_names(kind_at(key, schema))
         key = (*key, int(part) if is_index else part)
     return key
 

@@ -8,7 +8,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from omegaconf import MISSING
@@ -74,12 +74,12 @@ def refuse_unknown(value: object, kind: object, key: Key, origins: Origins) -> N
         refuse_unknown(inner, inner_kind(kind, name), (*key, name), origins)
 
 
-def refuse_missing(value: object, key: Key, where: str) -> None:
-    """Refuses a required setting that is not set."""
-    if value == MISSING:
+def refuse_missing(value: object, key: Key, where: str, optional: Collection[Key] = ()) -> None:
+    """Refuses a required setting that is not set, unless it is `optional`."""
+    if value == MISSING and key not in optional:
         raise ConfigError(f"{where}: {dotted(key)} is required and not set")
     for name, inner in entries(value):
-        refuse_missing(inner, (*key, name), where)
+        refuse_missing(inner, (*key, name), where, optional)
 
 
 def build_section(kind: type[Section], value: object, key: Key, origins: Origins) -> Section:

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from ssr1_rl.config.environment import MIN_SECRET_CHARACTERS, as_written
-from ssr1_rl.config.kinds import Key, dotted, entries
+from ssr1_rl.config.kinds import Key, dotted, flat
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.yaml_text import read_plain, write
 
@@ -23,7 +23,7 @@ def shown_settings(config: Config) -> dict[str, Any]:
     """The settings for the eyes of others, such as a tracker's: also without literal values that look like secrets."""
     written = as_written(dataclasses.asdict(config))
     # Other settings may take a secret over: again: ${rewards[0].options.api_key}
-    secrets = [str(value) for key, value in _flat(written, ()).items() if _is_secret(key, value)]
+    secrets = [str(value) for key, value in flat(written).items() if _is_secret(key, value)]
     return _without_secrets(written, (), [secret for secret in secrets if len(secret) >= MIN_SECRET_CHARACTERS])
 
 
@@ -34,8 +34,8 @@ def shown_yaml(config: Config) -> str:
 
 def literal_secrets(config: Config) -> list[str]:
     """Names of settings that hold a secret as a literal value, by their names: `rewards[0].options.api_key`."""
-    flat = _flat(as_written(dataclasses.asdict(config)), ())
-    return [dotted(key) for key, value in flat.items() if _is_secret(key, value)]
+    settings = flat(as_written(dataclasses.asdict(config)))
+    return [dotted(key) for key, value in settings.items() if _is_secret(key, value)]
 
 
 def changes(before: str, now: str) -> list[str]:
@@ -44,7 +44,7 @@ def changes(before: str, now: str) -> list[str]:
     Raises:
         ConfigError: `before` is damaged.
     """
-    old, new = _flat(read_plain(before), ()), _flat(read_plain(now), ())
+    old, new = flat(read_plain(before)), flat(read_plain(now))
     lines = []
     for key in sorted(old.keys() | new.keys(), key=dotted):
         values = [old.get(key), new.get(key)]
@@ -75,10 +75,3 @@ def _is_secret(key: Key, value: object) -> bool:
 
 def _is_interpolation(value: object) -> bool:
     return isinstance(value, str) and re.search(r"(?<!\\)(\\\\)*\$\{", value) is not None
-
-
-def _flat(value: object, key: Key) -> dict[Key, object]:
-    """Every setting by its key."""
-    if not isinstance(value, dict | list):
-        return {key: value}
-    return {k: v for name, inner in entries(value) for k, v in _flat(inner, (*key, name)).items()}

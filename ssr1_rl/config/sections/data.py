@@ -9,15 +9,62 @@ from ssr1_rl.config.setting import setting
 
 
 @dataclass
-class DatasetConfig:
-    """One split on disk."""
+class ColumnsConfig:
+    """Names of the columns of `jsonl`, `parquet` and `huggingface`. Every other column becomes metadata.
 
-    format: Literal["avqa", "jsonl", "mmau"] = "avqa"
-    """Names of the fields in the file of questions: AVQA's own, MMAU's own, or `jsonl` for your own data."""
+    Two of them may be the same column: a video file can be both `audio` and `video`.
+    """
+
+    id: str = "id"
+    """Identifies the row. Empty: the rows are counted."""
+    question: str = setting("question", filled=True)
+    """The question."""
+    answer: str = setting("answer", filled=True)
+    """The answer: a text or a number; with choices the text, the letter or the 0-based index of one."""
+    choices: str = "choices"
+    """List of the choices. Empty, or a column that a row lacks: an open question."""
+    audio: str = "audio"
+    """A clip or a list of clips: names of files in `audio_dir`, or bytes of files. Empty: none."""
+    video: str = "video"
+    """Name of a file, or of a folder of stills, in `video_dir`; or the bytes of a file. Empty, or a column that a row
+    lacks: the name of the row's clip."""
+    kind: str = "kind"
+    """Names the kind of question. Empty: none."""
+
+
+@dataclass
+class DatasetConfig:
+    """One split. docs/data.md describes the formats."""
+
+    format: Literal["avqa", "huggingface", "jsonl", "mmau", "music_avqa", "parquet"] = "avqa"
+    """How the questions are stored: as AVQA, MMAU or MUSIC-AVQA are distributed, as your own JSON lines or Parquet, or
+    as a Hugging Face data set."""
     path: str = setting(MISSING, filled=True)
-    """File of questions: a JSON array or JSON lines, either of them perhaps gzipped."""
+    """File of questions: a JSON array or JSON lines, either of them perhaps gzipped. For `parquet` a file, a folder of
+    files, or a pattern with `*`; for `huggingface` a folder or a name on the hub."""
     audio_dir: str = ""
     """Folder of the clips. Empty: the folder of the file of questions."""
+    video_dir: str = ""
+    """Folder of the silent videos that a teacher sees: video files, or folders of stills, that are named as the clips.
+    A row whose video is missing is unusable. Empty: no videos, also none that rows hold as bytes."""
+    allow_outside_paths: bool = False
+    """Whether a row may name a clip or video outside of these folders (`../a.wav`, `/data/a.wav`). Only for questions
+    that you trust: a row could name any file of the machine."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Names of the columns."""
+    subset: str = ""
+    """Subset (configuration) of a Hugging Face data set. Empty: its default."""
+    split: str = ""
+    """Split of a Hugging Face data set. May be empty if it has only one."""
+    revision: str = ""
+    """Branch, tag or commit of a data set on the hub. Empty: the newest."""
+    clip_cache_dir: str = ""
+    """Folder in which clips are kept that are stored as bytes inside of rows; every node has to see it. Empty:
+    `~/.cache/ssr1_rl/clips`."""
+    kinds: list[str] = field(default_factory=list)
+    """Kinds of question to read; of MUSIC-AVQA for example [Audio Counting, Audio Comparative]. Empty: all."""
+    choices_from_answers: bool = False
+    """Give open questions choices: every answer that the split has for questions of their kind."""
     max_questions: int = setting(0, ge=0)
     """Number of questions to read, from the start of the file. 0: all."""
 

@@ -22,7 +22,9 @@ class LearnerConfig:
     learning_rate: float = setting(1e-6, gt=0)
     """Learning rate of AdamW."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or falling to 0 over `grpo.num_steps`."""
+    """Learning rate after the warm-up: constant, or falling to 0 at the end of the run (or after `decay_steps`)."""
+    decay_steps: int = setting(0, ge=0)
+    """Optimizer updates, the warm-up included, after which a falling learning rate is 0. 0: those of the whole run."""
     warmup_steps: int = setting(0, ge=0)
     """Optimizer updates over which the learning rate rises linearly."""
     weight_decay: float = setting(0.0, ge=0)

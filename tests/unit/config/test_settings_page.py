@@ -36,7 +36,7 @@ def test_the_list_holds_defaults_choices_and_bounds():
     page = with_reference(START + END)
     for line in [
         "| `device` | `cuda`, `cpu` | `cuda` | What engines and learners run on. |",
-        "| `path` | text | required | File of questions: a JSON array or JSON lines, either of them perhaps gzipped. |",
+        "| `path` | text | required | File of questions: a JSON array or JSON lines, either of them perhaps gzipped.",
         "| `max_audio_s` | number, at least 0.025, at most 3600 (25 ms make one audio token) | `30.0` |",
         "| `adam_betas` | list of 2 numbers, at least 0, less than 1 | `[0.9, 0.999]` | Betas of AdamW. |",
         "### `data.train`, `data.validation.NAME`",
