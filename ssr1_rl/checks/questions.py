@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
-
-import numpy as np
 
 from ssr1_rl.checks.template_options import unread_variables
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DataConfig
-from ssr1_rl.data.audio import as_clip, load_waveform
+from ssr1_rl.data.example import Example, example_of, waveforms_of
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import UNUSABLE
-from ssr1_rl.data.splits import Split, Splits
+from ssr1_rl.data.splits import Split
 from ssr1_rl.errors import UserError
-from ssr1_rl.types import SAMPLE_RATE, PreparedQuestion, Question
+from ssr1_rl.types import Question
 
 MAX_TRIES = 20
 """Questions of a split that are tried, evenly spread over it, until one can be used."""
@@ -28,22 +25,7 @@ NUM_SHOWN = 5
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Example:
-    """One question of a split as the model gets it."""
-
-    question: Question
-    prompt: str  # the rendered text, with one placeholder per clip
-    num_tokens: int  # audio tokens included
-    num_audio_tokens: int
-    audio_s: float
-
-    def __str__(self) -> str:
-        audio = f", {self.num_audio_tokens} of them for {self.audio_s:.2f} s of audio" if self.question.audio else ""
-        return f"{self.question.source}, id {self.question.id}: {self.num_tokens} tokens{audio}"
-
-
-def check_prompts(splits: Splits, config: Config) -> tuple[list[Example], list[str]]:
+def check_prompts(splits: Iterable[Split], config: Config) -> tuple[list[Example], list[str]]:
     """Checks each split with the model's tokenizer and audio family: one clip is decoded, one prompt built.
 
     Returns:
@@ -58,13 +40,13 @@ def check_prompts(splits: Splits, config: Config) -> tuple[list[Example], list[s
     for split in splits:
         if builder.family and config.data.require_audio:
             _has_audio(split, config.model.path)
-        example, failed = _example(split, builder, config.data)
+        example, failed = _first_usable(split, lambda question: example_of(question, builder, config.data))
         examples.append(example)
         notes += [f"{split.setting}: cannot be used: {error}" for error in failed]
     return examples, notes
 
 
-def check_clips(splits: Splits, data: DataConfig) -> list[str]:
+def check_clips(splits: Iterable[Split], data: DataConfig) -> list[str]:
     """What can be checked without the model: one clip of each split is decoded.
 
     Returns:
@@ -75,14 +57,14 @@ def check_clips(splits: Splits, data: DataConfig) -> list[str]:
     """
     notes: list[str] = []
     for split in splits:
-        _, failed = _first_usable(split, lambda question: _waveforms(question, data))
+        _, failed = _first_usable(split, lambda question: waveforms_of(question, data))
         notes += [f"{split.setting}: cannot be used: {error}" for error in failed]
     return notes
 
 
 def notes_on(split: Split) -> list[str]:
     """What was read, for the user: rows that were left out, and a mixture of questions with and without audio."""
-    found = [f"left out: {row}" for row in split.skipped[:NUM_SHOWN]]
+    found = [*split.notes, *(f"left out: {row}" for row in split.skipped[:NUM_SHOWN])]
     if len(split.skipped) > NUM_SHOWN:
         found.append(f"… and {len(split.skipped) - NUM_SHOWN:,} more rows of {split.dataset.path}")
     with_audio, num = split.num_with_audio, len(split.questions)
@@ -99,20 +81,6 @@ def _has_audio(split: Split, model: str) -> None:
             "model; give each row its clip (in JSON lines in the field 'audio'), or set data.require_audio=false to "
             "use questions of text alone"
         )
-
-
-def _example(split: Split, builder: PromptBuilder, data: DataConfig) -> tuple[Example, list[str]]:
-    def prepare(question: Question) -> tuple[PreparedQuestion, float]:
-        waveforms = _waveforms(question, data)
-        lengths = [len(waveform) for waveform in waveforms]
-        return builder.prepare(question, list(map(as_clip, waveforms)), lengths), sum(lengths) / SAMPLE_RATE
-
-    (prepared, audio_s), failed = _first_usable(split, prepare)
-    num_audio = sum(prepared.num_audio_tokens)
-    num_tokens = len(prepared.token_ids) - len(prepared.num_audio_tokens) + num_audio
-    text = builder.tokenizer.decode(list(prepared.token_ids))
-    assert isinstance(text, str), "one prompt is one text"
-    return Example(prepared.question, text, num_tokens, num_audio, audio_s), failed
 
 
 def _first_usable(split: Split, attempt: Callable[[Question], Result]) -> tuple[Result, list[str]]:
@@ -135,12 +103,3 @@ def _spread(questions: Sequence[Question]) -> list[Question]:
     with_audio = [question for question in questions if question.audio] or list(questions)
     step = math.ceil(len(with_audio) / MAX_TRIES)
     return with_audio[::step]
-
-
-def _waveforms(question: Question, data: DataConfig) -> list[np.ndarray]:
-    return [
-        load_waveform(
-            ref, max_audio_s=data.max_audio_s, long_audio=data.long_audio, truncated_audio=data.truncated_audio
-        )
-        for ref in question.audio
-    ]

@@ -15,7 +15,7 @@ import numpy as np
 import soxr
 
 from ssr1_rl.data.decode.clip_file import ClipFile
-from ssr1_rl.data.decode.errors import AudioError, AudioUnavailable
+from ssr1_rl.data.decode.errors import AudioError, AudioUnavailable, ClipTooLong
 from ssr1_rl.data.decode.media_file import decode_media_file
 from ssr1_rl.data.decode.mono import MonoSamples
 from ssr1_rl.data.decode.sound_file import NotASoundFile, decode_sound_file
@@ -27,6 +27,7 @@ __all__ = [
     "MIN_SAMPLES",
     "AudioError",
     "AudioUnavailable",
+    "ClipTooLong",
     "as_clip",
     "check_decoders",
     "load_waveform",
@@ -51,8 +52,9 @@ def load_waveform(
 
     Raises:
         AudioUnavailable: the file is missing or could not be read just now.
-        AudioError: the clip is empty, truncated, corrupt, without an audio stream, too short, (with "skip") too long,
-            or has NaN or infinite samples. Whatever a decoder raises is turned into this.
+        ClipTooLong: with "skip", the clip is longer than `max_audio_s`.
+        AudioError: the clip is empty, truncated, corrupt, without an audio stream, too short, or has NaN or
+            infinite samples. Whatever a decoder raises is turned into this.
     """
     with ClipFile(Path(ref.path)) as file:
         try:
@@ -137,7 +139,7 @@ def _check_length(
         )
     if refuse_long and len(waveform) > int(max_audio_s * SAMPLE_RATE):
         length = f"{samples.promised_s:.2f} s" if samples.promised_s >= duration_s else f"more than {duration_s:.2f} s"
-        raise AudioError(
+        raise ClipTooLong(
             f"{file.path}: {length} is longer than data.max_audio_s={max_audio_s}; "
             "cut the clip, or set data.long_audio=crop"
         )

@@ -23,6 +23,9 @@ _WRITTEN_LABELS = tuple(
 )
 _FIRST_LABEL = re.compile(r"\(?[Aa][).:]")
 _LABELLED = re.compile(r"(?:\(([A-Za-z])\)|([A-Za-z])[.):]|([A-Za-z])$)\s*(.*)", re.DOTALL)
+NOT_A_CHOICE = "answer outside choices"
+"""`kind` of the error of a row whose answer is none of its choices."""
+
 _YES, _NO = ("yes", "true"), ("no", "false")
 
 
@@ -90,9 +93,9 @@ def chosen(value: object, field: str, written: Sequence[str], choices: Sequence[
         raise RowError(field, f"expected the text, the letter or the 0-based index of a choice, got {shown(value)}")
     if value in choices:
         return value
-    by_text = {_fold(choice): choice for choice in reversed(choices)}
-    by_written = dict(zip(map(_fold, written), choices, strict=True))
-    found = by_written.get(_fold(value)) or by_text.get(_fold(value))
+    by_text = {folded(choice): choice for choice in reversed(choices)}
+    by_written = dict(zip(map(folded, written), choices, strict=True))
+    found = by_written.get(folded(value)) or by_text.get(folded(value))
     return found if found is not None else _by_label(value.strip(), field, choices, by_text)
 
 
@@ -109,7 +112,8 @@ def _at(index: int, field: str, choices: Sequence[str], index_only: bool) -> str
             )
         return by_text
     if not in_range:
-        raise RowError(field, f"index {index} is out of range for {len(choices)} choices (they are counted from 0)")
+        reason = f"index {index} is out of range for {len(choices)} choices (they are counted from 0)"
+        raise RowError(field, reason, NOT_A_CHOICE)
     return choices[index]
 
 
@@ -122,7 +126,7 @@ def _number(text: str) -> float | None:
 
 
 def _by_label(answer: str, field: str, choices: Sequence[str], by_text: dict[str, str]) -> str:
-    unknown = RowError(field, f"{shown(answer)} is not one of the choices {shown(list(choices))}", "not a choice")
+    unknown = RowError(field, f"{shown(answer)} is not one of the choices {shown(list(choices))}", NOT_A_CHOICE)
     if answer.isdecimal() and len(answer) < 4:
         number = int(answer)
         counted = [choices[at] for at in (number, number - 1) if 0 <= at < len(choices)]
@@ -140,12 +144,12 @@ def _by_label(answer: str, field: str, choices: Sequence[str], by_text: dict[str
     is_letter = any(len(choice) == 1 and choice.isalpha() for choice in choices)
     if index >= len(choices) or is_letter:
         raise unknown
-    if text and by_text.get(_fold(text)) is None:
+    if text and by_text.get(folded(text)) is None:
         raise unknown
-    if text and _fold(by_text[_fold(text)]) != _fold(choices[index]):
+    if text and folded(by_text[folded(text)]) != folded(choices[index]):
         raise RowError(
             field,
-            f"{shown(answer)} names {choices[index]!r} by its letter and {by_text[_fold(text)]!r} by its text; "
+            f"{shown(answer)} names {choices[index]!r} by its letter and {by_text[folded(text)]!r} by its text; "
             "write the text alone",
         )
     return choices[index]
@@ -153,13 +157,14 @@ def _by_label(answer: str, field: str, choices: Sequence[str], by_text: dict[str
 
 def _yes_or_no(value: bool, field: str, choices: Sequence[str]) -> str:
     wanted = _YES if value else _NO
-    found = [choice for choice in choices if _fold(choice) in wanted]
-    if len({_fold(choice) for choice in found}) != 1:
+    found = [choice for choice in choices if folded(choice) in wanted]
+    if len({folded(choice) for choice in found}) != 1:
         raise RowError(
             field, f"{value!r} names none, or several, of the choices {shown(list(choices))}; write the text"
         )
     return found[0]
 
 
-def _fold(text: str) -> str:
+def folded(text: str) -> str:
+    """A text without what does not matter for choices: case, width, and the amount of white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())

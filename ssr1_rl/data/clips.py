@@ -1,102 +1,103 @@
-"""Finds the files of clips by the names in a data set, and says what is there instead if one is missing."""
+"""Finds the clips of a row: files that it names, and files that it holds as bytes."""
 
 from __future__ import annotations
 
-import os
 import re
-import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ssr1_rl.config.sections.data import DatasetConfig
+from ssr1_rl.data.folder import DataFolder
+from ssr1_rl.data.kept_files import KeptFiles
 from ssr1_rl.data.row_error import RowError, shown
 from ssr1_rl.types import AudioRef
 
 MISSING = "missing clip"
 """`kind` of the error of a row whose clip is not there."""
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac")
+VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".flv", ".ts", ".wmv", ".mpg", ".mpeg", ".3gp")
+CLIP_SUFFIXES = AUDIO_SUFFIXES + VIDEO_SUFFIXES
+"""Suffixes of clips, in the order in which they are tried: sound before video, which has to be demuxed."""
+
+_HELD = frozenset({"bytes", "path"})
+"""Keys of a clip in Hugging Face data sets."""
 
 
-class ClipFolder:
-    """The folder of a data set's clips: `audio_dir`, or else the folder of its file of questions.
+class ClipFolder(DataFolder):
+    """The folder of a data set's clips: `audio_dir`, or else the folder of its file of questions."""
 
-    A name may also be an absolute path, or leave the folder (`../other/a.wav`): manifests of users do.
-    """
+    what, missing_kind = "clip", MISSING
 
-    def __init__(self, config: DatasetConfig) -> None:
-        self.path = Path(config.audio_dir) if config.audio_dir else Path(config.path).parent
-        self._prefix = str(self.path)
-        self._questions = Path(config.path)
-        self._num_missing = 0
-        self._listings: dict[Path, dict[str, list[str]]] = {}
+    def __init__(self, config: DatasetConfig, path: Path | None = None, also: Sequence[Path] = ()) -> None:
+        super().__init__(
+            config, "audio_dir", Path(config.audio_dir) if config.audio_dir else path or _beside(config), also
+        )
+        self._kept = KeptFiles(config.clip_cache_dir)
 
     def find(self, name: object, field: str) -> AudioRef:
         """The clip at a path relative to the folder.
 
         Raises:
-            RowError: there is no such file.
+            RowError: there is no such file, or it is outside of the folder.
         """
-        if not isinstance(name, str) or not name.strip():
-            raise RowError(field, f"expected the path of a clip, got {shown(name)}", "no path of a clip")
-        if _ADDRESS.match(name):
-            raise RowError(field, f"{shown(name)} is an address; download the clip and give its path", "an address")
-        # One spelling for each file, because clips are kept by their path. Path() is slow where it has nothing to do.
-        joined = str(self.path / name) if "./" in name or "//" in name else os.path.join(self._prefix, name)
-        if os.path.isfile(joined):
-            return AudioRef(joined)
-        path = Path(joined)
-        same = self.listing(path.parent).get(normal_form(path.name), [])
-        if len(same) == 1 and (path.parent / same[0]).is_file():
-            return AudioRef(str(path.parent / same[0]))
-        raise self.missing(f"no such file: {str(path)!r}", name, field)
+        path = self.locate(name, field)
+        found = self.same_file(path)
+        if found is None:
+            raise self.missing(f"no such file: {shown(path)}", str(name), field)
+        return AudioRef(found)
 
-    def listing(self, folder: Path) -> dict[str, list[str]]:
-        """The files of a folder by the normal form of their names, read once; empty if it cannot be read."""
-        if folder not in self._listings:
-            by_normal: dict[str, list[str]] = {}
-            for name in _names(folder):
-                by_normal.setdefault(normal_form(name), []).append(name)
-            self._listings[folder] = by_normal
-        return self._listings[folder]
+    def find_named(self, name: str, stems: Sequence[str], field: str) -> AudioRef:
+        """The clip that is named as one of `stems`, with any suffix of a sound or video file.
 
-    def missing(self, reason: str, name: str, field: str) -> RowError:
-        """The error for a clip that is not there. The first one says where the clips are, if that can be seen."""
-        self._num_missing += 1
-        return RowError(field, reason + (self._hint(name) if self._num_missing == 1 else ""), MISSING)
+        Args:
+            name: how the row calls it.
+            stems: names without a suffix, the preferred one first.
+            field: the field of `name`.
 
-    def _hint(self, name: str) -> str:
-        path = self.path / name
-        if path.is_dir():
-            return "; that is a folder"
-        folded = path.name.casefold()
-        near = next((other for other in _names(path.parent) if other.casefold() == folded), None)
-        if near:
-            return f"; there is {near!r}, which differs only in capital letters"
-        if "\\" in name and (self.path / name.replace("\\", "/")).is_file():
-            return "; write the path with / instead of \\"
-        if not Path(name).is_absolute():
-            for folder in (self._questions.parent, self.path.parent, Path.cwd(), *_folders_in(self._questions.parent)):
-                if (folder / name).is_file():
-                    return f"; it is in {folder}: set the data set's audio_dir to that"
-        if (self.path / path.name).is_file():
-            return f"; {self.path} holds {path.name!r} without its folder: set audio_dir to the folder above, or cut it"
-        return ""
+        Raises:
+            RowError: as `find`.
+        """
+        found = self.with_suffix(stems, CLIP_SUFFIXES, field)
+        if found is None:
+            names = " or ".join(shown(stem)[1:-1] for stem in dict.fromkeys(stems))
+            suffixes = f"(.wav, .mp4 or another of {len(CLIP_SUFFIXES)})"
+            raise self.missing(f"no clip named {names} {suffixes} in {self.path}", name + ".wav", field)
+        return AudioRef(found)
+
+    def clips(self, value: object, field: str) -> tuple[AudioRef, ...]:
+        """The clips of a field: none, one or a list of them, each a path, bytes, or the two in Hugging Face's form."""
+        values = [] if value is None else value if isinstance(value, list) else [value]
+        return tuple(self._clip(inner, field) for inner in values)
+
+    def _clip(self, value: object, field: str) -> AudioRef:
+        held = held_bytes(value, field)
+        if held is not None:
+            return AudioRef(self._kept.keep(held))
+        return self.find(value["path"] if isinstance(value, Mapping) and value.keys() <= _HELD else value, field)
 
 
-def normal_form(name: str) -> str:
-    """A file name in one of the forms in which file systems keep accents: macOS writes NFD, most others NFC."""
-    return unicodedata.normalize("NFC", name)
+def held_bytes(value: object, field: str) -> bytes | None:
+    """The content of a file that a row holds; None if it only names one.
+
+    Raises:
+        RowError: the content is empty.
+    """
+    if isinstance(value, Mapping) and value.keys() <= _HELD and value.get("bytes") is not None:
+        value = value["bytes"]
+    if not isinstance(value, bytes):
+        return None
+    if not value:
+        raise RowError(field, "the file in the row is empty (0 bytes); leave its row out", "empty file")
+    return value
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in os.scandir(folder)]
-    except (OSError, ValueError):
-        return []
+def without_suffix(name: str) -> str:
+    """A name without the suffix of a sound or video file; other names may have a dot of their own."""
+    match = re.fullmatch(r"(.+)(\.[A-Za-z0-9]{1,5})", name, re.DOTALL)
+    return match[1] if match and match[2].lower() in CLIP_SUFFIXES else name
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())[:50]
-    except OSError:
-        return []
+def _beside(config: DatasetConfig) -> Path:
+    path = Path(config.path)
+    return path if path.is_dir() else path.parent

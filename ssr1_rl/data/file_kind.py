@@ -7,9 +7,9 @@ import re
 import shlex
 
 _BINARY: tuple[tuple[bytes, str, str], ...] = (
-    (b"PAR1", "a Parquet file", "parquet"),
+    (b"PAR1", "a Parquet file", "set the data set's format to parquet"),
     (b"ARROW1", "an Arrow file", "feather"),
-    (b"\xff\xff\xff\xff", "an Arrow stream", "save the data set with its to_json(lines=True)"),
+    (b"\xff\xff\xff\xff", "an Arrow stream", "set the data set's format to huggingface, and its path to the folder"),
     (b"PK\x03\x04", "a zip archive", "unpack it (unzip) and give the file in it"),
     (b"\x28\xb5\x2f\xfd", "packed with Zstandard", "unpack it (unzstd)"),
     (b"\xfd7zXZ", "packed with xz", "unpack it (unxz)"),
@@ -25,7 +25,7 @@ _BINARY: tuple[tuple[bytes, str, str], ...] = (
     (b"ID3", "a sound file", "give the file of questions"),
     *((b"\x80" + bytes([version]), "a pickle of Python", "pickle") for version in range(2, 6)),
 )
-_READERS = ("parquet", "feather", "pickle")
+_READERS = ("feather", "pickle")
 _LFS = "version https://git-lfs.github.com/spec/"
 
 

@@ -44,6 +44,10 @@ _FIELDS = {
     "multi_choice": "choices",
     "video_name": "audio",
     "audio_id": "audio",
+    "video_id": "audio",
+    "question_content": "question",
+    "question_id": "id",
+    "anser": "answer",
 }
 """The field of `_NAMES` that a reader's own name stands for, where it is another name."""
 

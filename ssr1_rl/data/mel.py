@@ -1,4 +1,4 @@
-"""Waveform -> the log-mel features that a model's audio tower reads."""
+"""Waveform -> the log-mel features that a model's audio tower reads: its input."""
 
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ class MelExtractor:
     def __init__(self, model_path: str) -> None:
         family = audio_family_of(trained_config(AutoConfig.from_pretrained(model_path)))
         if family is None:
-            raise UserError(f"{model_path} is a text-only model and has no audio features; use an audio-language model")
+            raise UserError(f"{model_path} has no audio tower; use an audio-language model")
         extractor: WhisperFeatureExtractor = AutoFeatureExtractor.from_pretrained(model_path)
         if extractor.sampling_rate != SAMPLE_RATE or extractor.hop_length != family.hop_length:
             raise UserError(
@@ -36,13 +36,17 @@ class MelExtractor:
         self.family = family
         self._extractor = extractor
 
+    def input_length(self, waveform: np.ndarray) -> int:
+        """Mel frames of the clip, without the margin."""
+        return self.family.num_mel_frames(len(waveform))
+
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """float32 [num_samples] -> float32 [num_mel_bins, num_mel_frames + margin], at most `max_mel_frames`.
 
         The margin holds what the feature extractor's own padding gives there (silence after the clip's end).
         """
         family = self.family
-        num_frames = min(family.num_mel_frames(len(waveform)) + family.margin_frames, family.max_mel_frames)
+        num_frames = min(family.num_mel_frames(len(waveform)) + family.margin, family.max_mel_frames)
         # The last frame's window reaches 200 samples further, and the extractor drops one frame and mirrors the end.
         padded_length = min((num_frames + 2) * family.hop_length, self._extractor.n_samples)
         features = self._extractor(

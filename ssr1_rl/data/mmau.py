@@ -10,6 +10,7 @@ from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.clips import ClipFolder
 from ssr1_rl.data.records import read_records
 from ssr1_rl.data.rows import ReadResult, Row, read_rows
+from ssr1_rl.data.videos import VideoFolder
 from ssr1_rl.types import Question
 
 
@@ -19,19 +20,21 @@ def read_mmau(config: DatasetConfig) -> ReadResult:
     Raises:
         UserError: the file cannot be read.
     """
-    folder = ClipFolder(config)
+    folder, videos = ClipFolder(config), VideoFolder(config)
 
-    def to_question(row: Row, source: str) -> Question:
+    def to_question(row: Row) -> Question:
         answer, choices = row.answer("answer", row.choices("choices"))
+        clips = (folder.find(row.value("audio_id"), "audio_id"),)
         return Question(
             id=row.id(),
             text=row.text("question"),
             ground_truth=answer,
             choices=choices,
-            audio=(folder.find(row.value("audio_id"), "audio_id"),),
+            audio=clips,
+            video=videos.of_clip(clips, folder.path, "audio_id"),
             kind=row.kind("task"),
-            source=source,
+            source=row.source,
             metadata=row.further("id", "question", "choices", "answer", "task"),
         )
 
-    return read_rows(config, read_records(config.path), to_question)
+    return read_rows(config, read_records(config.path), to_question, lambda row: row.kind("task"))

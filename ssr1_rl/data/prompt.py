@@ -55,13 +55,21 @@ def choice_lines(question: Question) -> list[str]:
     return [f"\n({label}) {choice}" for label, choice in zip(labels, question.choices, strict=True)]
 
 
+def question_text(question: Question, instruction: str, replace_video_by_audio: bool = False) -> str:
+    """The question, its choices, and the instruction on a line of its own if there is one."""
+    text = question.text
+    if replace_video_by_audio:
+        text = text.replace("video", "audio").replace("Video", "Audio")
+    return "".join([text, *choice_lines(question), f"\n{instruction}" * bool(instruction)])
+
+
 class PromptBuilder:
     """Builds prompts with a model's own chat template.
 
     It loads the tokenizer and not the processor, since Qwen2.5-Omni's processor needs torchvision (for videos).
 
     Attributes:
-        family: the model's audio family; None for a text-only model.
+        family: the model's audio family; None for a model that does not hear.
         audio_placeholder_id: token id of the placeholder that stands for a clip, or `NO_PLACEHOLDER`.
     """
 
@@ -79,7 +87,7 @@ class PromptBuilder:
             raise UserError(
                 f"{model_path} has no chat template; use a chat (Instruct) model, with its tokenizer's files"
             )
-        self._forbidden = _forbidden_in_text(self.tokenizer, tags_of_texts(data.instruction, data.system_prompt))
+        self._forbidden = special_in_text(self.tokenizer, tags_of_texts(data.instruction, data.system_prompt))
 
     @property
     def template(self) -> str:
@@ -97,7 +105,7 @@ class PromptBuilder:
         if len(num_samples) != len(question.audio):
             raise UserError(f"{where}: got {len(num_samples)} waveforms for {len(question.audio)} clips")
         if num_samples and not self.family:
-            raise UserError(f"{where}: the question has audio, but {self._model_path} is a text-only model")
+            raise UserError(f"{where}: the question has audio, but {self._model_path} does not hear")
         token_ids = self._encode(question, len(num_samples))
         lengths = tuple(map(self.family.clip_tokens, num_samples)) if self.family else ()
         num_tokens = len(expand_audio_placeholders(token_ids, self.audio_placeholder_id, lengths))
@@ -124,20 +132,14 @@ class PromptBuilder:
 
     def _user_text(self, question: Question) -> str:
         """The text of the user's message; special tokens spelled out in it have no effect."""
-        text = question.text
-        if self._data.replace_video_by_audio:
-            text = text.replace("video", "audio").replace("Video", "Audio")
-        text += "".join(choice_lines(question))
-        if self._data.instruction:
-            text += f"\n{self._data.instruction}"
-        return self._neutralise(text)
+        return self.neutralise(question_text(question, self._data.instruction, self._data.replace_video_by_audio))
 
     def _encode(self, question: Question, num_clips: int) -> list[int]:
         """Token ids with one placeholder per clip."""
         text = self._user_text(question)
         messages: list[dict[str, Any]] = []
         if self._data.system_prompt:
-            messages.append({"role": "system", "content": self._neutralise(self._data.system_prompt)})
+            messages.append({"role": "system", "content": self.neutralise(self._data.system_prompt)})
         if self.family:
             # Templates look for the key `audio_url` or for the type; the address itself is not read.
             clips = [{"type": "audio", "audio_url": ""} for _ in range(num_clips)]
@@ -161,9 +163,9 @@ class PromptBuilder:
         assert isinstance(rendered, str), "tokenize=False gives text"
         return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
 
-    def _neutralise(self, text: str) -> str:
+    def neutralise(self, text: str) -> str:
         """Breaks up special tokens spelled out in a text, so that data can neither add a clip nor end a turn."""
-        return self._forbidden.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        return broken_up(self._forbidden, text)
 
 
 def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
@@ -176,7 +178,12 @@ def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _forbidden_in_text(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> re.Pattern[str]:
+def broken_up(special: re.Pattern[str], text: str) -> str:
+    """The text with special tokens broken up, so that data can neither add a clip or an image nor end a turn."""
+    return special.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+def special_in_text(tokenizer: PreTrainedTokenizerBase, tags: Collection[str]) -> re.Pattern[str]:
     """Matches every special token except `tags`, such as `<think>`, which are special tokens of some models."""
     are_tags = tag_tokens(tokenizer)
     tokens = [

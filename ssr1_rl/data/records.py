@@ -27,6 +27,7 @@ class Record:
 
     number: int  # counted from 1 (in JSON lines the line number)
     value: object | RowError
+    source: str = ""  # its file, if a data set has several
 
 
 def read_records(path: str) -> list[Record]:
@@ -127,7 +128,11 @@ def _text(path: str) -> str:
 def _bytes(path: str) -> bytes:
     file = Path(path)
     if file.is_dir():
-        names = sorted(p.name for p in file.iterdir() if re.search(r"\.jsonl?(\.gz)?$", p.name))
+        inside = sorted(p.name for p in file.iterdir())
+        tables = "huggingface" if {"dataset_dict.json", "state.json"} & set(inside) else "parquet"
+        if tables == "huggingface" or any(name.endswith(".parquet") for name in inside):
+            raise UserError(f"{path}: is a folder of tables; set the data set's format to {tables}")
+        names = [name for name in inside if re.search(r"\.jsonl?(\.gz)?$", name)]
         found = f"such as {file / names[0]}" if names else "but it holds no .json or .jsonl file"
         raise UserError(f"{path}: is a folder; give the file of questions in it, {found}")
     if file.exists() and not file.is_file():

@@ -15,7 +15,11 @@ from ssr1_rl.data.choices import chosen, open_answer, without_labels
 from ssr1_rl.data.lookalikes import lookalikes, named
 from ssr1_rl.data.records import Record
 from ssr1_rl.data.row_error import RowError, shown
+from ssr1_rl.errors import UserError
 from ssr1_rl.types import Question
+
+HAVE_COLUMNS = ("huggingface", "jsonl", "parquet")
+"""Formats whose fields the data set's `columns` name."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _VALUES = re.compile(r"'[^']*'|\"[^\"]*\"|\[[^]]*\]|-?\d+(\.\d+)?|None|True|False")
@@ -47,26 +51,37 @@ class ReadResult:
     questions: list[Question]
     skipped: list[SkippedRow]
     keys: frozenset[str] = frozenset()  # of the first row
+    notes: tuple[str, ...] = ()  # what a user may not expect of the questions
 
 
 class Row:
-    """A row's fields. Every method but `get` and `further` raises `RowError` if its field is missing or invalid."""
+    """A row's fields. Every method but `given` and `further` raises `RowError` if its field is missing or invalid.
 
-    def __init__(self, value: object) -> None:
+    Args:
+        value: the row as it is in the file.
+        number: its place among the rows, counted from 1.
+        source: its file and row, for error messages.
+        has_columns: whether the data set's `columns` name the fields.
+    """
+
+    def __init__(self, value: object, number: int = 1, source: str = "", has_columns: bool = False) -> None:
         if not isinstance(value, dict):
             raise RowError("row", f"expected an object, got {shown(value)}", "no object")
         self._fields: dict[str, object] = value
+        self.number, self.source = number, source
+        self._has_columns = has_columns
 
     def get(self, field: str) -> object:
         """The value of an optional field; None if it is missing. A key that looks like it is refused."""
         if self._fields.get(field) is None:
             similar = lookalikes(field, self._fields)
             if similar:
-                raise RowError(
-                    field,
-                    f"the row has {named(similar)} but no {field!r}; rename it to {field!r}{_OR_NONE}",
-                    "lookalike",
-                )
+                fix = f"rename it to {field!r}{self._or_map(field, similar)}{_OR_NONE}"
+                raise RowError(field, f"the row has {named(similar)} but no {field!r}; {fix}", "lookalike")
+        return self._fields.get(field)
+
+    def given(self, field: str) -> object:
+        """The value of an optional field; None if it is missing, whatever other keys look like."""
         return self._fields.get(field)
 
     def further(self, *used: str) -> dict[str, object]:
@@ -77,9 +92,14 @@ class Row:
         """The value of a required field."""
         if field not in self._fields:
             similar = lookalikes(field, self._fields)
-            fix = f"; rename {named(similar)} to {field!r}" if similar else f"; the row has {shown(list(self._fields))}"
-            raise RowError(field, f"the field is missing{fix}", "missing")
+            has = f"; the row has {shown(list(self._fields))}"
+            fix = f"; rename {named(similar)} to {field!r}" if similar else has
+            raise RowError(field, f"the field is missing{fix}{self._or_map(field, similar)}", "missing")
         return self._fields[field]
+
+    def _or_map(self, field: str, similar: list[str]) -> str:
+        """How the settings name a column, where they do."""
+        return f" (or set columns: {{{field}: {similar[0] if similar else '…'}}})" if self._has_columns else ""
 
     def id(self, field: str = "id") -> str:
         """A whole number or a text that names the row."""
@@ -160,36 +180,55 @@ def _characters(text: str, field: str) -> str:
 
 
 def read_rows(
-    config: DatasetConfig, records: Iterable[Record], to_question: Callable[[Row, str], Question]
+    config: DatasetConfig,
+    records: Iterable[Record],
+    to_question: Callable[[Row], Question],
+    kind_of: Callable[[Row], str],
 ) -> ReadResult:
-    """Turns the rows of a file into questions, and stops after `max_questions` usable ones (0: never).
+    """Turns rows of the wanted kinds into questions, and stops after `max_questions` usable ones (0: never).
 
-    `to_question` makes a question of a row and its source, or raises `RowError`.
+    `to_question` and `kind_of` make a question of a row, and tell its kind, or raise `RowError`.
+
+    Raises:
+        UserError: there is no row of one of the wanted kinds.
     """
     questions: list[Question] = []
     skipped: list[SkippedRow] = []
     read: dict[str, tuple[int, Question]] = {}
+    kinds: dict[str, None] = {}
     keys: frozenset[str] = frozenset()
-    for record in records:
+    has_columns = config.format in HAVE_COLUMNS
+    for position, record in enumerate(records, start=1):
         if config.max_questions and len(questions) == config.max_questions:
-            break
+            return ReadResult(questions, skipped, keys)
+        source = record.source or config.path
         try:
             if isinstance(record.value, RowError):
                 raise record.value
-            row = Row(record.value)
+            row = Row(record.value, position, f"{source} row {record.number}", has_columns)
             keys = keys or frozenset(row.further())
-            question = to_question(row, f"{config.path} row {record.number}")
+            if config.kinds and (kind := kind_of(row)) not in config.kinds:
+                kinds[kind] = None
+                continue
+            question = to_question(row)
             if question.id in read:
                 raise _repeated(question, *read[question.id])
         except RowError as error:
-            skipped.append(SkippedRow(config.path, record.number, error.field, error.reason, error.kind))
+            skipped.append(SkippedRow(source, record.number, error.field, error.reason, error.kind))
             continue
         read[question.id] = record.number, question
         questions.append(question)
+    found = {question.kind for question in questions}
+    absent = [kind for kind in config.kinds if kind not in found]
+    if absent and (kinds or found):
+        raise UserError(
+            f"{config.path}: no usable row is of the kind {absent[0]!r}, which the data set's kinds ask for; its rows "
+            f"are of {shown(sorted(found | kinds.keys()))}"
+        )
     return ReadResult(questions, skipped, keys)
 
 
 def _repeated(question: Question, first_row: int, first: Question) -> RowError:
     same = (question.text, question.choices, question.audio) == (first.text, first.choices, first.audio)
     fix = "for the same question; remove one of them" if same else "for another question; give it an id of its own"
-    return RowError("id", f"{question.id!r} was already used by row {first_row} {fix}")
+    return RowError("id", f"{shown(question.id)} was already used by row {first_row} {fix}", "repeated id")

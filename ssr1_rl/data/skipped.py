@@ -1,4 +1,4 @@
-"""Questions whose row is fine but whose clip or prompt is not: listed in a file, counted, and too many stop the run."""
+"""Questions whose row is fine, but not their clip, video or prompt: listed, counted, and too many stop the run."""
 
 import hashlib
 import json
@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TypedDict
 
 from ssr1_rl.data.audio import AudioError
+from ssr1_rl.data.frames import VideoError
 from ssr1_rl.data.prompt import PromptTooLong
 from ssr1_rl.errors import UserError
 from ssr1_rl.files import SetAside
 from ssr1_rl.types import Question
 
-UNUSABLE = (AudioError, PromptTooLong)
+UNUSABLE = (AudioError, VideoError, PromptTooLong)
 """Raised for a question that cannot be used."""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ssr1_rl.config.sections.data import DataConfig, DatasetConfig
-from ssr1_rl.data.read import read_questions
+from ssr1_rl.data.read import is_there, read_questions
 from ssr1_rl.data.rows import SkippedRow
 from ssr1_rl.errors import MissingFile, UserError
 from ssr1_rl.types import Question
@@ -22,6 +22,7 @@ class Split:
     dataset: DatasetConfig
     questions: list[Question]
     skipped: list[SkippedRow]
+    notes: tuple[str, ...] = ()  # what a user may not expect of the questions
 
     @property
     def num_with_audio(self) -> int:
@@ -59,20 +60,30 @@ def read_splits(config: DataConfig) -> Splits:
     """
     share = config.max_skipped_share
     return Splits(
-        _read_split(config.train, "data.train", share),
-        {name: _read_split(split, f"data.validation.{name}", share) for name, split in config.validation.items()},
+        read_split(config.train, "data.train", share),
+        {name: read_split(split, f"data.validation.{name}", share) for name, split in config.validation.items()},
     )
 
 
-def _read_split(dataset: DatasetConfig, setting: str, max_skipped_share: float) -> Split:
-    if not Path(dataset.path).exists():
-        raise MissingFile(f"{setting}.path {dataset.path} is not a file (looked for in {Path.cwd()}); give a data file")
-    if dataset.audio_dir and not Path(dataset.audio_dir).is_dir():
-        raise MissingFile(
-            f"{setting}.audio_dir {dataset.audio_dir} is not a folder (looked for in {Path.cwd()}); set it right"
-        )
+def read_split(dataset: DatasetConfig, setting: str, max_skipped_share: float) -> Split:
+    """Reads one split; raises like `read_splits`. `setting` is its section in the settings."""
+    check_paths(dataset, setting)
     try:
         result = read_questions(dataset, max_skipped_share)
     except UserError as error:
         raise UserError(f"{setting}: {error}") from error
-    return Split(setting, dataset, result.questions, result.skipped)
+    return Split(setting, dataset, result.questions, result.skipped, result.notes)
+
+
+def check_paths(dataset: DatasetConfig, setting: str) -> None:
+    """Refuses paths that lead nowhere.
+
+    Raises:
+        MissingFile: with the setting.
+    """
+    if not is_there(dataset):
+        raise MissingFile(f"{setting}.path {dataset.path} is not a file (looked for in {Path.cwd()}); give a data file")
+    for name in ("audio_dir", "video_dir"):
+        folder = getattr(dataset, name)
+        if folder and not Path(folder).is_dir():
+            raise MissingFile(f"{setting}.{name} {folder} is not a folder (looked for in {Path.cwd()}); set it right")

@@ -6,7 +6,7 @@ The order of an epoch depends only on the seed, the epoch and the question ids, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypedDict
 
 from ssr1_rl.errors import UserError
@@ -82,9 +82,13 @@ class QuestionStream:
         self._order = self._order_of(self._epoch)
 
     def _order_of(self, epoch: int) -> list[str]:
-        """Question ids sorted by a keyed hash: a shuffle that does not change with library versions."""
-        key = f"{self._seed}/{epoch}".encode()
-        return sorted(self._questions, key=lambda id: hashlib.blake2b(id.encode(), key=key, digest_size=8).digest())
+        return order_of_epoch(self._questions, self._seed, epoch)
+
+
+def order_of_epoch(question_ids: Iterable[str], seed: int, epoch: int) -> list[str]:
+    """Question ids sorted by a keyed hash: a shuffle that does not change with library versions."""
+    key = f"{seed}/{epoch}".encode()
+    return sorted(question_ids, key=lambda id: hashlib.blake2b(id.encode(), key=key, digest_size=8).digest())
 
 
 def _fingerprint(questions: Sequence[Question]) -> str:

@@ -25,6 +25,9 @@ class ClipFile:
     An error of the operating system must not pass through a decoder: libsndfile would print it and read on, FFmpeg may
     report it in the next file. So it looks like the end of the file to the decoder, and `check` raises it afterwards.
 
+    Args:
+        what: "audio" or "video", for error messages.
+
     Attributes:
         path: for error messages.
         num_bytes: size of the file.
@@ -33,8 +36,9 @@ class ClipFile:
         AudioError: the file cannot be opened, is no file, or is empty.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str = "audio") -> None:
         self.path = path
+        self._what = what
         self._error: OSError | None = None
         try:
             # Opening a named pipe would wait for a writer, so the kind of file is checked first.
@@ -42,12 +46,13 @@ class ClipFile:
             is_file = stat.S_ISREG(status.st_mode)
             file = path.open("rb", buffering=_BUFFER_BYTES) if is_file and status.st_size else None
         except OSError as error:
-            raise unreadable(path, error) from error
+            raise unreadable(path, error, what) from error
         except ValueError as error:
             raise AudioError(f"{path!r}: is no file name ({error}); fix the row") from error
         if not is_file:
-            what = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise AudioError(f"{path}: is {what}, not an audio file; fix the row, or data's audio_dir")
+            found = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            wanted = "an audio file" if what == "audio" else f"a {what} file"
+            raise AudioError(f"{path}: is {found}, not {wanted}; fix the row, or data's {what}_dir")
         if file is None:
             raise AudioError(f"{path}: the file is empty (0 bytes); fetch it again or leave its row out")
         self._file = cast("BufferedReader", file)
@@ -62,7 +67,7 @@ class ClipFile:
     def check(self) -> None:
         """Raises the error of the operating system that reading met, if there was one."""
         if self._error is not None:
-            raise unreadable(self.path, self._error) from self._error
+            raise unreadable(self.path, self._error, self._what) from self._error
 
     def read(self, size: int = -1) -> bytes:
         try:

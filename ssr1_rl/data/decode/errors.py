@@ -14,14 +14,18 @@ class AudioError(UserError):
     """A clip that cannot be used; the message gives file, reason and fix."""
 
 
+class ClipTooLong(AudioError):
+    """A clip that is longer than `max_audio_s`, where such clips are refused."""
+
+
 class AudioUnavailable(AudioError):
     """A clip that could not be read just now, and may be readable later."""
 
 
-def unreadable(path: Path, error: OSError) -> AudioError:
-    """The error for a file that the operating system did not open or read."""
+def unreadable(path: Path, error: OSError, what: str = "audio") -> AudioError:
+    """The error for a file (of `what`: audio, video) that the operating system did not open or read."""
     if error.errno == errno.ENOENT:
-        return AudioUnavailable(f"{path}: no such audio file; add it, or fix data's audio_dir")
+        return AudioUnavailable(f"{path}: no such {what} file; add it, or fix data's {what}_dir")
     reason = error.strerror or str(error)
     if error.errno in _LASTING:
         return AudioError(f"{path}: cannot be read ({reason}); fix its path or its permissions")

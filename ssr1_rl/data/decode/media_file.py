@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-_OPTIONS = {"protocol_whitelist": "none"}
+NO_PROTOCOL = {"protocol_whitelist": "none"}
 """No protocol: a playlist, a concat script or a reference movie can open neither another file nor an address."""
 
 _STATES_LENGTH = ("mov", "tta", "wv", "flac")
@@ -38,7 +38,7 @@ def decode_media_file(file: ClipFile, wanted_s: float, use_truncated: bool) -> M
     import av
 
     # Titles and comments need not be UTF-8, and are not used.
-    with av.open(file, "r", metadata_errors="ignore", options=_OPTIONS) as container:
+    with av.open(file, "r", metadata_errors="ignore", options=NO_PROTOCOL) as container:
         stream = _audio_stream(file, container)
         frames = container.decode(stream)
         first = next(frames, None)

@@ -23,17 +23,22 @@ _OPEN_32, _OPEN_64 = 0x7F000000, 2**62
 0x7f000000 and 0x7ffff000, arecord: 2^31)."""
 
 
+def missing_end(file: ClipFile) -> str:
+    """What a file that is shorter than it states lacks, empty for a whole one; goes back to the file's start."""
+    file.seek(0)
+    head = file.read(16)
+    missing = next((find(file) for starts, find in _FORMATS if re.match(starts, head, re.DOTALL)), "")
+    file.seek(0)
+    return missing
+
+
 def check_whole(file: ClipFile) -> None:
     """Refuses a file that is shorter than it states, and goes back to its start.
 
     Raises:
         AudioError: the end is missing.
     """
-    file.seek(0)
-    head = file.read(16)
-    missing = next((find(file) for starts, find in _FORMATS if re.match(starts, head, re.DOTALL)), "")
-    file.seek(0)
-    if missing:
+    if missing := missing_end(file):
         raise AudioError(f"{file.path}: truncated, {missing}; fetch it again, or set data.truncated_audio=use")
 
 

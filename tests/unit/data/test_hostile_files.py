@@ -65,11 +65,11 @@ OTHER_FILES = [
     (b"", "the file is empty"),
     (b" \n\n", "the file holds no rows"),
     (b"[]", "the file holds no rows"),
-    (parquet(), "is a Parquet file, not JSON: convert it to JSON lines with python -c"),
+    (parquet(), "is a Parquet file, not JSON: set the data set's format to parquet"),
     (zipped(), "is a zip archive, not JSON: unpack it"),
     (tarred(), "is a tar archive"),
-    (gzip.compress(tarred()), "is a tar archive"),
-    (gzip.compress(LINE.encode())[:-9], "is a damaged or truncated gzip file"),
+    (gzip.compress(tarred(), mtime=0), "is a tar archive"),
+    (gzip.compress(LINE.encode(), mtime=0)[:-9], "is a damaged or truncated gzip file"),
     (b"BZh91AY&SY", "is packed with bzip2"),
     (b"\x28\xb5\x2f\xfd....", "is packed with Zstandard"),
     (b"\x00\x00\x00 ftypisom", "is a video or sound file"),
@@ -149,7 +149,7 @@ MUSIC = {"question_id": 1, "type": "[]", "question_content": "Is <X> heard?", "t
         (AVQA_ROW, "jsonl", "set its format to avqa"),
         (AVQA_ROW, "mmau", "set its format to avqa"),
         (ROW, "avqa", "set its format to jsonl"),
-        (MUSIC, "jsonl", "those of MUSIC-AVQA's .*which no format reads: write them as JSON lines"),
+        (MUSIC, "jsonl", "set its format to music_avqa"),
     ],
 )
 @pytest.mark.parametrize("layout", ["array", "lines"])
@@ -260,9 +260,8 @@ def test_a_clip_is_found_in_either_unicode_form(write, tmp_path, form):
         ("inner", "that is a folder"),
         ("low.wav", "inner: set the data set's audio_dir to that"),
         ("https://x.org/dog.wav", "is an address; download the clip"),
-        ("/nowhere/dog.wav", "no such file: '/nowhere/dog.wav'"),
         ("", "expected the path of a clip, got ''"),
-        ({"path": "dog.wav"}, "expected the path of a clip, got {'path': 'dog.wav'}"),
+        ({"file": "dog.wav"}, "expected the path of a clip, got {'file': 'dog.wav'}"),
         ("dog.wav\x00", "no such file"),
         ("\ud83d.wav", "no such file"),
     ],
@@ -273,15 +272,6 @@ def test_a_clip_that_is_not_there_says_what_is(write, tmp_path, name, said):
     (tmp_path / "inner" / "low.wav").touch()
     (skipped,) = read_jsonl(write(lines(ROW | {"audio": name}))).skipped
     assert skipped.field == "audio" and said in skipped.reason
-
-
-def test_absolute_paths_and_paths_that_leave_the_folder_are_read(write, tmp_path):
-    (tmp_path / "dog.wav").touch()
-    (tmp_path / "inner").mkdir()
-    config = write(lines(ROW | {"audio": [str(tmp_path / "dog.wav"), "../dog.wav"]}))
-    config.audio_dir = str(tmp_path / "inner")
-    (question,) = read_jsonl(config).questions
-    assert [audio.path for audio in question.audio] == [str(tmp_path / "dog.wav"), str(tmp_path / "inner/../dog.wav")]
 
 
 @pytest.mark.parametrize("format", ["jsonl", "avqa", "mmau"])

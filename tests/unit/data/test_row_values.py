@@ -265,7 +265,9 @@ def test_all_rows_that_fail_for_one_reason_make_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="991 of 991 rows cannot be used for one reason, row 1 for example") as error:
         read_questions(DatasetConfig(format="jsonl", path=str(path)), 1.0)
     assert "\n" not in str(error.value)
-    assert "rename it to 'audio', or give an empty list if the question has none" in str(error.value)
+    assert (
+        "rename it to 'audio' (or set columns: {audio: audio_path}), or give an empty list if the question has none"
+    ) in str(error.value)
 
 
 @pytest.mark.parametrize(("answer", "right"), [(5, "5.0"), (5.0, "5.0"), (7.0, "7"), (-3, "-3.0")])
