@@ -17,6 +17,7 @@ import numpy as np
 from ssr1_rl.config.environment import plain
 from ssr1_rl.config.sections.rollout import RolloutConfig
 from ssr1_rl.errors import RunError
+from ssr1_rl.rollout.engine_settings import common_args, environment, sampling_fields
 from ssr1_rl.rollout.text import ResponseText
 from ssr1_rl.types import GREEDY, SAMPLE_RATE, SOFTMAX, Completion, Distribution, GroupId, VersionSpan
 from ssr1_rl.weights.transport import transfer_backend
@@ -107,7 +108,7 @@ class RolloutEngine:
     @classmethod
     async def start(cls, spec: EngineSpec, config: RolloutConfig) -> "RolloutEngine":
         """Starts the engine and loads the model, which takes 20 s or more. The weights are policy version 0."""
-        _set_environment(spec.device, config)
+        os.environ.update(environment(spec.device, config))
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
@@ -214,33 +215,11 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
     """vLLM's engine arguments for this run; those of `rollout.engine_args` override them."""
     args: dict[str, Any] = {
         "model": spec.model_path,
-        "dtype": spec.dtype,
-        "seed": spec.seed,
-        "max_model_len": spec.max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        # Without it vLLM takes 2048 on GPUs, so the prompts of a step would wait for each other.
-        "max_num_batched_tokens": max(8192, spec.max_model_len),
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "generation_config": "vllm",
-        "logprobs_mode": "processed_logprobs",
         "weight_transfer_config": {"backend": transfer_backend(spec.device, config.weight_transfer)},
         "worker_extension_cls": "ssr1_rl.weights.audit.WeightAudit",
-        "disable_log_stats": True,
-        # On GPUs vLLM's own choice inside a placement group is "ray", which needs a bundle for each GPU of the engine.
-        "distributed_executor_backend": "uni" if config.tensor_parallel_size == 1 else "mp",
-    }
+    } | common_args(spec.dtype, spec.device, spec.max_model_len, spec.seed, config)
     if spec.max_clips:
         args["limit_mm_per_prompt"] = {"audio": spec.max_clips}
-    if spec.device == "cpu":
-        args |= {
-            "enforce_eager": True,
-            "enable_chunked_prefill": False,
-            # A prefix is cached in whole blocks: with vLLM's default of 128 tokens on CPUs, up to 127 tokens of a
-            # prompt would be computed again for every response.
-            "block_size": 32,
-        }
-    else:
-        args["gpu_memory_utilization"] = config.gpu_memory_utilization
     args |= plain(config.engine_args)
     if spec.float32_head:
         # vLLM reads the dtype of its lm_head from the model's configuration.
@@ -248,42 +227,17 @@ def engine_args(spec: EngineSpec, config: RolloutConfig) -> dict[str, Any]:
     return args
 
 
-def _set_environment(device: str, config: RolloutConfig) -> None:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    if device == "cpu":
-        num_threads = config.num_threads or max(1, round(config.num_cpus))
-        os.environ["OMP_NUM_THREADS"] = str(num_threads)
-        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-        # "0" keeps the model in the engine's process. A process of its own ("1") makes rollouts of a small model
-        # take 1.7 times as long.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if config.tensor_parallel_size == 1 else "1"
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.kv_cache_gib)
-
-
 def sampling_params(sampling: Sampling) -> "SamplingParams":
     """vLLM's sampling parameters; every field that has a default in `generation_config.json` is set."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    distribution = sampling.distribution
     return SamplingParams(
         n=sampling.num_completions,
-        temperature=distribution.temperature,
-        top_p=distribution.top_p,
-        top_k=distribution.top_k,
-        min_p=distribution.min_p,
-        seed=None if distribution.temperature == 0 else sampling.seed,
-        max_tokens=sampling.max_response_tokens,
-        min_tokens=0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        repetition_penalty=1.0,
         stop=list(sampling.stop) or None,
-        stop_token_ids=None,
         logprobs=0,
         flat_logprobs=True,
-        skip_special_tokens=False,  # a text that ends a response may be a tag that is a special token
         detokenize=bool(sampling.stop),  # only stop texts need it: responses are decoded from their tokens
         output_kind=RequestOutputKind.FINAL_ONLY,
+        **sampling_fields(sampling.distribution, sampling.max_response_tokens, sampling.seed),
     )

@@ -1,7 +1,8 @@
-"""Question -> prompt and clips ready for the engines. A clip is decoded and put in the object store once while kept."""
+"""Question -> prompt and clips, ready for engines and learners. A clip is decoded once while it is kept."""
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.audio import AudioUnavailable, load_waveform, sample_digest
 from ssr1_rl.data.prompt import PromptBuilder
-from ssr1_rl.types import AudioRef, Clip, PreparedQuestion, Question
+from ssr1_rl.types import AudioRef, Clip, PreparedQuestion, Question, Waveform
 
 RETRY_PAUSES_S = (0.5, 2.0, 8.0)
 """Pauses before a file that could not be read is tried again. Network file systems lose sight of a file for seconds
@@ -39,10 +40,19 @@ class Preparer:
 
     A failure is not kept: the clip is tried again when its question comes back. That is cheap, since a broken file
     fails within its first `data.max_audio_s`, and pauses are made only the first time that a file is missing.
+
+    Args:
+        keep: where a waveform is put, and what then stands for it; Ray's object store if it is not given.
     """
 
-    def __init__(self, builder: PromptBuilder, config: DataConfig, waits: Waits | None = None) -> None:
-        self._builder, self._config, self._waits = builder, config, waits or Waits()
+    def __init__(
+        self,
+        builder: PromptBuilder,
+        config: DataConfig,
+        waits: Waits | None = None,
+        keep: Callable[[np.ndarray], Waveform] | None = None,
+    ) -> None:
+        self._builder, self._config, self._waits, self._keep = builder, config, waits or Waits(), keep or ray.put
         self._threads = asyncio.Semaphore(MAX_THREADS)
         self._clips: OrderedDict[AudioRef, asyncio.Task[_StoredClip]] = OrderedDict()
         self._unavailable: set[AudioRef] = set()
@@ -71,7 +81,7 @@ class Preparer:
 
     async def _decode(self, ref: AudioRef) -> _StoredClip:
         waveform, key = await self._load(ref)
-        clip = _StoredClip(Clip(key, ray.put(waveform)), len(waveform), waveform.nbytes)
+        clip = _StoredClip(Clip(key, self._keep(waveform)), len(waveform), waveform.nbytes)
         self._num_bytes += clip.num_bytes
         self._drop_oldest()
         return clip

@@ -14,7 +14,7 @@ from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.audio import AudioError, AudioUnavailable, load_waveform
 from ssr1_rl.rollout import prepare
 from ssr1_rl.rollout.prepare import Preparer
-from ssr1_rl.trainer.batches.clips import ClipFeatures
+from ssr1_rl.trainer.batches.clips import ClipInputs
 from ssr1_rl.types import SAMPLE_RATE, AudioRef, PreparedQuestion, Question
 
 
@@ -186,7 +186,7 @@ async def test_the_learners_cache_knows_a_clip_that_was_decoded_again(loads, sto
     found = loads(a=[quiet], b=[loud], copy_of_a=[quiet.copy()])
     preparer = Preparer(Builder(), DataConfig(audio_cache_mib=1))
     fetched = []
-    features = ClipFeatures(
+    features = ClipInputs(
         str(random_audio_model), lambda clip: fetched.append(clip.waveform) or store.objects[clip.waveform]
     )
     for _ in range(2):
