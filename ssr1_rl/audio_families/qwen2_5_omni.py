@@ -25,9 +25,10 @@ class Qwen2_5OmniTower:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.module = cast("Qwen2_5OmniAudioEncoder", model.get_submodule("audio_tower"))
-        self.num_mel_bins = self.module.config.num_mel_bins
-        self.width = self.module.config.d_model
+        self.num_channels = self.module.config.num_mel_bins
+        self.width = self.hidden_size = self.module.config.d_model
         self.num_layers = self.module.config.encoder_layers
+        self.positions_per_token = 2
         self._vision_tower = model.get_submodule("visual")
 
     def set_trainable(self, train_tower: bool) -> None:
@@ -38,20 +39,20 @@ class Qwen2_5OmniTower:
         # Every checkpoint has it, but no forward pass reads it.
         self.module.audio_bos_eos_token.requires_grad_(False)
 
-    def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
+    def encode(self, inputs: Tensor, input_lengths: tuple[int, ...]) -> Tensor:
         tower = self.module
-        clips = [clip[:, :num_frames].T for clip, num_frames in zip(mel, num_mel_frames, strict=True)]
+        clips = [mel[:, :num_frames].T for mel, num_frames in zip(inputs, input_lengths, strict=True)]
         windows = [window for clip in clips for window in clip.split(2 * tower.n_window)]
         padded = pad_sequence(windows, batch_first=True).transpose(1, 2).to(tower.dtype)
-        lengths = torch.tensor([len(window) for window in windows], device=mel.device)
-        inside = torch.arange(padded.shape[-1], device=mel.device) < lengths[:, None]
+        lengths = torch.tensor([len(window) for window in windows], device=inputs.device)
+        inside = torch.arange(padded.shape[-1], device=inputs.device) < lengths[:, None]
         # The first convolution leaves its bias beyond a window's end; the second one must read zeros there.
         hidden = gelu(tower.conv1(padded)) * inside[:, None]
         hidden = gelu(tower.conv2(hidden)).transpose(1, 2)
         hidden = hidden + tower.positional_embedding(hidden.shape[1]).to(hidden.dtype)
         sizes = [after_convolutions(len(window)) for window in windows]
         flat = torch.cat([window[:size] for window, size in zip(hidden, sizes, strict=True)])
-        bounds = torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=mel.device)
+        bounds = torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=inputs.device)
         for layer in tower.layers:
             (flat,) = layer(flat, cu_seqlens=bounds, max_seqlen=max(sizes))
         # All windows but a clip's last one have an even number of frames, so their positions add up to the clip's.

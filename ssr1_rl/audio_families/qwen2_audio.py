@@ -24,9 +24,10 @@ class Qwen2AudioTower:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.module = cast("Qwen2AudioEncoder", model.get_submodule("model.audio_tower"))
-        self.num_mel_bins = self.module.config.num_mel_bins
-        self.width = self.module.config.d_model
+        self.num_channels = self.module.config.num_mel_bins
+        self.width = self.hidden_size = self.module.config.d_model
         self.num_layers = self.module.config.encoder_layers
+        self.positions_per_token = 2
         self._projector = model.get_submodule("model.multi_modal_projector")
 
     def set_trainable(self, train_tower: bool) -> None:
@@ -34,11 +35,11 @@ class Qwen2AudioTower:
         # Fixed sinusoids, which transformers makes trainable when it loads a checkpoint.
         self.module.embed_positions.requires_grad_(False)
 
-    def encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
+    def encode(self, inputs: Tensor, input_lengths: tuple[int, ...]) -> Tensor:
         tower = self.module
-        hidden = gelu(tower.conv1(mel.to(tower.dtype)))
+        hidden = gelu(tower.conv1(inputs.to(tower.dtype)))
         hidden = gelu(tower.conv2(hidden)).transpose(1, 2)
-        lengths = [after_convolutions(num_frames) for num_frames in num_mel_frames]
+        lengths = [after_convolutions(num_frames) for num_frames in input_lengths]
         positions = torch.arange(max(lengths), device=hidden.device)
         hidden = hidden[:, : len(positions)] + tower.embed_positions(positions)
         mask = None
@@ -49,7 +50,7 @@ class Qwen2AudioTower:
         for layer in tower.layers:
             hidden = layer(hidden, attention_mask=mask)
         hidden = tower.avg_pooler(hidden.transpose(1, 2)).transpose(1, 2)
-        return tower.layer_norm(hidden)[:, : max(map(after_pooling, num_mel_frames))]
+        return tower.layer_norm(hidden)[:, : max(map(after_pooling, input_lengths))]
 
     def project(self, features: Tensor) -> Tensor:
         return self._projector(features)

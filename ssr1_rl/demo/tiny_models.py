@@ -6,7 +6,7 @@ so that no other code depends on the model being tiny.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
-    Qwen2Config,
     Qwen2Tokenizer,
     WhisperFeatureExtractor,
 )
@@ -65,7 +65,10 @@ def build_tiny_qwen2_audio(
     are multiples of 32, the size of a head (the smallest for vLLM on a CPU). Returns the folder.
     """
     folder = Path(folder)
-    tokenizer = _build_word_tokenizer(texts)
+    special = (*TEXT_SPECIAL_TOKENS, *AUDIO_SPECIAL_TOKENS)
+    tokenizer = build_word_tokenizer(
+        (TEMPLATE_TEXT, *texts), special, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
     settings: dict[str, Any] = {
         "audio_config": {
             "num_mel_bins": 128,
@@ -117,7 +120,7 @@ def qwen2_settings(
     }
 
 
-def write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architecture: str, state: dict) -> None:
+def write_model(folder: Path, config: PreTrainedConfig, architecture: str, state: dict) -> None:
     """Writes configuration and weights (by published name) as a float32 model folder."""
     folder.mkdir(parents=True, exist_ok=True)
     config.architectures = [architecture]
@@ -126,22 +129,23 @@ def write_model(folder: Path, config: Qwen2AudioConfig | Qwen2Config, architectu
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _build_word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges: a known word is one token, an unknown word is one token per byte."""
+def build_word_tokenizer(
+    texts: Iterable[str], special: Sequence[str], *, eos_token: str, pad_token: str, bos_token: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE without merges: a known word is one token, an unknown word is one token per byte.
+
+    `special` are all special tokens; their ids start at 0.
+    """
     split = pre_tokenizers.Split(Regex(_PIECES), behavior="isolated")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    pieces = {piece for text in (TEMPLATE_TEXT, *texts) for piece, _ in pre_tokenizer.pre_tokenize_str(text)}
-    special = (*TEXT_SPECIAL_TOKENS, *AUDIO_SPECIAL_TOKENS)
+    pieces = {piece for text in texts for piece, _ in pre_tokenizer.pre_tokenize_str(text)}
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = sorted(piece for piece in pieces if len(piece) > 1)
     vocabulary = {token: index for index, token in enumerate((*special, *alphabet, *words))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", *AUDIO_SPECIAL_TOKENS],
-    )
+    roles = {"eos_token": eos_token, "pad_token": pad_token} | ({"bos_token": bos_token} if bos_token else {})
+    others = [token for token in special if token not in roles.values()]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles, additional_special_tokens=others)

@@ -32,14 +32,19 @@ def share_minibatches(
 def share_groups(groups: Sequence[TrainGroup], num_ranks: int, cost: GroupCost) -> list[list[TrainGroup]]:
     """Shares groups among ranks, at least one each. Groups of cost 0 go to the rank with the fewest groups."""
     assert len(groups) >= num_ranks, "the configuration checks that there is a group for every rank"
-    shares: list[list[TrainGroup]] = [[] for _ in range(num_ranks)]
+    return share_evenly(groups, num_ranks, cost)
+
+
+def share_evenly(items: Sequence[Item], num_ranks: int, cost: Callable[[Item], float]) -> list[list[Item]]:
+    """Shares items among ranks. Items of cost 0 go to the rank with the fewest items."""
+    shares: list[list[Item]] = [[] for _ in range(num_ranks)]
     costs = [0.0] * num_ranks
-    for group in sorted(groups, key=cost, reverse=True):
-        of_group = cost(group)
-        loads = [(costs[r], len(shares[r])) if of_group else (len(shares[r]), costs[r]) for r in range(num_ranks)]
+    for item in sorted(items, key=cost, reverse=True):
+        of_item = cost(item)
+        loads = [(costs[r], len(shares[r])) if of_item else (len(shares[r]), costs[r]) for r in range(num_ranks)]
         rank = min(range(num_ranks), key=loads.__getitem__)
-        shares[rank].append(group)
-        costs[rank] += of_group
+        shares[rank].append(item)
+        costs[rank] += of_item
     return shares
 
 

@@ -1,6 +1,7 @@
-"""Log-mel features of clips, the audio tower's input. Each rank caches them.
+"""Inputs of clips for the model's tower: log-mel features, or the pixels of images. Each rank caches them.
 
-Shapes: C clips, M mel bins, F frames of the longest clip and its margin.
+Shapes: C clips, K channels (mel bins, or pixels of a square), F length (frames, or squares) of the longest input and
+its margin.
 """
 
 from collections import OrderedDict
@@ -12,43 +13,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssr1_rl.data.mel import MelExtractor
+from ssr1_rl.data.inputs import extractor_of
 from ssr1_rl.types import Clip
 
-MEL_CACHE_BYTES = 512 * 2**20
-"""Default size of the cache of log-mel features; a 10 s clip takes 0.5 MB."""
+INPUT_CACHE_BYTES = 512 * 2**20
+"""Default size of the cache of inputs; a 10 s clip takes 0.5 MB."""
 
 
 ClipKey: TypeAlias = str
 Entry: TypeAlias = tuple[Tensor, int]
-"""A clip's features, and its number of mel frames."""
+"""A clip's input (or the frozen tower's output for it), and the input's length without the margin."""
 
-FeaturesOf: TypeAlias = Callable[[Clip], tuple[ClipKey, Tensor, int]]
-"""Returns a clip's key (the same for the same clip), its features, and its number of mel frames."""
+InputOf: TypeAlias = Callable[[Clip], tuple[ClipKey, Tensor, int]]
+"""Returns a clip's key (the same for the same clip) and its `Entry`."""
 
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Clips for the audio tower."""
+    """Clips for the tower."""
 
-    mel: Tensor  # float32 [C, M, F]: log-mel features, zero-padded; a margin follows each clip
-    num_mel_frames: tuple[int, ...]  # [C] frames of each clip, without the margin
+    inputs: Tensor  # float32 [C, K, F], zero-padded; a margin follows each input
+    input_lengths: tuple[int, ...]  # [C] of each input, without the margin
 
     def to(self, device: torch.device) -> "ClipBatch":
-        return ClipBatch(self.mel.to(device), self.num_mel_frames)
+        return ClipBatch(self.inputs.to(device), self.input_lengths)
 
 
-def stack_clips(clips: Sequence[Entry], num_mel_bins: int) -> ClipBatch:
-    """Pads the clips' log-mel features [M, frames + margin] to one length."""
-    longest = max((mel.shape[-1] for mel, _ in clips), default=0)
-    stacked = torch.zeros(len(clips), num_mel_bins, longest)
-    for row, (mel, _) in zip(stacked, clips, strict=True):
-        row[:, : mel.shape[-1]] = mel
-    return ClipBatch(stacked, tuple(num_frames for _, num_frames in clips))
+def stack_clips(clips: Sequence[Entry], num_channels: int) -> ClipBatch:
+    """Pads the clips' inputs [K, length + margin] to one length."""
+    longest = max((of_clip.shape[-1] for of_clip, _ in clips), default=0)
+    stacked = torch.zeros(len(clips), num_channels, longest)
+    for row, (of_clip, _) in zip(stacked, clips, strict=True):
+        row[:, : of_clip.shape[-1]] = of_clip
+    return ClipBatch(stacked, tuple(length for _, length in clips))
 
 
 class ByteCache:
-    """Features by clip. Evicts the least recently used ones when their tensors exceed `max_bytes`."""
+    """Entries by clip. Evicts the least recently used ones when their tensors exceed `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -70,8 +71,8 @@ class ByteCache:
             self.num_bytes -= tensor.nbytes
 
 
-class ClipFeatures:
-    """Computes log-mel features and caches them within `max_bytes`, by the clip's key.
+class ClipInputs:
+    """Computes clips' inputs and caches them within `max_bytes`, by the clip's key.
 
     A clip is found again in a later epoch, although the controller may have decoded it anew under another reference.
     """
@@ -80,23 +81,23 @@ class ClipFeatures:
         self,
         model_path: str,
         fetch_waveform: Callable[[Clip], np.ndarray],
-        max_bytes: int = MEL_CACHE_BYTES,
+        max_bytes: int = INPUT_CACHE_BYTES,
     ) -> None:
-        self._extract = MelExtractor(model_path)
+        self._extract = extractor_of(model_path)
         self.family = self._extract.family
         self._fetch = fetch_waveform
         self._cache = ByteCache(max_bytes)
 
     def __call__(self, clip: Clip) -> tuple[ClipKey, Tensor, int]:
-        """The clip's key, its log-mel [M, frames + margin], and its number of frames."""
+        """The clip's key, its input [K, length + margin], and the input's length."""
         entry = self._cache.get(clip.key)
         if entry is None:
             waveform = self._fetch(clip)
-            entry = torch.from_numpy(self._extract(waveform)), self.family.num_mel_frames(len(waveform))
+            entry = torch.from_numpy(self._extract(waveform)), self._extract.input_length(waveform)
             self._cache.put(clip.key, entry)
         return clip.key, *entry
 
-    def num_frames(self, clip: Clip) -> int:
-        """Mel frames of a clip, without computing its features."""
+    def input_length(self, clip: Clip) -> int:
+        """The length of a clip's input, without computing it."""
         entry = self._cache.get(clip.key)
-        return entry[1] if entry else self.family.num_mel_frames(len(self._fetch(clip)))
+        return entry[1] if entry else self._extract.input_length(self._fetch(clip))

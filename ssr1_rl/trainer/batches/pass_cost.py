@@ -22,16 +22,15 @@ class PassCost:
     per_token: int  # weights of the language model's matrices
     per_pair: int  # multiply-adds per pair of a query and a key that it attends to, in all layers
     per_response_token: int  # weights of the log-prob head
-    # Twice the weights of a trained tower, which has two positions per token; a frozen one runs once per clip: 0.
+    # The weights of a trained tower times its positions per token; a frozen one runs once per clip: 0.
     per_audio_token: int = 0
 
     @classmethod
     def of_policy(cls, policy: Policy, trains_audio_tower: bool) -> "PassCost":
         """Counts the weights of the policy's modules; ZeRO-3 may have sharded them."""
-        family, tower = policy.audio_family, policy.audio_tower
-        per_audio_token = 0
-        if family and tower and trains_audio_tower:
-            per_audio_token = family.positions_per_token * matrix_weights(tower.module)
+        tower, per_audio_token = policy.tower, 0
+        if tower and trains_audio_tower:
+            per_audio_token = tower.positions_per_token * matrix_weights(tower.module)
         config = policy.backbone.config
         heads = config.num_attention_heads
         head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
@@ -43,7 +42,7 @@ class PassCost:
         )
 
     def of_packed(self, group: PackedGroup) -> int:
-        """Cost of one group in a packed row, in operations, without the audio tower."""
+        """Cost of one group in a packed row, in operations, without the tower."""
         return (
             self.per_token * group.num_tokens
             + self.per_pair * group.num_attended_pairs

@@ -16,7 +16,7 @@ from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.trainer.batches.balance import cut_padded, cut_parts, pack_evenly, pack_tightly
-from ssr1_rl.trainer.batches.clips import ClipBatch, ClipFeatures, ClipKey
+from ssr1_rl.trainer.batches.clips import ClipBatch, ClipInputs, ClipKey
 from ssr1_rl.trainer.batches.layout import PackedGroup
 from ssr1_rl.trainer.batches.pass_cost import PassCost
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row, collate
@@ -30,8 +30,8 @@ class Passes:
     """Cuts, packs and collates rows for one policy.
 
     Args:
-        encode: runs the frozen audio tower; a collective.
-        fetch_waveform: returns a clip's float32 waveform [num_samples].
+        encode: runs the frozen tower; a collective.
+        fetch_waveform: returns what a clip holds, such as its float32 waveform [num_samples].
 
     Attributes:
         cost: cost of a pass of this policy.
@@ -48,19 +48,19 @@ class Passes:
     ) -> None:
         self._config = config
         self._device = device
-        self._tower = policy.audio_tower
+        self._tower = policy.tower
         self._placeholder_id = policy.placeholder_id
         self.cost = PassCost.of_policy(policy, model.train_audio_tower)
-        self._clips: ClipFeatures | TowerOutputs | None = None
+        self._clips: ClipInputs | TowerOutputs | None = None
         cache_bytes = config.audio_cache_mib * 2**20
         if self._tower and model.train_audio_tower:
-            self._clips = ClipFeatures(model.path, fetch_waveform, cache_bytes)
+            self._clips = ClipInputs(model.path, fetch_waveform, cache_bytes)
         elif self._tower:
             self._clips = TowerOutputs(
-                ClipFeatures(model.path, fetch_waveform, max_bytes=0),
+                ClipInputs(model.path, fetch_waveform, max_bytes=0),
                 lambda clips: encode(clips.to(device)),
                 partial(max_over_ranks, device=device),
-                self._tower.num_mel_bins,
+                self._tower.num_channels,
                 cache_bytes,
                 config.max_tokens_per_micro_batch,
             )
@@ -145,16 +145,16 @@ class Passes:
         encoded = isinstance(self._clips, TowerOutputs)
         num_channels = 0
         if self._tower:
-            num_channels = self._tower.width if encoded else self._tower.num_mel_bins
+            num_channels = self._tower.width if encoded else self._tower.num_channels
         return collate(
             rows,
             self._placeholder_id,
-            self._clip_features,
+            self._input_of,
             num_channels,
             pack=self._config.prefix_packing,
             encoded=encoded,
         )
 
-    def _clip_features(self, clip: Clip) -> tuple[ClipKey, Tensor, int]:
-        assert self._clips is not None, "only audio models have clips"
+    def _input_of(self, clip: Clip) -> tuple[ClipKey, Tensor, int]:
+        assert self._clips is not None, "only models with a tower have clips"
         return self._clips(clip)

@@ -1,10 +1,10 @@
 """Rows of prompt and response, and the tensors of one pass over them.
 
-Rows that share a prompt are packed after it, so that prompt and audio are computed once for all of them; see
+Rows that share a prompt are packed after it, so that prompt and clips are computed once for all of them; see
 `ssr1_rl.trainer.batches.layout`.
 
 Shapes: B rows (1 if packed), L their length, _T response tokens of the micro-batch, flattened row by row,
-C clips, N audio features of all clips.
+C clips (of audio, or images), N features that the tower makes of all clips.
 """
 
 import itertools
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ssr1_rl.algorithm.usable import usable_tokens
-from ssr1_rl.trainer.batches.clips import ClipKey, FeaturesOf, stack_clips
+from ssr1_rl.trainer.batches.clips import ClipKey, InputOf, stack_clips
 from ssr1_rl.trainer.batches.layout import PackedGroup, PackedLayout, PaddedLayout
 from ssr1_rl.types import Clip
 
@@ -25,7 +25,7 @@ from ssr1_rl.types import Clip
 class Row:
     """One response with its prompt. Consecutive rows whose `prompt` is the same object are packed."""
 
-    prompt: tuple[int, ...]  # one placeholder token per audio feature
+    prompt: tuple[int, ...]  # one placeholder token per feature
     clips: tuple[Clip, ...]  # the prompt's clips, in order
     response: tuple[int, ...]  # [T] sampled tokens
     rollout_logprobs: tuple[float, ...]  # [T] as the engine that sampled the tokens reported them, usable or not
@@ -35,7 +35,7 @@ class Row:
     in_loss: bool = True  # whether the response is trained on
     old_logprobs: tuple[float, ...] = ()  # [T] of the policy before the step's first update; empty if not needed
     ref_logprobs: tuple[float, ...] = ()  # [T] of the frozen reference; empty if the loss has no KL term
-    num_audio_tokens: tuple[int, ...] = ()  # of each clip, as the audio tower makes them
+    num_audio_tokens: tuple[int, ...] = ()  # of each clip, as the tower makes them
 
     @property
     def num_tokens(self) -> int:
@@ -65,12 +65,12 @@ class MicroBatch:
     input_ids: Tensor  # int64 [B, L]
     position_ids: Tensor  # int64 [B, L]
     layout: PackedLayout  # where prompts and responses are in input_ids
-    mel: Tensor  # float32 [C, mel bins, frames] as in ClipBatch; if encoded, the tower's outputs [C, D, most features]
-    num_mel_frames: tuple[int, ...]  # [C] as in ClipBatch
+    inputs: Tensor  # float32 [C, channels, length] as in ClipBatch; if encoded, the tower's outputs [C, D, features]
+    input_lengths: tuple[int, ...]  # [C] as in ClipBatch
     num_audio_tokens: tuple[int, ...]  # [C] placeholders of each clip in the prompts that have it
-    audio_columns: Tensor  # int64 [N]: where in the flat [B L] tokens each audio feature goes
-    audio_clips: Tensor  # int64 [N]: which clip each audio feature comes from
-    audio_positions: Tensor  # int64 [N]: which position in that clip
+    feature_columns: Tensor  # int64 [N]: where in the flat [B L] tokens each feature goes
+    feature_clips: Tensor  # int64 [N]: which clip each feature comes from
+    feature_positions: Tensor  # int64 [N]: which position in that clip
     hidden_index_T: Tensor  # int64 [T]: index into the flat [B L] hidden states; that state predicts the token
     response_index_T: Tensor  # int64 [T]: which of the micro-batch's responses, from 0, each token belongs to
     targets_T: Tensor  # int64 [T]: the response tokens
@@ -81,7 +81,7 @@ class MicroBatch:
     advantages_T: Tensor  # float32 [T]
     comparable_T: Tensor  # bool [T] as in Row; False for tokens that are not in the loss
     num_row_tokens: int  # tokens of all rows; a shared prompt counts once per row
-    encoded: bool = False  # whether mel holds outputs of the frozen audio tower
+    encoded: bool = False  # whether inputs holds outputs of the frozen tower
     weight: float = 1.0  # factor of the loss: 1, or 0 for a filler, which only equalises the number of passes
 
     @property
@@ -111,7 +111,7 @@ def packed_tokens(rows: Sequence[Row]) -> int:
 def collate(
     rows: Sequence[Row],
     placeholder_id: int,
-    features_of: FeaturesOf,
+    input_of: InputOf,
     num_channels: int,
     pack: bool = True,
     encoded: bool = False,
@@ -119,11 +119,11 @@ def collate(
     """Builds the tensors of one pass.
 
     Args:
-        placeholder_id: the audio placeholder's token id (-1 for a text-only model).
-        features_of: gives each clip's log-mel [num_channels, frames + margin].
-        num_channels: the mel bins.
+        placeholder_id: the placeholder's token id (-1 for a text-only model).
+        input_of: gives each clip's input [num_channels, length + margin].
+        num_channels: channels of an input.
         pack: True packs rows of one prompt after it; False gives each row its own prompt, padded to one length.
-        encoded: True if `features_of` gives the frozen tower's output [num_channels, num_features] instead.
+        encoded: True if `input_of` gives the frozen tower's output [num_channels, num_features] instead.
     """
     parts = by_prompt(rows) if pack else [[row] for row in rows]
     layout = (PackedLayout if pack else PaddedLayout)(
@@ -131,13 +131,13 @@ def collate(
     )
     clips: dict[ClipKey, tuple[int, Tensor, int, int]] = {}
     tokens = torch.zeros(math.prod(layout.shape), dtype=torch.long)
-    audio: list[Tensor] = []
+    features: list[Tensor] = []
     for start, part in zip(layout.starts, parts, strict=True):
-        audio.extend(_audio_index(start, part[0], placeholder_id, features_of, clips))
+        features.extend(_feature_index(start, part[0], placeholder_id, input_of, clips))
         pieces = itertools.chain(part[0].prompt, *(row.response for row in part))
         tokens[start : start + packed_tokens(part)] = torch.tensor(list(pieces))
-    clip_batch = stack_clips([(mel, num_frames) for _, mel, num_frames, _ in clips.values()], num_channels)
-    audio_index = torch.cat(audio, dim=1) if audio else torch.zeros(3, 0, dtype=torch.long)
+    clip_batch = stack_clips([(of_clip, length) for _, of_clip, length, _ in clips.values()], num_channels)
+    feature_index = torch.cat(features, dim=1) if features else torch.zeros(3, 0, dtype=torch.long)
     lengths = torch.tensor([len(row.response) for row in rows])
     in_loss_T = torch.tensor([usable for row in rows for usable in row.usable], dtype=torch.bool)
     rollout_logprobs_T = torch.tensor([logprob for row in rows for logprob in row.rollout_logprobs])
@@ -145,12 +145,12 @@ def collate(
         input_ids=tokens.view(layout.shape),
         position_ids=layout.position_ids().view(layout.shape),
         layout=layout,
-        mel=clip_batch.mel,
-        num_mel_frames=clip_batch.num_mel_frames,
+        inputs=clip_batch.inputs,
+        input_lengths=clip_batch.input_lengths,
         num_audio_tokens=tuple(num_features for *_, num_features in clips.values()),
-        audio_columns=audio_index[0],
-        audio_clips=audio_index[1],
-        audio_positions=audio_index[2],
+        feature_columns=feature_index[0],
+        feature_clips=feature_index[1],
+        feature_positions=feature_index[2],
         hidden_index_T=layout.predicting_index(),
         response_index_T=torch.arange(len(rows)).repeat_interleave(lengths),
         targets_T=torch.tensor([token for row in rows for token in row.response], dtype=torch.long),
@@ -165,11 +165,11 @@ def collate(
     )
 
 
-def _audio_index(
+def _feature_index(
     first_column: int,
     row: Row,
     placeholder_id: int,
-    features_of: FeaturesOf,
+    input_of: InputOf,
     clips: dict[ClipKey, tuple[int, Tensor, int, int]],
 ) -> Iterator[Tensor]:
     """For each clip of the prompt that starts at `first_column`: int64 [3, N of the clip], column, clip and position.
@@ -179,8 +179,8 @@ def _audio_index(
     columns = (torch.tensor(row.prompt) == placeholder_id).nonzero()[:, 0]
     start = 0
     for handle, num_features in zip(row.clips, row.num_audio_tokens, strict=True):
-        key, mel, num_frames = features_of(handle)
-        clip, _, _, expected = clips.setdefault(key, (len(clips), mel, num_frames, num_features))
+        key, of_clip, length = input_of(handle)
+        clip, _, _, expected = clips.setdefault(key, (len(clips), of_clip, length, num_features))
         part = columns[start : start + num_features]
         start += num_features
         positions = torch.arange(num_features)

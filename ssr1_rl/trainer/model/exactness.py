@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from ssr1_rl.audio_families import audio_family_of
+from ssr1_rl.audio_families import family_of
 from ssr1_rl.errors import UserError
 from ssr1_rl.trainer.attention.interface import InexactAttention, use_packed_attention
 from ssr1_rl.trainer.batches.layout import PackedLayout
@@ -39,7 +39,7 @@ def check_exact(config: PretrainedConfig, prefix_packing: bool) -> None:
     with torch.device("meta"):
         # In bfloat16, the only type in which mixtures of experts run on the meta device.
         twin = make_model(copy.deepcopy(config)).bfloat16().eval()
-    if audio_family_of(config) is None:
+    if family_of(config) is None:
         _check_names(twin)
         _check_head(twin)
     backbone = cast("PreTrainedModel", twin.get_submodule(backbone_path(config)))

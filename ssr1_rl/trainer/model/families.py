@@ -1,8 +1,8 @@
-"""Models that the learner can train, read and made by transformers: audio families and text-only causal LMs."""
+"""Models that the learner can train, read and made by transformers: families that hear or see, and text-only LMs."""
 
 from typing import TYPE_CHECKING
 
-from ssr1_rl.audio_families import AUDIO_FAMILIES, audio_family_of, trained_config
+from ssr1_rl.audio_families import FAMILIES, family_of, trained_config
 from ssr1_rl.config.model_path import check_model_folder
 from ssr1_rl.errors import UserError
 
@@ -16,7 +16,7 @@ TEXT_BACKBONE = "model"
 
 def backbone_path(config: "PretrainedConfig") -> str:
     """Path, in a model, of the language model without its head."""
-    family = audio_family_of(config)
+    family = family_of(config)
     return family.backbone if family else TEXT_BACKBONE
 
 
@@ -37,9 +37,9 @@ def read_config(path: str) -> "PretrainedConfig":
         )
     config = trained_config(whole)
     is_text_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and config.get_text_config() is config
-    if audio_family_of(config) is None and not is_text_model:
+    if family_of(config) is None and not is_text_model:
         raise UserError(
-            f"model.path {path} is a {config.model_type} model; the learner trains {', '.join(AUDIO_FAMILIES)} and "
+            f"model.path {path} is a {config.model_type} model; the learner trains {', '.join(FAMILIES)} and "
             "text-only causal language models of transformers"
         )
     return config
@@ -48,12 +48,12 @@ def read_config(path: str) -> "PretrainedConfig":
 def load_model(path: str, dtype: "torch.dtype", attention: str) -> "PreTrainedModel":
     """Loads the model in `path`; raises like `read_config`.
 
-    If `attention`, the learner's backend, is "flash", the audio tower uses FlashAttention too if its family can.
+    If `attention`, the learner's backend, is "flash", the tower uses FlashAttention too if its family can.
     """
     import transformers
 
     config = read_config(path)
-    family = audio_family_of(config)
+    family = family_of(config)
     model_class = getattr(transformers, family.model_class if family else "AutoModelForCausalLM")
     model: PreTrainedModel = model_class.from_pretrained(path, config=config, dtype=dtype)
     if family and family.flash_tower and attention == "flash":
@@ -65,7 +65,7 @@ def make_model(config: "PretrainedConfig") -> "PreTrainedModel":
     """Makes a model with random weights."""
     import transformers
 
-    family = audio_family_of(config)
+    family = family_of(config)
     if family is None:
         return transformers.AutoModelForCausalLM.from_config(config)
     return getattr(transformers, family.model_class)(config)

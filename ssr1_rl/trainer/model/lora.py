@@ -57,7 +57,7 @@ def _no_such_layer(target: str, usable: Sequence[str], frozen: Iterable[str]) ->
     if any(f".{name}".endswith(f".{target}") for name in frozen):
         return (
             f"model.lora.target_modules names {target!r}, which cannot have an adapter: it is the log-prob head, or is "
-            f"in the audio tower that model.train_audio_tower=false freezes; there are: {', '.join(known)}"
+            f"in the tower that model.train_audio_tower=false freezes; there are: {', '.join(known)}"
         )
     near = difflib.get_close_matches(target, known, n=1)
     hint = f"did you mean {near[0]}? There are" if near else "there are"

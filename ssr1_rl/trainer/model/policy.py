@@ -1,6 +1,6 @@
-"""The policy as the learner runs it: audio features once per clip, log-probs of response tokens only.
+"""The policy as the learner runs it: features of clips once, log-probs of response tokens only.
 
-Shapes: B rows (1 if packed), L their length, H hidden size, D width of the audio tower, _T response tokens, C clips.
+Shapes: B rows (1 if packed), L their length, H hidden size, D width of the tower, _T response tokens, C clips.
 """
 
 from typing import TYPE_CHECKING, cast
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from ssr1_rl.audio_families import audio_family_of
+from ssr1_rl.audio_families import family_of
 from ssr1_rl.data.prompt import NO_PLACEHOLDER
 from ssr1_rl.trainer.attention.interface import BACKENDS, TRANSFORMERS_NAMES, use_packed_attention
 from ssr1_rl.trainer.batches.clips import ClipBatch
@@ -29,7 +29,7 @@ class Policy(nn.Module):
     Args:
         model: a model of transformers that `read_config` accepts; it is changed in place.
         distribution: what responses are sampled from; log-probs are those of this distribution.
-        train_audio_tower: False freezes the tower's parameters.
+        train_audio_tower: False freezes the parameters of the tower that reads clips or images.
         attention: a key of `BACKENDS`.
         prefix_packing: False for padded rows, which use transformers' own attention of that kind.
         float32_head: True computes logits in float32 whatever the model's dtype is.
@@ -51,9 +51,9 @@ class Policy(nn.Module):
         check_exact(model.config, prefix_packing)
         self.model = model
         self.distribution = distribution
-        self.audio_family = audio_family_of(model.config)
-        self.audio_tower = self.audio_family.tower(model) if self.audio_family else None
-        self.placeholder_id = self.audio_family.placeholder_id(model.config) if self.audio_family else NO_PLACEHOLDER
+        self.family = family_of(model.config)
+        self.tower = self.family.tower(model) if self.family else None
+        self.placeholder_id = self.family.placeholder_id(model.config) if self.family else NO_PLACEHOLDER
         self._backbone_path = backbone_path(model.config)
         self._attention = BACKENDS[attention]
         if prefix_packing:
@@ -61,24 +61,24 @@ class Policy(nn.Module):
         else:
             self.backbone.set_attn_implementation(TRANSFORMERS_NAMES[attention])
         LogprobHead.replace(self.head, float32_head)
-        if self.audio_tower:
-            self.audio_tower.set_trainable(train_audio_tower)
+        if self.tower:
+            self.tower.set_trainable(train_audio_tower)
 
     def forward(self, batch: MicroBatch | ClipBatch) -> tuple[Tensor, Tensor] | Tensor:
         """Log-prob of every response token, float32 [T], and the entropy at each [T].
 
-        For a `ClipBatch`, the audio tower's output [C, most features, D]. It is computed here because ZeRO-3 gathers
+        For a `ClipBatch`, the tower's output [C, most features, D]. It is computed here because ZeRO-3 gathers
         weights only within a forward pass.
         """
         if isinstance(batch, ClipBatch):
-            return self._encode(batch.mel, batch.num_mel_frames)
+            return self._encode(batch.inputs, batch.input_lengths)
         device = batch.input_ids.device
         attending = (
             {"attention_mask": batch.layout.attention_mask().to(device)}
             if isinstance(batch.layout, PaddedLayout)
             else {"packing": self._attention(batch.layout, device)}
         )
-        inputs = {"inputs_embeds": self.embed(batch)} if self.audio_tower else {"input_ids": batch.input_ids}
+        inputs = {"inputs_embeds": self.embed(batch)} if self.tower else {"input_ids": batch.input_ids}
         hidden = self.backbone(
             **inputs, position_ids=batch.position_ids, use_cache=False, **attending
         ).last_hidden_state
@@ -96,33 +96,32 @@ class Policy(nn.Module):
         return self.model.get_submodule("lm_head")
 
     def embed(self, batch: MicroBatch) -> Tensor:
-        """Input embeddings [B, L, H] of an audio model, with audio features in place of placeholders."""
-        assert self.audio_tower is not None and self.audio_family is not None, "only audio models embed clips"
-        made = tuple(map(self.audio_family.num_audio_tokens, batch.num_mel_frames))
+        """Input embeddings [B, L, H] of a model with a tower, with features of clips in place of placeholders."""
+        assert self.tower is not None and self.family is not None, "only models with a tower embed clips"
+        made = tuple(map(self.family.num_tokens, batch.input_lengths))
         assert made == batch.num_audio_tokens, (
             f"the tower makes {made} features of these clips, the prompts have {batch.num_audio_tokens} placeholders"
         )
         embeds = self.model.get_input_embeddings()(batch.input_ids)
-        chosen = self.audio_tower.project(self._audio_features(batch)[batch.audio_clips, batch.audio_positions])
+        chosen = self.tower.project(self._features(batch)[batch.feature_clips, batch.feature_positions])
         chosen = chosen.to(embeds.dtype)
-        return embeds.flatten(0, 1).index_put((batch.audio_columns,), chosen).view_as(embeds)
+        return embeds.flatten(0, 1).index_put((batch.feature_columns,), chosen).view_as(embeds)
 
-    def _audio_features(self, batch: MicroBatch) -> Tensor:
-        """The audio tower's output [C, most features, D] for the clips of a micro-batch."""
+    def _features(self, batch: MicroBatch) -> Tensor:
+        """The tower's output [C, most features, D] for the clips of a micro-batch."""
         if batch.encoded:
-            return batch.mel.transpose(1, 2).to(self.model.dtype)
-        if batch.num_mel_frames:
-            return self._encode(batch.mel, batch.num_mel_frames)
-        # Ranks reduce gradients together, so each rank runs the tower in every pass, on silence if it has no clip.
-        tower, family = self.audio_tower, self.audio_family
-        assert tower is not None and family is not None, "only audio models have clips"
-        num_frames = family.min_mel_frames
-        silence = torch.zeros(1, tower.num_mel_bins, num_frames + family.margin_frames, device=batch.mel.device)
-        return self._encode(silence, (num_frames,))
+            return batch.inputs.transpose(1, 2).to(self.model.dtype)
+        if batch.input_lengths:
+            return self._encode(batch.inputs, batch.input_lengths)
+        # Ranks reduce gradients together, so each rank runs the tower in every pass, on zeros if it has no clip.
+        tower, family = self.tower, self.family
+        assert tower is not None and family is not None, "only models with a tower have clips"
+        zeros = torch.zeros(1, tower.num_channels, family.min_length + family.margin, device=batch.inputs.device)
+        return self._encode(zeros, (family.min_length,))
 
-    def _encode(self, mel: Tensor, num_mel_frames: tuple[int, ...]) -> Tensor:
-        assert self.audio_tower is not None, "only audio models have clips"
-        return self.audio_tower.encode(mel, num_mel_frames)
+    def _encode(self, inputs: Tensor, input_lengths: tuple[int, ...]) -> Tensor:
+        assert self.tower is not None, "only models with a tower have clips"
+        return self.tower.encode(inputs, input_lengths)
 
 
 def empty_policy(path: str, train_audio_tower: bool, prefix_packing: bool = False) -> Policy:

@@ -13,7 +13,7 @@ FRAMES = {"a": 9, "b": 14, "c": 40}  # mel frames of clips; 2, 3 and 10 audio to
 
 
 def row(prompt=(1, 2), clips=(), response=(3, 4, 5), advantage=1.0, comparable=True, seed=0.0):
-    lengths = tuple(QWEN2_AUDIO.num_audio_tokens(FRAMES[clip]) for clip in clips)
+    lengths = tuple(QWEN2_AUDIO.num_tokens(FRAMES[clip]) for clip in clips)
     expanded = []
     remaining = iter(lengths)
     for token in prompt:
@@ -81,13 +81,13 @@ def test_collate_against_a_reconstruction():
     for prompt_start, r in zip(prompt_starts, (rows[i] for i in (0, 2, 3, 4)), strict=True):
         columns = [prompt_start + column for column, t in enumerate(r.prompt) if t == AUDIO]
         for clip in r.clips:
-            for position in range(QWEN2_AUDIO.num_audio_tokens(FRAMES[clip])):
+            for position in range(QWEN2_AUDIO.num_tokens(FRAMES[clip])):
                 expected.append((columns.pop(0), clips.index(clip), position))
         assert not columns
-    found = torch.stack([batch.audio_columns, batch.audio_clips, batch.audio_positions], dim=1)
+    found = torch.stack([batch.feature_columns, batch.feature_clips, batch.feature_positions], dim=1)
     assert [tuple(f) for f in found.tolist()] == expected
-    assert batch.num_mel_frames == tuple(FRAMES[clip] for clip in clips)
-    for mel, clip in zip(batch.mel, clips, strict=True):
+    assert batch.input_lengths == tuple(FRAMES[clip] for clip in clips)
+    for mel, clip in zip(batch.inputs, clips, strict=True):
         frames = FRAMES[clip] + 2
         assert (mel[:, :frames] == ord(clip)).all()
         assert (mel[:, frames:] == 0).all()
@@ -95,8 +95,8 @@ def test_collate_against_a_reconstruction():
 
 def test_text_only_rows_need_no_clips():
     batch = collate([row(), row((1,), (), (2,))], -1, mel_of, num_channels=0)
-    assert batch.num_mel_frames == ()
-    assert batch.audio_columns.numel() == batch.mel.numel() == 0
+    assert batch.input_lengths == ()
+    assert batch.feature_columns.numel() == batch.inputs.numel() == 0
 
 
 def test_a_prompt_of_another_clip_is_noticed():

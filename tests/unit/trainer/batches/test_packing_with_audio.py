@@ -90,7 +90,7 @@ def test_packed_equals_unpacked(path, rows, expected, train_tower, checkpointing
     policy = Policy(model, SOFTMAX, train_tower)
     batch = packed(path, model, rows)
     assert batch.num_computed_tokens < batch.num_row_tokens / 2
-    assert len(batch.num_mel_frames) == 5, "each clip once"
+    assert len(batch.input_lengths) == 5, "each clip once"
     found, _ = policy(batch)
     assert (found - logprobs).abs().max() <= 1e-5
     assert logprobs.std() > 0.01, "random weights tell tokens apart"
@@ -109,7 +109,7 @@ def test_padded_equals_unpacked(path, rows, expected):
     model = load_model(path, torch.float32, "sdpa")
     batch = packed(path, model, rows, pack=False)
     assert len(batch.input_ids) == len(rows)
-    assert len(batch.num_mel_frames) == 5, "each clip once"
+    assert len(batch.input_lengths) == 5, "each clip once"
     found, _ = Policy(model, SOFTMAX, True, prefix_packing=False)(batch)
     assert (found - logprobs).abs().max() <= 1e-5
     found_gradients = gradients(model, (weights * found).sum())

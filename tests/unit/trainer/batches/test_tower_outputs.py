@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ssr1_rl.audio_families import QWEN2_AUDIO
-from ssr1_rl.trainer.batches.clips import ByteCache, ClipFeatures
+from ssr1_rl.trainer.batches.clips import ByteCache, ClipInputs
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.batches.tower_outputs import TowerOutputs
 from ssr1_rl.trainer.model.families import load_model
@@ -33,9 +33,9 @@ class Tower:
 
     def __call__(self, clips):
         assert not torch.is_grad_enabled()
-        self.passes.append(list(clips.num_mel_frames))
-        positions = torch.arange(1.0, 1 + max(map(QWEN2_AUDIO.num_audio_tokens, clips.num_mel_frames)))
-        return clips.mel.mean(dim=(1, 2))[:, None, None] * positions[:, None].expand(-1, WIDTH)
+        self.passes.append(list(clips.input_lengths))
+        positions = torch.arange(1.0, 1 + max(map(QWEN2_AUDIO.num_tokens, clips.input_lengths)))
+        return clips.inputs.mean(dim=(1, 2))[:, None, None] * positions[:, None].expand(-1, WIDTH)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def make(random_audio_model):
 
     def make(max_bytes=2**20, max_tokens=1000, others=0.0):
         tower = Tower()
-        clips = ClipFeatures(str(random_audio_model), lambda clip: clip.waveform, max_bytes=0)
+        clips = ClipInputs(str(random_audio_model), lambda clip: clip.waveform, max_bytes=0)
         return TowerOutputs(clips, tower, lambda own: max(own, others), NUM_MEL_BINS, max_bytes, max_tokens), tower
 
     return make
@@ -72,12 +72,12 @@ def test_an_output_is_the_clips_own(make):
     for clip, num_frames in zip(clips, (40, 81, 5), strict=True):
         key, output, frames = together[clip.key]
         assert (key, frames) == (clip.key, num_frames)
-        assert output.shape == (WIDTH, QWEN2_AUDIO.num_audio_tokens(num_frames))
+        assert output.shape == (WIDTH, QWEN2_AUDIO.num_tokens(num_frames))
         assert output[0, -1] == pytest.approx(float(output[0, 0] * output.shape[1]))
 
 
 def test_what_finds_no_room_is_at_hand_for_now_and_computed_again(make):
-    outputs, tower = make(max_bytes=2 * 4 * WIDTH * QWEN2_AUDIO.num_audio_tokens(40))
+    outputs, tower = make(max_bytes=2 * 4 * WIDTH * QWEN2_AUDIO.num_tokens(40))
     a, b, c = Clip("a"), Clip("b"), Clip("c")
     outputs.prepare([a, b, c])
     assert [outputs(clip)[0] for clip in (a, b, c)] == ["a", "b", "c"]
@@ -141,7 +141,7 @@ def rows_with(model, clips_of_groups):
     """Rows of groups of two responses; each prompt has its clips between two words."""
     placeholder, rows = model.config.audio_token_id, []
     for index, clips in enumerate(clips_of_groups):
-        counts = [QWEN2_AUDIO.num_audio_tokens(len(clip.waveform) // 160) for clip in clips]
+        counts = [QWEN2_AUDIO.num_tokens(len(clip.waveform) // 160) for clip in clips]
         prompt = (11 + index, *(placeholder for count in counts for _ in range(count)), 12)
         rows += [
             Row(prompt, tuple(clips), response, (0.0,) * 3, 1.0, True, num_audio_tokens=tuple(counts))
@@ -152,7 +152,7 @@ def rows_with(model, clips_of_groups):
 
 def test_encoded_clips_change_no_result(model):
     rows = rows_with(model, [(Clip("a"), Clip("b", 300)), (), (Clip("b", 300),)])
-    clips = ClipFeatures(model.config._name_or_path, lambda clip: clip.waveform)
+    clips = ClipInputs(model.config._name_or_path, lambda clip: clip.waveform)
     config = model.config.audio_config
     policy = Policy(model, SOFTMAX, train_audio_tower=False)
     outputs = TowerOutputs(clips, policy, lambda own: own, config.num_mel_bins, 2**30, 1000)

@@ -7,16 +7,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ssr1_rl.audio_families import QWEN2_AUDIO
+from ssr1_rl.audio_families import VisionFamily, family_of
 from ssr1_rl.checks.memory import estimate_memory
 from ssr1_rl.checks.preflight import check_model
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.model import ModelConfig
 from ssr1_rl.config.sections.watch import CheckpointConfig
-from ssr1_rl.data.mel import MelExtractor
+from ssr1_rl.data.audio import as_clip
+from ssr1_rl.data.images import image_clip
 from ssr1_rl.data.prompt import expand_audio_placeholders
 from ssr1_rl.store.checkpoints import CheckpointStore
 from ssr1_rl.store.export import export_checkpoint
+from ssr1_rl.trainer.batches.clips import ClipInputs
 from ssr1_rl.trainer.batches.rows import Row, collate
 from ssr1_rl.trainer.model.families import load_model
 from ssr1_rl.trainer.model.lora import adapters_off, add_adapters, find_targets
@@ -41,23 +43,26 @@ def adapted(folder, targets=ATTENTION, train_audio_tower=False, dtype=torch.floa
     return policy
 
 
-@pytest.fixture(scope="module", params=["audio", "omni", "text"])
+@pytest.fixture(scope="module", params=["audio", "omni", "vision", "text"])
 def folder(request):
     return request.getfixturevalue(f"random_{request.param}_model")
 
 
 def batch_for(folder, model):
-    """One group of three responses; the prompt of an audio model has a clip."""
+    """One group of three responses; the prompt of a model that hears or sees has a clip or an image."""
     responses = [(11, 12, 13), (14,), (15, 16, 17, 18)]
-    if not hasattr(model.config, "audio_config"):
+    family, rng = family_of(model.config), np.random.default_rng(0)
+    if family is None:
         return collate([Row((1, 2, 3), (), r, (0.0,) * len(r), 1.0, True) for r in responses], -1, lambda clip: clip, 0)
-    clip = (0.3 * np.random.default_rng(0).standard_normal(9_000)).astype(np.float32)
-    extract, placeholder = MelExtractor(str(folder)), model.config.audio_token_id
-    lengths = (QWEN2_AUDIO.clip_tokens(9_000),)
+    if isinstance(family, VisionFamily):
+        clip = image_clip(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    else:
+        clip = as_clip((0.3 * rng.standard_normal(9_000)).astype(np.float32))
+    inputs, placeholder = ClipInputs(str(folder), lambda clip: clip.waveform), family.placeholder_id(model.config)
+    lengths = (family.num_tokens(inputs.input_length(clip)),)
     prompt = tuple(expand_audio_placeholders((1, placeholder, 2), placeholder, lengths))
     rows = [Row(prompt, (clip,), r, (0.0,) * len(r), 1.0, True, num_audio_tokens=lengths) for r in responses]
-    mel_of = lambda c: (id(c), torch.from_numpy(extract(c)), QWEN2_AUDIO.num_mel_frames(len(c)))  # noqa: E731
-    return collate(rows, placeholder, mel_of, model.config.audio_config.num_mel_bins)
+    return collate(rows, placeholder, inputs, family.tower(model).num_channels)
 
 
 def logprobs(policy, folder):

@@ -71,7 +71,7 @@ def reference_logits(path, model, example):
         clips, sampling_rate=16_000, return_attention_mask=True, padding="max_length", return_tensors="pt"
     )
     placeholder = model.config.audio_token_id
-    lengths = [QWEN2_AUDIO.num_audio_tokens(int(mask.sum())) for mask in features["attention_mask"]]
+    lengths = [QWEN2_AUDIO.num_tokens(int(mask.sum())) for mask in features["attention_mask"]]
     expanded = expand_audio_placeholders(prompt, placeholder, lengths)
     # transformers puts features wherever the placeholder occurs, so what it sees of the response must not hold one.
     harmless = [0 if token == placeholder else token for token in response]
@@ -103,7 +103,7 @@ def test_one_micro_batch_of_many_clips_equals_transformers(audio, model, example
     # transformers cannot compute what follows a placeholder in the response: it would put a feature there.
     chosen = [(p, c, r[:3]) if i == 0 else (p, c, r) for i, (p, c, r) in enumerate(examples)]
     batch = our_batch(audio, model, chosen)
-    assert batch.mel.shape[0] == 6
+    assert batch.inputs.shape[0] == 6
     assert batch.num_row_tokens == batch.num_computed_tokens, "no two prompts are the same"
     logprobs, entropy = Policy(model, Distribution(temperature), True)(batch)
     expected = torch.cat([reference_logprobs(audio, model, example, temperature) for example in chosen])
@@ -177,13 +177,14 @@ def test_gradient_checkpointing_takes_place(random_text_model, monkeypatch):
     from ssr1_rl.config.sections.grpo import GrpoConfig
     from ssr1_rl.config.sections.learner import LearnerConfig
     from ssr1_rl.config.sections.model import ModelConfig
-    from ssr1_rl.trainer import learner
+    from ssr1_rl.trainer import trained_policy
+    from ssr1_rl.trainer.learner import Learner
 
-    monkeypatch.setattr(learner, "join_peers", lambda spec, config: None)
-    monkeypatch.setattr(learner, "start_deepspeed", lambda policy, model, config: None)
+    monkeypatch.setattr(trained_policy, "join_peers", lambda spec, config: None)
+    monkeypatch.setattr(trained_policy, "start_deepspeed", lambda policy, model, config: None)
     settings = ModelConfig(path=str(random_text_model), dtype="float32", gradient_checkpointing=True)
-    spec = learner.RankSpec(0, 1, "", 0, "cpu")
-    made = learner.Learner(spec, settings, GrpoConfig(), LearnerConfig(), SOFTMAX, 0, lambda handle: handle)
+    spec = trained_policy.RankSpec(0, 1, "", 0, "cpu")
+    made = Learner(spec, settings, GrpoConfig(), LearnerConfig(), SOFTMAX, 0, lambda handle: handle)
     calls = []
     for layer in made.model.model.layers:
         run = layer._gradient_checkpointing_func
