@@ -6,39 +6,43 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import yaml
 from rich.console import Console
 from rich.progress import Progress as Bars
 from transformers.utils import logging as transformers_logging
 
 from ssr1_rl.checks.rules import load_config
+from ssr1_rl.checks.sft_rules import load_sft
 from ssr1_rl.config.schema import Config
-from ssr1_rl.config.sections.data import DataConfig
-from ssr1_rl.data.audio import as_clip, load_waveform
-from ssr1_rl.data.prompt import PromptBuilder, choice_lines
+from ssr1_rl.data.prompt import choice_lines
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.demo.soundworld import SPLITS, WorldPaths, WorldSettings, make_world
 from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio
-from ssr1_rl.distill.sft import Sft, SftExample, SftSettings
+from ssr1_rl.distill.sft_alone import train_alone
+from ssr1_rl.distill.sft_examples import Example
+from ssr1_rl.distill.sft_messages import Figures, Message
+from ssr1_rl.distill.sft_rank import SftJob
 from ssr1_rl.errors import UserError
 from ssr1_rl.files import PARTIAL, write_json
 from ssr1_rl.run import Summary, run_grpo
+from ssr1_rl.store.export import choose_checkpoint, export_checkpoint
 from ssr1_rl.store.folder import claim
 from ssr1_rl.telemetry.progress import summary_table
-from ssr1_rl.types import Question
 
 SETTINGS = Path(__file__).parent / "demo.yaml"
 RUN_NAME = "demo-"
 """Start of `run.name` of every demo; its seed follows."""
 SFT_STEPS = 270
 """Enough steps for the student to answer like the teacher of the chains, including its mistakes."""
-
+RANDOM_WEIGHTS, SFT_RUN = ".random_weights", ".sft_run"
+"""Folders of the model before SFT, and of the run that trains it."""
 
 MADE_BY = "ssr1-rl demo"
 STAMP = "demo.json"
 """File that a demo writes first into its folder. Only in a folder with it does a later demo remove anything."""
 MADE_BY_DEMO = (
-    *("world", ".world.partial", "sft", ".random_weights", "checkpoints", "samples", "tensorboard", "set_aside"),
+    *("world", ".world.partial", "sft", RANDOM_WEIGHTS, SFT_RUN, "checkpoints", "samples", "tensorboard", "set_aside"),
     *("config.yaml", "metrics.jsonl", "skipped.jsonl", "summary.json", "error.log", "trackers.json", "wandb"),
 )
 """What a demo leaves in its folder. Everything else there is the user's and stays."""
@@ -119,32 +123,54 @@ def make_soundworld(output: Path, seed: int, settings: WorldSettings | None = No
         return
     if sft_folder.exists() and any(path.name != PARTIAL for path in sft_folder.iterdir()):
         raise UserError(f"{sft_folder} is not empty and holds no model; move it away, or choose another folder")
-    data = DataConfig(train=world.dataset("train"), instruction="")
+    config = _sft_config(output, seed, world, sft_steps)
     chains: dict[str, str] = json.loads(world.chains.read_text())
-    questions = read_questions(data.train, data.max_skipped_share).questions
+    questions = read_questions(config.data.train, config.data.max_skipped_share).questions
     texts = [q.text + "".join(choice_lines(q)) for q in questions] + list(chains.values())
-    base = build_tiny_qwen2_audio(output / ".random_weights", texts, seed)
-    builder = PromptBuilder(str(base), data)
-    examples = [sft_example(question, chains[question.id], builder, data) for question in questions]
-    sft = Sft(base, SftSettings(num_steps=sft_steps, seed=seed))
+    build_tiny_qwen2_audio(output / RANDOM_WEIGHTS, texts, seed)
+    shutil.rmtree(output / SFT_RUN, ignore_errors=True)
     with Bars() as bars:
         task = bars.add_task("SFT", total=sft_steps)
 
-        def on_step(step: int, loss: float) -> None:
-            bars.update(task, completed=step, description=f"SFT step {step}  loss {loss:.3f}")
+        def show(message: Message) -> None:
+            if isinstance(message, Figures):
+                loss = message.metrics["train/loss"]
+                bars.update(task, completed=message.step, description=f"SFT step {message.step}  loss {loss:.3f}")
 
-        sft.train(examples, on_step)
-    sft.save(sft_folder)
+        train_alone(SftJob(config, [Example(q, (chains[q.id],)) for q in questions], []), show)
+    export_checkpoint(choose_checkpoint(output / SFT_RUN, "last"), config.model.path, sft_folder, config.model.dtype)
 
 
-def sft_example(question: Question, chain: str, builder: PromptBuilder, data: DataConfig) -> SftExample:
-    """Makes an example of a question, with its chain of thought as the response."""
-    waveforms = [load_waveform(ref, max_audio_s=data.max_audio_s) for ref in question.audio]
-    response: list[int] = builder.tokenizer(chain, add_special_tokens=False)["input_ids"]
-    eos_token_id = builder.tokenizer.eos_token_id
-    assert isinstance(eos_token_id, int), "every chat model has one end-of-sequence token"
-    prepared = builder.prepare(question, list(map(as_clip, waveforms)), [len(waveform) for waveform in waveforms])
-    return SftExample(prepared, (*response, eos_token_id))
+def _sft_config(output: Path, seed: int, world: WorldPaths, num_steps: int) -> Config:
+    """Settings of the demo's SFT, with which the student answers like the teacher of the chains."""
+    train = world.dataset("train")
+    values: dict[str, object] = {
+        "run.name": f"sft-{seed}",
+        "run.dir": output / SFT_RUN,
+        "run.device": "cpu",
+        "run.seed": seed,
+        "model.path": output / RANDOM_WEIGHTS,
+        "model.dtype": "float32",
+        "model.train_audio_tower": "true",
+        "data.train.path": train.path,
+        "data.train.audio_dir": train.audio_dir,
+        "data.instruction": "''",
+        "learner.zero_stage": 0,
+        "learner.num_threads": torch.get_num_threads(),
+        "learner.learning_rate": 1e-3,
+        "learner.lr_schedule": "linear",
+        "learner.warmup_steps": 50,
+        "learner.decay_steps": 800,
+        "learner.weight_decay": 0.01,
+        "sft.responses": "labels",
+        "sft.num_epochs": 1000,
+        "sft.max_steps": num_steps,
+        "sft.questions_per_step": 32,
+        "sft.validate_every": 0,
+        "checkpoint.every": num_steps,
+        "telemetry.tensorboard": "false",
+    }
+    return load_sft(None, [f"{name}={value}" for name, value in values.items()])
 
 
 def _report(output: Path, summary: Summary) -> None:

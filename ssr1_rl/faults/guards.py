@@ -54,8 +54,10 @@ def check_logprobs(metrics: Mapping[str, float], config: GuardConfig, step: int)
             )
 
 
-def check_finite(name: str, value: float, step: int) -> None:
+def check_finite(name: str, value: float, step: int, advice: str = "") -> None:
     """Checks a figure of the learner's update before the optimizer makes its step.
+
+    `advice` is added to the error.
 
     `kl_rollout` is the sum of the differences between the log-probs of engine and learner. It shows a log-prob of the
     learner that is not finite also where the loss is finite all the same, because its ratio is bounded.
@@ -67,9 +69,8 @@ def check_finite(name: str, value: float, step: int) -> None:
         return
     meaning = ": a log-prob of the learner is not finite" if name.startswith("kl_") else ""
     raise GuardTripped(
-        f"step {step}: the learner's {name} is {value}{meaning}; the update is not sent to the engines, and the newest "
-        "checkpoint is not affected. Lower learner.learning_rate or learner.max_grad_norm, and check the step's "
-        "rewards for extreme values"
+        f"step {step}: the learner's {name} is {value}{meaning}; the update is not used, and the newest checkpoint "
+        f"is not affected. Lower learner.learning_rate or learner.max_grad_norm{advice}"
     )
 
 

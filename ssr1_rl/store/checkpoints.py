@@ -1,7 +1,7 @@
 """Writes checkpoints so that each exists whole or not at all, and decides which are kept.
 
     checkpoints/step_000040/learner/…        weights and optimizer, see `trainer/learner_state.py`
-    checkpoints/step_000040/controller.json  step, stream cursor, groups in flight, counters, KL coefficient
+    checkpoints/step_000040/controller.json  step, counters; of GRPO stream cursor, groups in flight, KL coefficient
     checkpoints/step_000040/manifest.json    step, validation score, lineage, size and checksum of every other file
 
 A checkpoint is written under a hidden name and renamed once all of it is on disk. Only folders with exactly such a name
@@ -11,7 +11,7 @@ are looked at. A checkpoint that could not be verified is never removed.
 import json
 import re
 import shutil
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -44,7 +44,7 @@ PARTIAL = re.compile(r"\.partial_\d{6,}", re.ASCII)
 
 
 class ControllerState(TypedDict):
-    """Content of controller.json."""
+    """Content of a GRPO run's controller.json."""
 
     step: int
     feed: "FeedState"
@@ -74,13 +74,21 @@ class Checkpoint:
         return self.path / "learner"
 
     def controller_state(self) -> ControllerState:
-        """Reads controller.json.
+        """Reads a GRPO run's controller.json.
+
+        Raises:
+            UnreadableCheckpoint: the file system refuses to read it.
+        """
+        return json.loads(self.controller_json())
+
+    def controller_json(self) -> bytes:
+        """The content of controller.json.
 
         Raises:
             UnreadableCheckpoint: the file system refuses to read it.
         """
         try:
-            return json.loads((self.path / "controller.json").read_bytes())
+            return (self.path / "controller.json").read_bytes()
         except OSError as error:
             raise UnreadableCheckpoint(f"checkpoint {self.path} could not be read: {error}") from error
 
@@ -115,7 +123,7 @@ class CheckpointStore:
     async def save(
         self,
         step: int,
-        controller: ControllerState,
+        controller: Mapping[str, object],
         score: float | None,
         save_learner: Callable[[Path], Awaitable[None]],
     ) -> Checkpoint:

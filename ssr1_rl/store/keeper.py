@@ -1,13 +1,22 @@
 """When a run saves and validates, and which checkpoint its newest step has."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
-from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.watch import CheckpointConfig
-from ssr1_rl.store.checkpoints import FOLDER, Checkpoint, CheckpointStore, ControllerState
+from ssr1_rl.store.checkpoints import FOLDER, Checkpoint, CheckpointStore
 from ssr1_rl.store.resume import Resume
+
+
+class Pace(Protocol):
+    """How long a run is, and how often it validates; `GrpoConfig` is one."""
+
+    @property
+    def num_steps(self) -> int: ...
+    @property
+    def validate_every(self) -> int: ...
 
 
 class Keeper:
@@ -18,19 +27,19 @@ class Keeper:
     """
 
     def __init__(
-        self, run_dir: Path, grpo: GrpoConfig, checkpoint: CheckpointConfig, resume: Resume, has_splits: bool
+        self, run_dir: Path, pace: Pace, checkpoint: CheckpointConfig, resume: Resume, has_splits: bool
     ) -> None:
-        self._run_dir, self._grpo, self._checkpoint, self._has_splits = run_dir, grpo, checkpoint, has_splits
+        self._run_dir, self._pace, self._checkpoint, self._has_splits = run_dir, pace, checkpoint, has_splits
         self._store = CheckpointStore(run_dir, checkpoint, resume.lineage)
         self._saved = resume.checkpoint
         self._saved_at_s = time.monotonic()
 
     def is_last(self, step: int) -> bool:
-        return step >= self._grpo.num_steps
+        return step >= self._pace.num_steps
 
     def is_validated(self, step: int) -> bool:
         """Whether the policy of this step is to be validated."""
-        every = self._grpo.validate_every
+        every = self._pace.validate_every
         return self._has_splits and every > 0 and (self.is_last(step) or step % every == 0)
 
     def is_saved(self, step: int) -> bool:
@@ -62,10 +71,14 @@ class Keeper:
         return is_own and self.is_validated(step) and (self.is_last(step) or not saved.revalidated)
 
     async def save(
-        self, controller: ControllerState, score: float | None, save_learner: Callable[[Path], Awaitable[None]]
+        self,
+        step: int,
+        controller: Mapping[str, object],
+        score: float | None,
+        save_learner: Callable[[Path], Awaitable[None]],
     ) -> None:
         """Writes a checkpoint, see `CheckpointStore.save`."""
-        self._saved = await self._store.save(controller["step"], controller, score, save_learner)
+        self._saved = await self._store.save(step, controller, score, save_learner)
         self._saved_at_s = time.monotonic()
 
     async def add_score(self, score: float | None) -> None:

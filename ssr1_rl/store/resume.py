@@ -120,9 +120,15 @@ def check_data(checkpoint: Checkpoint, stream: QuestionStream) -> None:
         UserError: the training data or the seed is another one; the message gives both values.
     """
     try:
-        state = patiently(checkpoint.controller_state)["feed"]["stream"]
+        controller = patiently(checkpoint.controller_state)
+        state = None if "sft" in controller else controller["feed"]["stream"]
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedCheckpoint(f"checkpoint {checkpoint.path} is damaged: controller.json: {error!r}") from error
+    if state is None:
+        raise UserError(
+            f"checkpoint {checkpoint.path} is one of SFT, which GRPO does not resume; set model.path to the folder "
+            "that SFT has exported (export/ in its run.dir), and another run.dir"
+        )
     try:
         stream.load_state_dict(state)
     except ValueError as error:

@@ -26,7 +26,7 @@ FIGURES: Mapping[str, str] = {
     "learner/tokens_per_s": "learner {:,.0f} tokens/s",
     "time/step_s": "{:.1f} s",
 }
-"""Metrics shown for each step, in this order; those that a step lacks are left out."""
+"""Metrics shown for each step of GRPO, in this order; those that a step lacks are left out."""
 
 PHASES_OF_A_STEP = frozenset({"rollouts", "update", "weight sync"})
 """Phases of every step. Without a terminal they are not printed, only the step's own line is."""
@@ -44,6 +44,9 @@ class Progress:
     In a terminal a thread redraws a bar over the steps with figures below it. Elsewhere one line is printed per step,
     and one per phase outside the steps.
 
+    Args:
+        figures: metrics shown for each step, in this order, and how each is written.
+
     Attributes:
         describe_waiting: returns one sentence for each thing awaited now; the caller sets it. It is called on the event
             loop that `phase` is called from, never in the drawing thread, because that loop changes the data that the
@@ -51,11 +54,16 @@ class Progress:
     """
 
     def __init__(
-        self, num_steps: int, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        num_steps: int,
+        *,
+        figures: Mapping[str, str] = FIGURES,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._num_steps = num_steps
+        self._num_steps, self._shown = num_steps, figures
         self.describe_waiting: Callable[[], list[str]] = list
-        self._console = console or _default_console()
+        self._console = console or default_console()
         self._clock = clock
         self._step = 0
         self._figures = self._validation = self._phase = ""
@@ -105,10 +113,10 @@ class Progress:
         self._step = step
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Marks a step as done and shows its `FIGURES`."""
+        """Marks a step as done and shows its figures."""
         self._step = step
         self._step_ends_s.append(self._clock())
-        self._figures = "  ".join(text.format(metrics[name]) for name, text in FIGURES.items() if name in metrics)
+        self._figures = "  ".join(text.format(metrics[name]) for name, text in self._shown.items() if name in metrics)
         if self._live is None:
             self.note(f"step {step}/{self._num_steps}  {self._figures}".rstrip())
 
@@ -120,7 +128,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Prints lines of text, above the live area if there is one."""
-        line = Text(_printable(text, self._console))
+        line = Text(printable(text, self._console))
         self._console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
     def _poll(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -131,18 +139,18 @@ class Progress:
         """The live area; called by rich's drawing thread."""
         lines = []
         if self._phase:
-            lines.append(self._line(f"{self._phase} for {_duration(self._clock() - self._phase_started_s)}", "cyan"))
+            lines.append(self._line(f"{self._phase} for {duration(self._clock() - self._phase_started_s)}", "cyan"))
         lines += [self._line(f"  {sentence}", "dim") for sentence in self._waiting[:MAX_WAITING_LINES]]
         if len(self._waiting) > MAX_WAITING_LINES:
             lines.append(self._line(f"  and {len(self._waiting) - MAX_WAITING_LINES} more", "dim"))
         # Figures may wrap in a narrow terminal; all other lines are cut.
         figures = "  ".join(part for part in (self._figures, self._validation) if part)
-        return Group(self._bar(), *([Text(_printable(figures, self._console))] if figures else []), *lines)
+        return Group(self._bar(), *([Text(printable(figures, self._console))] if figures else []), *lines)
 
     def _line(self, text: str, style: str) -> Text:
         """A line of the live area, cut at the terminal's width."""
         one_line = " ".join(text.splitlines())
-        return Text(_printable(one_line, self._console), style=style, no_wrap=True, overflow="ellipsis")
+        return Text(printable(one_line, self._console), style=style, no_wrap=True, overflow="ellipsis")
 
     def _bar(self) -> Table:
         bar = Table.grid(padding=(0, 2), expand=True)
@@ -153,8 +161,8 @@ class Progress:
         bar.add_row(
             Text(f"step {self._step}/{self._num_steps}", style="bold"),
             ProgressBar(self._num_steps, self._step),
-            Text(f"elapsed {_duration(elapsed_s)}"),
-            Text("left " + ("-:--:--" if left_s is None else _duration(left_s))),
+            Text(f"elapsed {duration(elapsed_s)}"),
+            Text("left " + ("-:--:--" if left_s is None else duration(left_s))),
         )
         return bar
 
@@ -171,14 +179,14 @@ class Progress:
 
 def summary_table(title: str, rows: Sequence[Mapping[str, object]], console: Console | None = None) -> None:
     """Prints a table of `rows`, each a mapping from column to cell. Floats are shown with 4 significant digits."""
-    console = console or _default_console()
-    table = Table(title=Text(_printable(title, console)), title_justify="left")
+    console = console or default_console()
+    table = Table(title=Text(printable(title, console)), title_justify="left")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     for name in columns:
         is_number = all(isinstance(row.get(name, 0), int | float) for row in rows)
-        table.add_column(Text(_printable(name, console)), justify="right" if is_number else "left", overflow="fold")
+        table.add_column(Text(printable(name, console)), justify="right" if is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_printable(_cell(row.get(name, "")), console)) for name in columns))
+        table.add_row(*(Text(printable(_cell(row.get(name, "")), console)) for name in columns))
     console.print(table)
 
 
@@ -188,7 +196,8 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def _default_console() -> Console:
+def default_console() -> Console:
+    """The console of standard output."""
     console = Console()
     # Without a terminal rich assumes 80 columns and would wrap the lines of a log.
     return console if console.is_terminal else Console(width=WIDTH_WITHOUT_TERMINAL)
@@ -198,13 +207,14 @@ def _without_numbers(text: str) -> str:
     return re.sub(r"\d+", "", text)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as 1:02:03."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
-def _printable(text: str, console: Console) -> str:
+def printable(text: str, console: Console) -> str:
     """The text with control characters and characters that the console cannot encode escaped."""
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
     return text.encode(console.encoding, "backslashreplace").decode(console.encoding)

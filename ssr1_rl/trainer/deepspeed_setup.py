@@ -29,21 +29,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RankSpec:
-    """A learner rank's place among the others. `device` is "cpu" or "cuda"."""
+    """A learner rank's place among the others."""
 
     rank: int
     world_size: int
     master_address: str
     master_port: int
-    device: str
+    device: str  # "cpu" or "cuda"
+    local_rank: int = 0  # number of its GPU among those that its process sees
 
 
 def join_peers(spec: RankSpec, config: LearnerConfig) -> None:
-    """Joins the learners' process group, which DeepSpeed configures from environment variables."""
+    """Joins the learners' process group, which DeepSpeed configures from environment variables.
+
+    DeepSpeed uses the group that the process has joined already, if there is one.
+    """
     os.environ.update(
         RANK=str(spec.rank),
         WORLD_SIZE=str(spec.world_size),
-        LOCAL_RANK="0",
+        LOCAL_RANK=str(spec.local_rank),
         MASTER_ADDR=spec.master_address,
         MASTER_PORT=str(spec.master_port),
     )

@@ -1,18 +1,13 @@
-"""One learner rank: a DeepSpeed engine that updates the policy from groups. Needs no Ray.
-
-All ranks make the same calls in the same order, each with its own share of the groups. Losses are divided by the
-denominators of the global batch, so no result depends on micro-batching, on the number of ranks or on the ZeRO stage.
+"""One rank of GRPO's learner: updates a `TrainedPolicy` from groups with advantages. Needs no Ray.
 
 Shapes: _T response tokens of a micro-batch.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ssr1_rl.algorithm.kl import kl_estimate
@@ -21,36 +16,26 @@ from ssr1_rl.algorithm.tokens import LossTokens
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.sections.model import ModelConfig
-from ssr1_rl.faults.guards import check_finite
-from ssr1_rl.trainer.attention.choice import choose_attention
 from ssr1_rl.trainer.batches.balance import counts_of_loss, rows_to_train
-from ssr1_rl.trainer.batches.pass_cost import PassCost
-from ssr1_rl.trainer.batches.passes import Passes
 from ssr1_rl.trainer.batches.rows import MicroBatch, Row
 from ssr1_rl.trainer.collectives import sum_over_ranks
-from ssr1_rl.trainer.deepspeed_setup import RankSpec, join_peers, load_for_zero, load_reference, start_deepspeed
+from ssr1_rl.trainer.deepspeed_setup import RankSpec, load_reference
 from ssr1_rl.trainer.engine import LogprobsOf
-from ssr1_rl.trainer.model.gradient_checkpointing import checkpoint_layers
-from ssr1_rl.trainer.model.lora import add_adapters, find_targets
-from ssr1_rl.trainer.model.policy import Policy
-from ssr1_rl.trainer.schedule import learning_rate_share
 from ssr1_rl.trainer.totals import Totals, summarise
+from ssr1_rl.trainer.trained_policy import TrainedPolicy
 from ssr1_rl.types import Clip, Distribution, TokenValues, TrainGroup
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-class Learner:
-    """Trains the policy, and computes KL estimates to the frozen reference.
+class Learner(TrainedPolicy):
+    """Trains the policy with GRPO's loss, and computes KL estimates to the frozen reference.
 
     Responses are sampled from `distribution`; `fetch_waveform` returns a clip's waveform [num_samples].
 
     Attributes:
         kl_coefficient: weight of the KL term in the next update; the controller may adapt it.
-        policy_version: steps trained so far.
-        num_updates: optimizer updates so far.
     """
+
+    advice = ", and check the step's rewards for extreme values"
 
     def __init__(
         self,
@@ -62,44 +47,13 @@ class Learner:
         seed: int,
         fetch_waveform: Callable[[Clip], np.ndarray],
     ) -> None:
-        self._grpo, self._config = grpo, learner
-        self._device = torch.device(spec.device)
-        self.rank = spec.rank
-        join_peers(spec, learner)
-        torch.manual_seed(seed)
-        self.attention = choose_attention(model.attn_implementation, spec.device, model.dtype)
-        hf_model = load_for_zero(model, learner, spec.world_size, self.attention.backend)
-        if model.gradient_checkpointing:
-            checkpoint_layers(hf_model)
-        self.policy = Policy(
-            hf_model,
-            distribution,
-            model.train_audio_tower,
-            self.attention.backend,
-            learner.prefix_packing,
-            model.float32_head,
-        )
-        self.lora = model.lora
-        if model.lora.rank:
-            add_adapters(hf_model, model.lora.rank, model.lora.alpha, find_targets(hf_model, model.lora.target_modules))
-        self.engine = start_deepspeed(self.policy, model, learner)
+        super().__init__(spec, model, learner, distribution, seed, fetch_waveform)
+        self._grpo = grpo
+        self._num_updates_of_run = grpo.num_steps * grpo.num_epochs * grpo.num_minibatches
         self._reference: LogprobsOf | None = None
         if grpo.kl_coefficient:
             self._reference = load_reference(self.engine, model, learner, distribution, self.attention.backend)
-        self._passes = Passes(self.policy, model, learner, self._device, self.engine, fetch_waveform)
         self.kl_coefficient = grpo.kl_coefficient
-        self.num_updates = 0
-        self.policy_version = 0
-
-    @property
-    def model(self) -> "PreTrainedModel":
-        """The transformers model; under ZeRO-3 its parameters are shards."""
-        return self.policy.model
-
-    @property
-    def cost(self) -> PassCost:
-        """Cost of this policy's passes, which the controller uses to share groups among ranks."""
-        return self._passes.cost
 
     def update(self, minibatches: Sequence[Sequence[TrainGroup]]) -> dict[str, float]:
         """Trains on this rank's share of each mini-batch, and increments the policy version; a collective.
@@ -146,29 +100,21 @@ class Learner:
         num_tokens, num_responses = (int(sum_over_ranks(n, self._device)) for n in counts_of_loss(rows))
         denominator = loss_denominator(num_tokens, num_responses, self._grpo)
         micro_batches = self._passes.micro_batches(rows_to_train(rows, keeps_all(self._grpo)), spare=rows)
-        for index, batch in enumerate(micro_batches):
-            self.engine.set_gradient_accumulation_boundary(index == len(micro_batches) - 1)
-            self._accumulate(batch.to(self._device), denominator, totals)
+        for batch in self.in_turn(micro_batches):
+            logprobs_T, entropy_T = self.engine(batch)
+            terms = grpo_loss(self._tokens(batch, logprobs_T, entropy_T), denominator, self._grpo, self.kl_coefficient)
+            self.backward(terms.loss, batch)
+            totals.add_micro_batch(batch, logprobs_T.detach(), entropy_T.detach(), terms)
         return totals
 
     def _update_once(self, rows: Sequence[Row], totals: Totals) -> None:
         of_update = self.compute_gradient(rows)
-        self._refuse_non_finite({name: of_update.sums[name] for name in ("loss", "kl_rollout")})
+        self.refuse_non_finite({name: of_update.sums[name] for name in ("loss", "kl_rollout")})
         totals.add(of_update)
-        learning_rate = self._set_learning_rate()
-        grad_norm = self._step()
-        self.num_updates += 1
-        totals.add_sums(updates=1.0, grad_norm=grad_norm, learning_rate=learning_rate)
+        totals.add_sums(updates=1.0, **self.step(self._num_updates_of_run))
 
-    def _refuse_non_finite(self, figures: Mapping[str, float]) -> None:
-        """Raises `GuardTripped`, on every rank, if a figure of any rank is not finite; a collective."""
-        for name, value in figures.items():
-            # A sum with a NaN or an infinity in it is one too.
-            check_finite(name, sum_over_ranks(value, self._device), self.policy_version + 1)
-
-    def _accumulate(self, batch: MicroBatch, denominator: int, totals: Totals) -> None:
-        logprobs_T, entropy_T = self.engine(batch)
-        tokens = LossTokens(
+    def _tokens(self, batch: MicroBatch, logprobs_T: Tensor, entropy_T: Tensor) -> LossTokens:
+        return LossTokens(
             logprobs_T,
             self._old_logprobs(batch, logprobs_T),
             batch.rollout_logprobs_T,
@@ -181,10 +127,6 @@ class Learner:
             batch.in_loss_T,
             self._start_logprobs(batch, logprobs_T),
         )
-        terms = grpo_loss(tokens, denominator, self._grpo, self.kl_coefficient)
-        # DeepSpeed averages gradients over ranks, but ours are terms of one global sum.
-        self.engine.backward(terms.loss * (batch.weight * dist.get_world_size()))
-        totals.add_micro_batch(batch, logprobs_T.detach(), entropy_T.detach(), terms)
 
     def _old_logprobs(self, batch: MicroBatch, logprobs_T: Tensor) -> Tensor:
         """The ratio's denominator: the engine's log-probs, or with importance correction the learner's own."""
@@ -214,30 +156,3 @@ class Learner:
     def _frozen(self) -> LogprobsOf:
         assert self._reference is not None, "the reference is loaded if kl_coefficient is not 0"
         return self._reference
-
-    def _step(self) -> float:
-        """Makes one optimizer step; returns the global norm of the gradient before clipping.
-
-        Raises:
-            GuardTripped: the norm is not finite; the policy has not changed.
-        """
-        if self._config.zero_stage == 0:
-            # Without ZeRO the gradients are whole and reduced, and DeepSpeed reports no norm.
-            grads = [p.grad for p in self.policy.parameters() if p.grad is not None]
-            grad_norm = float(torch.nn.utils.get_total_norm(grads))
-            check_finite("grad_norm", grad_norm, self.policy_version + 1)
-            self.engine.step()
-            return grad_norm
-        # ZeRO computes the norm in the step, which it skips if the norm is not finite (see `start_deepspeed`).
-        self.engine.step()
-        norm = self.engine.get_global_grad_norm()
-        assert norm is not None, "DeepSpeed computes the gradient's norm in a step"
-        check_finite("grad_norm", float(norm), self.policy_version + 1)
-        return float(norm)
-
-    def _set_learning_rate(self) -> float:
-        num_updates = self._grpo.num_steps * self._grpo.num_epochs * self._grpo.num_minibatches
-        rate = self._config.learning_rate * learning_rate_share(self._config, self.num_updates, num_updates)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
-        return rate

@@ -1,7 +1,7 @@
 """The learner's part of a checkpoint: whole tensors in safetensors, the same under every ZeRO stage.
 
-Weights are gathered one layer group at a time, Adam's moments one tensor at a time, and rank 0 writes them under the
-names of published checkpoints. So a checkpoint can be resumed with another number of ranks or another ZeRO stage, can
+Weights and Adam's moments are gathered one tensor at a time, and rank 0 writes them under the names of published
+checkpoints. So a checkpoint can be resumed with another number of ranks or another ZeRO stage, can
 be exported without a GPU, and contains no pickle.
 
     weights-00000.safetensors …     every parameter, float32 if it is trained; with LoRA only the adapters
@@ -27,7 +27,7 @@ from ssr1_rl.files import write_json
 from ssr1_rl.weights.parameters import gathered, named_weights, trainable_parameters, whole_shape
 
 if TYPE_CHECKING:
-    from ssr1_rl.trainer.learner import Learner
+    from ssr1_rl.trainer.trained_policy import TrainedPolicy
 
 WEIGHTS = "weights"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -50,10 +50,8 @@ class LearnerSettings(TypedDict):
     torch_rng: list[int]
 
 
-def save_learner(learner: "Learner", folder: Path) -> None:
+def save_learner(learner: "TrainedPolicy", folder: Path) -> None:
     """Writes weights, optimizer and counters; a collective: every rank gathers, rank 0 writes."""
-    from ssr1_rl.weights.source import ZeroWeightSource
-
     if learner.rank == 0 and not folder.is_dir():
         raise RunError(
             f"learner rank 0 runs on {socket.gethostname()}, where the checkpoint folder {folder} does not exist; "
@@ -61,8 +59,12 @@ def save_learner(learner: "Learner", folder: Path) -> None:
         )
     writer = ShardWriter(folder, SHARD_BYTES, writes=learner.rank == 0)
     trained = trainable_parameters(learner.model)
-    for name, tensor in trained.items() if learner.lora.rank else ZeroWeightSource(learner.model):
-        writer.add(WEIGHTS, name, _in_optimizer(learner, trained[name], WEIGHTS) if name in trained else tensor)
+    for name, parameter in (trained if learner.lora.rank else named_weights(learner.model)).items():
+        if name in trained:
+            writer.add(WEIGHTS, name, _in_optimizer(learner, parameter, WEIGHTS))
+        else:
+            with gathered([parameter]):
+                writer.add(WEIGHTS, name, parameter)
     _link_moments(learner)
     for moment in MOMENTS if learner.num_updates else ():
         for name, parameter in trained.items():
@@ -79,7 +81,7 @@ def save_learner(learner: "Learner", folder: Path) -> None:
     dist.barrier()
 
 
-def load_learner(learner: "Learner", folder: Path) -> None:
+def load_learner(learner: "TrainedPolicy", folder: Path) -> None:
     """Restores what `save_learner` wrote; a collective.
 
     Raises:
@@ -118,11 +120,11 @@ def learner_settings(folder: Path) -> LearnerSettings:
     return json.loads((folder / "learner.json").read_text())
 
 
-def _adapter_shape(learner: "Learner") -> AdapterShape | None:
+def _adapter_shape(learner: "TrainedPolicy") -> AdapterShape | None:
     return {"rank": learner.lora.rank, "alpha": learner.lora.alpha} if learner.lora.rank else None
 
 
-def _in_optimizer(learner: "Learner", parameter: torch.nn.Parameter, kind: str) -> Tensor:
+def _in_optimizer(learner: "TrainedPolicy", parameter: torch.nn.Parameter, kind: str) -> Tensor:
     """A trained parameter's whole float32 value (`WEIGHTS`), or one of its `MOMENTS`; a collective."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -133,7 +135,7 @@ def _in_optimizer(learner: "Learner", parameter: torch.nn.Parameter, kind: str) 
     return value
 
 
-def _set_in_optimizer(learner: "Learner", parameter: torch.nn.Parameter, kind: str, value: Tensor) -> None:
+def _set_in_optimizer(learner: "TrainedPolicy", parameter: torch.nn.Parameter, kind: str, value: Tensor) -> None:
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
 
     if not _has_zero_optimizer(learner):
@@ -145,11 +147,11 @@ def _set_in_optimizer(learner: "Learner", parameter: torch.nn.Parameter, kind: s
         safe_set_full_optimizer_state(parameter, value, kind)
 
 
-def _has_zero_optimizer(learner: "Learner") -> bool:
+def _has_zero_optimizer(learner: "TrainedPolicy") -> bool:
     return hasattr(learner.engine.optimizer, "optimizer")
 
 
-def _create_moments(learner: "Learner") -> None:
+def _create_moments(learner: "TrainedPolicy") -> None:
     """Creates AdamW's state, which torch and DeepSpeed otherwise create in the first step."""
     outer = learner.engine.optimizer
     inner = outer.optimizer if _has_zero_optimizer(learner) else outer
@@ -166,7 +168,7 @@ def _create_moments(learner: "Learner") -> None:
     _link_moments(learner)
 
 
-def _link_moments(learner: "Learner") -> None:
+def _link_moments(learner: "TrainedPolicy") -> None:
     """Links each parameter to its fragments of the moments; ZeRO-1 and 2 read and write them through these links.
 
     DeepSpeed links all parameter groups after the first step of the first group, when the others have no moments yet.

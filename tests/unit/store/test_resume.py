@@ -430,6 +430,16 @@ async def test_other_data_and_another_seed_are_refused_before_anything_starts(co
         check_data(saved, now)
 
 
+async def test_a_checkpoint_of_sft_is_refused_with_what_to_do(config):
+    async def write(folder):
+        pass
+
+    store = CheckpointStore(Path(config.run.dir), CheckpointConfig())
+    saved = await store.save(10, {"step": 10, "sft": {}, "skips": {}}, None, write)
+    with pytest.raises(UserError, match=r"is one of SFT, which GRPO does not resume; set model\.path to the folder"):
+        check_data(saved, QuestionStream(questions(10), 0))
+
+
 def set_adapters(checkpoint, lora):
     (checkpoint.learner / "learner.json").write_text(json.dumps({"lora": lora}))
 
