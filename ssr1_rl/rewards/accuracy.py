@@ -66,9 +66,12 @@ class Accuracy:
     def __call__(self, question: Question, completions: Sequence[Completion]) -> list[float]:
         return [float(self._is_right(question, completion)) for completion in completions]
 
+    def answer(self, completion: Completion) -> str:
+        """The answer that a response gives, as it is written there; empty if it gives none."""
+        return extract_answer(completion.full_text, self._require_tags, completion.finish_reason != "length")
+
     def _is_right(self, question: Question, completion: Completion) -> bool:
-        answer = extract_answer(completion.full_text, self._require_tags, completion.finish_reason != "length")
-        return self._is_match(answer, question.ground_truth, question.choices)
+        return self._is_match(self.answer(completion), question.ground_truth, question.choices)
 
 
 def _mmau_tokens(text: str) -> set[str]:

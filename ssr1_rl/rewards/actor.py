@@ -78,7 +78,7 @@ class RewardActor:
                 signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm that this call has set must not end the next one
         # The edge to the user's code: not even sys.exit in that code may end the actor.
         except BaseException as error:
-            return TryFailed(_describe(error, self._source))
+            return TryFailed(describe_error(error, self._source))
 
 
 class AsyncRewardActor:
@@ -134,7 +134,7 @@ class AsyncRewardActor:
             return check_rewards(values, len(group.completions))
         # The edge to the user's code: even sys.exit or a cancellation in that code must not end the loop.
         except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:
-            return TryFailed(_describe(error, self._source))
+            return TryFailed(describe_error(error, self._source))
 
     def _place(self) -> str:
         """Where the loop's thread is now: the last line in the user's file, else the last line of all."""
@@ -162,7 +162,7 @@ def timed_out(config: RewardConfig) -> TryFailed:
     return TryFailed(f"it gave no rewards within timeout_s ({config.timeout_s:g} s)")
 
 
-def _describe(error: BaseException, source: RewardSource) -> str:
+def describe_error(error: BaseException, source: RewardSource) -> str:
     """The error and the line that raised it: the last line in the user's file, else the last line of all."""
     if isinstance(error, InvalidRewards):
         return str(error)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from ssr1_rl.config.environment import plain, without_values
 from ssr1_rl.errors import ConfigError
@@ -20,15 +20,18 @@ from ssr1_rl.rewards.interfaces import (
 )
 from ssr1_rl.rewards.source import RewardSource, described, in_words, nearest_of
 
+ARGUMENTS = ("question", "completions")
+"""What a reward function is called with."""
+
 
 def check_target(target: RewardFn | type[RewardFn], source: RewardSource) -> None:
     """Raises `ConfigError` if `target` cannot be called, does not take the options, or has an interface not served."""
-    _check_callable(target, f"{source.field}.path {source.config.path!r}")
+    check_callable(target, f"{source.field}.path {source.config.path!r}")
     interface = _interface(target, source)
     if isinstance(target, type):
-        _check_arguments(target, (), source.config.options, source)
+        check_arguments(target, (), source.config.options, source)
     elif interface == "ssr1":
-        _check_arguments(target, (None, None), source.config.options, source)
+        check_arguments(target, ARGUMENTS, source.config.options, source)
     else:
         _check_options(parameters_of(target), source.config.options, source)
 
@@ -51,11 +54,11 @@ def bound(target: RewardFn | type[RewardFn], source: RewardSource) -> RewardFn:
     except (Exception, SystemExit) as error:  # the user's own constructor may raise anything
         cause = without_values(in_words(error), source.config.options)
         raise ConfigError(f"{source.field}.options {source.config.options!r} do not build {name}: {cause}") from error
-    _check_callable(reward_fn, f"an instance of {name}")
+    check_callable(reward_fn, f"an instance of {name}")
     interface = _interface(reward_fn, source)
     if interface != "ssr1":
         return adapted(reward_fn, interface, {})
-    _check_arguments(reward_fn, (None, None), {}, source)
+    check_arguments(reward_fn, ARGUMENTS, {}, source)
     return reward_fn
 
 
@@ -86,18 +89,19 @@ def _source_text(target: RewardFn | type[RewardFn]) -> str:
         return ""
 
 
-def _check_callable(target: object, name: str) -> None:
+def check_callable(target: object, name: str, arguments: Sequence[str] = ARGUMENTS) -> None:
+    """Raises `ConfigError` if `target` cannot be called at all."""
     if not callable(target):
         raise ConfigError(
             f"{name} is a {type(target).__name__}, which cannot be called; "
-            "it has to be a function or an object with __call__(question, completions)"
+            f"it has to be a function or an object with __call__({', '.join(arguments)})"
         )
 
 
-def _check_arguments(
-    target: Callable[..., object], arguments: tuple[object, ...], options: Mapping[str, object], source: RewardSource
+def check_arguments(
+    target: Callable[..., object], arguments: Sequence[str], options: Mapping[str, object], source: RewardSource
 ) -> None:
-    """Raises `ConfigError` if `target` cannot be called with these positional arguments and the options."""
+    """Raises `ConfigError` if `target` cannot be called with so many positional arguments and the options."""
     try:
         signature = inspect.signature(target)
     except ValueError:  # functions written in C may have none
@@ -106,7 +110,7 @@ def _check_arguments(
         signature.bind(*arguments, **options)
     except TypeError as error:
         _check_options(dict(list(signature.parameters.items())[len(arguments) :]), options, source)
-        called = "(question, completions, **options)" if arguments else "(**options)"
+        called = f"({', '.join([*arguments, '**options'])})"
         raise ConfigError(
             f"{described(source)} cannot be called as {called} with {source.field}.options {dict(options)!r}: "
             f"{error}; its signature is {signature}"

@@ -79,6 +79,11 @@ def choice_match(answer: str, ground_truth: str, choices: Sequence[str]) -> bool
     return selected is not None and fold_case(selected) == fold_case(right)
 
 
+def named_choice(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that `answer` names, by the rules of `choice_match`; None if it names none, or not clearly one."""
+    return _Reader(choices, has_labels=True).read(answer) if choices else None
+
+
 class _Reader:
     """Reads an answer as one of the candidates; None if it is none of them, or not clearly one."""
 

@@ -134,12 +134,17 @@ def find_target(source: RewardSource) -> RewardFn | type[RewardFn]:
     Raises:
         ConfigError: a name, path or option is wrong, or the user's code fails to load.
     """
-    target = _find_function(source) if source.config.path else BUILT_IN[source.config.name]
+    target = find_function(source) if source.config.path else BUILT_IN[source.config.name]
     check_target(target, source)
     return target
 
 
-def _find_function(source: RewardSource) -> Any:
+def find_function(source: RewardSource) -> Any:
+    """What `path` names, unchecked.
+
+    Raises:
+        ConfigError: the path is wrong, or the user's code fails to load.
+    """
     field, path = source.field, source.config.path
     location, function = _split_path(path, field)
     try:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from ssr1_rl.rewards.choice import choice_match
+from ssr1_rl.rewards.choice import choice_match, named_choice
 
 ANIMALS = ("a cat", "a dog", "a dog barking", "the wind")
 
@@ -30,6 +30,7 @@ ANIMALS = ("a cat", "a dog", "a dog barking", "the wind")
 )
 def test_every_way_in_which_models_write_the_right_option_is_read(answer):
     assert choice_match(answer, "a dog", ANIMALS)
+    assert named_choice(answer, ANIMALS) == "a dog"
     for other in ("a cat", "a dog barking", "the wind"):
         assert not choice_match(answer, other, ANIMALS)
 
@@ -50,6 +51,11 @@ def test_every_way_in_which_models_write_the_right_option_is_read(answer):
 )
 def test_what_does_not_clearly_name_the_right_option_is_wrong(answer):
     assert not choice_match(answer, "a dog", ANIMALS)
+    assert named_choice(answer, ANIMALS) != "a dog"
+
+
+def test_without_choices_none_is_named():
+    assert named_choice("a dog", ()) is None
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ counted; too large a share of them stops the run, because the means would no lon
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from ray.exceptions import RayTaskError
 from ssr1_rl.actors.waits import WaitedTooLong
 from ssr1_rl.data.skipped import UNUSABLE, SkipList
 from ssr1_rl.errors import RunError, UserError
+from ssr1_rl.evaluation.summary import KIND, by_value, mean, truncated_share
 from ssr1_rl.faults.budget import FailedGroup
 from ssr1_rl.rewards.pool import RewardPool
 from ssr1_rl.rollout.engine import Sampling
@@ -160,23 +160,19 @@ def _summarise(results: Sequence[ScoredGroup], unscored: _Unscored) -> Evaluatio
             "the reward function 'accuracy' returned None (does not apply) for every question of the validation split, "
             "so the split has no score: give the function another name, or leave the split out"
         )
-    by_kind: dict[str, list[float]] = defaultdict(list)
-    scored = [(result, score) for result in results if (score := _score(result)) is not None]
-    for result, score in scored:
-        if result.group.question.kind:
-            by_kind[result.group.question.kind].append(score)
+    scored = [(result.group.question, score) for result in results if (score := _score(result)) is not None]
     completions = [result.group.completions[0] for result in results]
     return Evaluation(
         measure="accuracy" if "accuracy" in results[0].breakdown else "reward",
-        score=_mean([score for _, score in scored]),
-        rewards={name: _mean(values) for name in results[0].breakdown if (values := _applied(results, name))},
-        score_by_kind={kind: _mean(scores) for kind, scores in sorted(by_kind.items())},
+        score=mean([score for _, score in scored]),
+        rewards={name: mean(values) for name in results[0].breakdown if (values := _applied(results, name))},
+        score_by_kind={kind: mean(scores) for kind, scores in by_value(scored, KIND).items()},
         num_questions=len(scored),
         num_not_applying=len(results) - len(scored),
         num_unusable=unscored.num_unusable,
         num_failed=unscored.num_failed,
-        response_tokens_mean=_mean([len(c.token_ids) for c in completions]),
-        truncated_share=_mean([c.finish_reason == "length" for c in completions]),
+        response_tokens_mean=mean([len(c.token_ids) for c in completions]),
+        truncated_share=truncated_share([c.finish_reason for c in completions]),
     )
 
 
@@ -188,7 +184,3 @@ def _score(result: ScoredGroup) -> float | None:
 def _applied(results: Sequence[ScoredGroup], name: str) -> list[float]:
     """The rewards of one function, of the questions that it applies to."""
     return [reward for result in results if (reward := result.breakdown[name][0]) is not None]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

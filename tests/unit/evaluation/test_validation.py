@@ -7,7 +7,7 @@ from ray.exceptions import RayTaskError
 
 from ssr1_rl.actors.waits import WaitedTooLong
 from ssr1_rl.data.skipped import SkipList
-from ssr1_rl.evaluate import TooManyUnscored, evaluate
+from ssr1_rl.evaluation.validation import TooManyUnscored, evaluate
 from ssr1_rl.types import ScoredGroup
 from tests.unit.rollout.test_feed import GREEDILY, World, questions
 

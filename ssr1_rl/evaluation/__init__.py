@@ -1,0 +1,1 @@
+"""Answers to the questions of a split -> scores: GRPO's validation, and the comparison of finished models."""
