@@ -53,7 +53,7 @@ def _print_memory(config: Config) -> None:
 
 
 def _print_questions(checked: Preflight, data: DataConfig) -> None:
-    summary_table("questions", [_split_row(split) for split in checked.splits])
+    summary_table("questions", [split_row(split) for split in checked.splits])
     for line in checked.notes:
         Console().print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
     if not checked.examples:
@@ -64,7 +64,8 @@ def _print_questions(checked: Preflight, data: DataConfig) -> None:
     Console().print(prompt, markup=False, highlight=False, soft_wrap=True)
 
 
-def _split_row(split: Split) -> dict[str, str]:
+def split_row(split: Split) -> dict[str, str]:
+    """What was read of a split, as a row of a table."""
     num = len(split.questions)
     clips = ", ".join(f"{count:,} {suffix}" for suffix, count in split.clip_formats.items())
     return {
@@ -78,6 +79,16 @@ def _split_row(split: Split) -> dict[str, str]:
 
 
 def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[str, str]]:
+    engine = [
+        ("weights", estimate.engine_weights),
+        ("during a weight sync, beyond its share, roughly", estimate.engine_sync),
+    ]
+    of_engine = [_memory_row("engine, each device", what, size) for what, size in engine]
+    return learner_memory_rows(estimate, learner) + of_engine
+
+
+def learner_memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[str, str]]:
+    """The memory of a learner rank, part by part, for a table."""
     offloaded = set[str]()
     if learner.offload_optimizer != "none":
         # From stage 2 on, the sums of gradients are where the optimizer is.
@@ -96,11 +107,11 @@ def _memory_rows(estimate: MemoryEstimate, learner: LearnerConfig) -> list[dict[
     on_device = sum(size for what, size in parts if what not in offloaded)
     lines = [(f"learner rank{', host' * (what in offloaded)}", what, size) for what, size in parts]
     lines.append(("learner rank", "together", on_device))
-    lines += [
-        ("engine, each device", "weights", estimate.engine_weights),
-        ("engine, each device", "during a weight sync, beyond its share, roughly", estimate.engine_sync),
-    ]
-    return [{"process": process, "what": what, "GiB": f"{size / GIB:.2f}"} for process, what, size in lines]
+    return [_memory_row(*line) for line in lines]
+
+
+def _memory_row(process: str, what: str, size: float) -> dict[str, str]:
+    return {"process": process, "what": what, "GiB": f"{size / GIB:.2f}"}
 
 
 def _attention(model: ModelConfig, device: str) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ssr1_rl.audio_families import AudioFamily
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
@@ -128,9 +129,9 @@ def _activations(config: Config, policy: Policy) -> int:
     response_tokens = _response_tokens(config)
     text = policy.model.config.get_text_config()
     size = _of_layers(model, tokens, text.hidden_size, text.num_hidden_layers)
-    if model.train_audio_tower and (tower := policy.audio_tower):
-        positions = _tower_positions(config.data, policy, tokens - response_tokens)
-        size += _of_layers(model, positions, tower.width, tower.num_layers)
+    if model.train_audio_tower and (tower := policy.tower):
+        positions = tower.positions_per_token * _clip_tokens(config.data, policy, tokens - response_tokens)
+        size += _of_layers(model, positions, tower.hidden_size, tower.num_layers)
     size += 3 * min(4 * response_tokens * text.vocab_size, chunk_bytes(config.run.device))
     if model.float32_head and model.dtype == "bfloat16":
         size += 4 * text.vocab_size * text.hidden_size  # the head's weight in float32
@@ -149,9 +150,9 @@ def _of_layers(model: ModelConfig, positions: int, hidden_size: int, num_layers:
     return per_layer * num_layers
 
 
-def _tower_positions(data: DataConfig, policy: Policy, prompt_tokens: int) -> int:
-    """Positions in the audio tower's layers if every prompt and its one clip have the greatest length."""
-    family = policy.audio_family
-    assert family is not None, "only a model with an audio tower trains one"
-    per_prompt = min(data.max_prompt_tokens, family.clip_tokens(int(data.max_audio_s * SAMPLE_RATE)))
-    return family.positions_per_token * (prompt_tokens * per_prompt // data.max_prompt_tokens)
+def _clip_tokens(data: DataConfig, policy: Policy, prompt_tokens: int) -> int:
+    """Tokens of clips if every prompt and its one clip have the greatest length; of images all of the prompts."""
+    if not isinstance(policy.family, AudioFamily):
+        return prompt_tokens
+    per_prompt = min(data.max_prompt_tokens, policy.family.clip_tokens(int(data.max_audio_s * SAMPLE_RATE)))
+    return prompt_tokens * per_prompt // data.max_prompt_tokens

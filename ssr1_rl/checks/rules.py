@@ -38,7 +38,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> Confi
     try:
         check_rules(config)
     except ConfigError as error:
-        raise ConfigError(_places(str(error), origins) + str(error)) from error
+        raise ConfigError(places(str(error), origins) + str(error)) from error
     return config
 
 
@@ -51,19 +51,10 @@ def check_rules(config: Config) -> None:
     _every_rank_has_a_group_of_each_minibatch(config.grpo, config.learner.num_workers)
     _rewards_are_named_once(config.rewards)
     _reward_actors_get_a_part_of_a_gpu_or_whole_ones(config.rewards)
-    _trackers_are_named_once(config.telemetry.trackers)
-    check_deepspeed_options(config.learner)
-    _state_can_be_offloaded(config.learner)
-    _adapters_have_targets(config.model)
+    check_training(config)
     refuse_owned(config.rollout)
     _groups_can_differ(config.rollout)
-    refuse_owned_variables(config.data.chat_template_kwargs)
     check_algorithm(config.grpo)
-    _attention_suits_device_and_dtype(config.run, config.model)
-    if config.model.dtype == "bfloat16" and config.learner.zero_stage == 0:
-        raise ConfigError(
-            "learner.zero_stage must be 1, 2 or 3 with model.dtype=bfloat16 (only ZeRO keeps float32 masters), got 0"
-        )
     if config.run.device == "cpu" and config.rollout.engine_args.get("enable_chunked_prefill"):
         raise ConfigError(
             "rollout.engine_args.enable_chunked_prefill=true does not work on CPUs, where vLLM then cannot give each "
@@ -73,7 +64,25 @@ def check_rules(config: Config) -> None:
         raise ConfigError("rollout.weight_transfer=nccl needs run.device=cuda; set it to auto or gloo")
 
 
-def _places(message: str, origins: Origins) -> str:
+def check_training(config: Config) -> None:
+    """Refuses settings of model, learners, prompts and trackers that contradict each other, for GRPO and SFT.
+
+    Raises:
+        ConfigError: with the settings, their values and the fix.
+    """
+    _trackers_are_named_once(config.telemetry.trackers)
+    check_deepspeed_options(config.learner)
+    _state_can_be_offloaded(config.learner)
+    _adapters_have_targets(config.model)
+    refuse_owned_variables(config.data.chat_template_kwargs)
+    _attention_suits_device_and_dtype(config.run, config.model)
+    if config.model.dtype == "bfloat16" and config.learner.zero_stage == 0:
+        raise ConfigError(
+            "learner.zero_stage must be 1, 2 or 3 with model.dtype=bfloat16 (only ZeRO keeps float32 masters), got 0"
+        )
+
+
+def places(message: str, origins: Origins) -> str:
     """Where the settings that an error names were set: "launch.yaml:4 and override 'grpo.num_minibatches=3': "."""
     by_name = {dotted(key): origin for key, origin in origins.items()}
     named = re.findall(r"[a-z_]+(?:\.[\w-]+|\[\d+\])+", message)

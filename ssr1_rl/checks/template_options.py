@@ -27,11 +27,12 @@ OWNED = {
 """What is not a variable of a template, or is set by the system, and what to do instead."""
 
 
-def refuse_owned_variables(kwargs: Mapping[str, object]) -> None:
+def refuse_owned_variables(kwargs: Mapping[str, object], section: str = "data") -> None:
     """Raises `ConfigError` for a variable that the prompt builder sets itself."""
     for name, value in kwargs.items():
         if name in OWNED:
-            raise ConfigError(f"data.chat_template_kwargs.{name} cannot be set: {OWNED[name]}, got {value!r}")
+            fix = OWNED[name].replace("data.system_prompt", f"{section}.system_prompt")
+            raise ConfigError(f"{section}.chat_template_kwargs.{name} cannot be set: {fix}, got {value!r}")
 
 
 def unread_variables(kwargs: Mapping[str, object], template: str) -> list[str]:

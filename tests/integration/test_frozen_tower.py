@@ -33,7 +33,7 @@ def train(rank: int, world_size: int, port: int, model: str, stage: int) -> tupl
         known = share_groups(groups, world_size, num_tokens)[0]
     rates = [learner.update([known])["audio_cache_hit_rate"] for _ in range(2)]
     runs: list[int] = []
-    tower: Any = learner.policy.audio_tower
+    tower: Any = learner.policy.tower
     encode = tower.encode
     tower.encode = lambda mel, frames: runs.append(len(frames)) or encode(mel, frames)
     gradient = whole_gradient(learner, share)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ssr1_rl.types import Distribution, TrainGroup
+from tests.integration.plain_model import PlainModel
 from tests.integration.ranks import make_learner, num_tokens, random_groups, run_ranks, whole_gradient
 
 TEMPERATURE = 0.7
@@ -22,43 +23,6 @@ CASES = [
     # Without a KL term and an entropy bonus the learner leaves responses of advantage 0 out of its passes.
     {"denominator": "batch_tokens"},
 ]
-
-
-class PlainModel:
-    """A Qwen2-Audio as transformers runs it: one prompt and one response at a time, clips padded to 30 s.
-
-    With `weights`, names as in memory, its parameters get gradients; without it is the frozen start.
-    """
-
-    def __init__(self, path: Path, weights: dict[str, np.ndarray] | None = None) -> None:
-        from transformers import Qwen2AudioForConditionalGeneration, WhisperFeatureExtractor
-
-        self.model: Any = Qwen2AudioForConditionalGeneration.from_pretrained(path, dtype=torch.float64).eval()
-        self.model.requires_grad_(weights is not None)
-        self._extract = WhisperFeatureExtractor.from_pretrained(path)
-        if weights:
-            self.model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-
-    def __call__(self, group: TrainGroup, response: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs and entropies of the response's tokens [T], tempered."""
-        if not response:
-            return torch.zeros(0), torch.zeros(0)
-        clip = self._extract(
-            group.waveforms[0].waveform, sampling_rate=16000, return_attention_mask=True, return_tensors="pt"
-        )
-        _, num_features = self.model.model.audio_tower._get_feat_extract_output_lengths(clip.attention_mask.sum(-1))
-        prompt: list[int] = []
-        for token in group.prompt_token_ids:
-            prompt += [token] * (int(num_features) if token == self.model.config.audio_token_id else 1)
-        ids = torch.tensor([[*prompt, *response]])
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            input_features=clip.input_features.double(),
-            feature_attention_mask=clip.attention_mask,
-        ).logits[0, len(prompt) - 1 : -1]
-        logprobs_TV = (logits / TEMPERATURE).log_softmax(-1)
-        return logprobs_TV.gather(-1, torch.tensor(response)[:, None])[:, 0], -(logprobs_TV.exp() * logprobs_TV).sum(-1)
 
 
 def make_groups(model: PlainModel) -> list[TrainGroup]:
@@ -148,10 +112,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def test_loss_gradient_and_kl_are_those_of_plain_forward_passes(random_audio_model: Path) -> None:
-    start = PlainModel(random_audio_model)
+    start = PlainModel(random_audio_model, TEMPERATURE)
     groups = make_groups(start)
     for case, found in zip(CASES, run_ranks(what_the_learner_finds, 2, str(random_audio_model), groups), strict=True):
-        check_gradient(found, PlainModel(random_audio_model, found["weights"]), start, groups, case)
+        check_gradient(found, PlainModel(random_audio_model, TEMPERATURE, found["weights"]), start, groups, case)
         if "kl_coefficient" in case:
             check_kl(found["kl"], start, groups, case)
 

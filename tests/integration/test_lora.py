@@ -279,10 +279,10 @@ def policy_logprobs(policy: Any, config: Any, questions: list[Any], groups: list
     import ray
 
     from ssr1_rl.data.prompt import expand_audio_placeholders
-    from ssr1_rl.trainer.batches.clips import ClipFeatures
+    from ssr1_rl.trainer.batches.clips import ClipInputs
     from ssr1_rl.trainer.batches.rows import Row, collate
 
-    mel_of = ClipFeatures(config.model.path, lambda clip: ray.get(clip.waveform))
+    mel_of = ClipInputs(config.model.path, lambda clip: ray.get(clip.waveform))
     placeholder = policy.model.config.audio_token_id
     found = []
     for question, group in zip(questions, groups, strict=True):

@@ -79,7 +79,7 @@ def test_a_text_only_model_needs_no_audio_and_takes_none(config, split, random_t
     config.data.train = split(rows(5, 0))
     assert preflight(config).examples[0].num_audio_tokens == 0
     config.data.train = split(rows(5, 1))
-    with pytest.raises(ValueError, match=r"the question has audio, but .* is a text-only model"):
+    with pytest.raises(ValueError, match=r"the question has audio, but .* does not hear"):
         preflight(config)
 
 
