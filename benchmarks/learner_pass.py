@@ -82,7 +82,7 @@ class Group:
 def random_group(vocab_size: int, text_tokens: int, num_frames: int, group_size: int, response_tokens: int) -> Group:
     """A group from torch's global generator; in the prompt, text comes before the clip."""
     placeholder = vocab_size - 1
-    num_audio = QWEN2_AUDIO.num_audio_tokens(num_frames) if num_frames else 0
+    num_audio = QWEN2_AUDIO.num_tokens(num_frames) if num_frames else 0
     text = torch.randint(placeholder, (text_tokens,))
     return Group(
         torch.cat([text, torch.full((num_audio,), placeholder)]),
@@ -102,12 +102,12 @@ def micro_batch(groups: Sequence[Group], placeholder: int, packed: bool) -> Micr
             prompt, clip = (shared, (number, 0)) if packed else ((*shared,), (number, index))
             clips, lengths = (), ()
             if group.num_frames:
-                clips, lengths = (clip,), (QWEN2_AUDIO.num_audio_tokens(group.num_frames),)
+                clips, lengths = (clip,), (QWEN2_AUDIO.num_tokens(group.num_frames),)
             logprobs = (0.0,) * len(response)
             rows.append(Row(prompt, clips, response, logprobs, 1.0, True, num_audio_tokens=lengths))
 
     def mel_of(clip: tuple[int, int]) -> tuple[Any, Tensor, int]:
         group = groups[clip[0]]
-        return clip, group.mel[:, : group.num_frames + QWEN2_AUDIO.margin_frames], group.num_frames
+        return clip, group.mel[:, : group.num_frames + QWEN2_AUDIO.margin], group.num_frames
 
     return collate(rows, placeholder, mel_of, MEL_BINS)

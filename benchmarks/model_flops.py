@@ -46,16 +46,20 @@ def flops_of_pass(model: Any, batch: MicroBatch, train_audio_tower: bool) -> flo
     attention = 12 * text.hidden_size * text.num_hidden_layers * pairs
     projector = (6 if train_audio_tower else 4) * matrix_weights(model.model.multi_modal_projector)
     return (
-        backbone + head + attention + projector * len(batch.audio_columns) + _of_tower(model, batch, train_audio_tower)
+        backbone
+        + head
+        + attention
+        + projector * len(batch.feature_columns)
+        + _of_tower(model, batch, train_audio_tower)
     )
 
 
 def _of_tower(model: Any, batch: MicroBatch, trained: bool) -> float:
     audio = model.config.audio_config
     tower = model.model.audio_tower
-    positions = [(frames - 1) // 2 + 1 for frames in batch.num_mel_frames]
+    positions = [(frames - 1) // 2 + 1 for frames in batch.input_lengths]
     # The input of the first convolution is the clip, which has no gradient.
-    first = (4 if trained else 2) * tower.conv1.weight.numel() * sum(batch.num_mel_frames)
+    first = (4 if trained else 2) * tower.conv1.weight.numel() * sum(batch.input_lengths)
     matrices = (tower.conv2.weight.numel() + matrix_weights(tower.layers)) * sum(positions)
     pairs = sum(n * n for n in positions) * audio.d_model * audio.encoder_layers
     return first + (6 if trained else 2) * matrices + (12 if trained else 4) * pairs

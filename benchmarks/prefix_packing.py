@@ -264,7 +264,7 @@ def num_operations(model: Any, group: Group, way: str) -> float:
     batch = micro_batch([group], model.config.audio_token_index, packed=way == "packed")
     if way == "repeated":
         # Its tower also computes the padding.
-        batch = dataclasses.replace(batch, num_mel_frames=(WINDOW_FRAMES,) * len(batch.num_mel_frames))
+        batch = dataclasses.replace(batch, input_lengths=(WINDOW_FRAMES,) * len(batch.input_lengths))
     return flops_of_pass(model, batch, trains_tower(model))
 
 

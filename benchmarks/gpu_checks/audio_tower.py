@@ -41,13 +41,13 @@ def embeddings(family: Any, model: Any, device: str) -> list[torch.Tensor]:
     """Every clip's embeddings [tokens, H]."""
     tower = family.tower(model)
     generator = torch.Generator().manual_seed(0)
-    mel = torch.zeros(len(NUM_FRAMES), tower.num_mel_bins, max(NUM_FRAMES) + family.margin_frames)
+    mel = torch.zeros(len(NUM_FRAMES), tower.num_channels, max(NUM_FRAMES) + family.margin)
     for clip, num_frames in zip(mel, NUM_FRAMES, strict=True):
-        clip[:, : num_frames + family.margin_frames] = torch.randn(
-            tower.num_mel_bins, num_frames + family.margin_frames, generator=generator
+        clip[:, : num_frames + family.margin] = torch.randn(
+            tower.num_channels, num_frames + family.margin, generator=generator
         )
     projected = tower.project(tower.encode(mel.to(device), NUM_FRAMES))
-    lengths = map(family.num_audio_tokens, NUM_FRAMES)
+    lengths = map(family.num_tokens, NUM_FRAMES)
     return [clip[:length] for clip, length in zip(projected, lengths, strict=True)]
 
 

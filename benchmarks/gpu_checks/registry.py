@@ -37,6 +37,7 @@ CHECKS = (
     Check("learner_pass", "learner_pass", "benchmarks/gpu_learner.py runs", 600),
     Check("zero", "zero", "ZeRO 2 and 3 in bfloat16, with checkpointing, train as float32", 900),
     Check("offload", "zero", "so they do with optimizer and parameters in host memory", 900, {"offload": True}),
+    Check("sft", "sft", "SFT on Ray Train's workers learns, full and with LoRA, and its export loads", 900),
     Check("weight_sync", "weight_sync", "repeated syncs of ZeRO-3 shards arrive bit by bit", 600),
     Check("engine", "engine", "after a sync an engine computes the learner's log-probs", 1200, {}, True),
     Check("engine_first_runner", "engine", "so does one with vLLM's first model runner", 1200, {"first": True}, True),

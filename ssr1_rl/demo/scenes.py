@@ -46,7 +46,7 @@ class Scene:
     answer: str  # the right one
 
 
-class _Canvas:
+class Canvas:
     """A clip of background noise to which sounds are added."""
 
     def __init__(self, rng: np.random.Generator, style: SceneStyle) -> None:
@@ -114,7 +114,7 @@ def _envelope(num_samples: int) -> np.ndarray:
     return np.hanning(num_samples) ** 0.25
 
 
-def _count(canvas: _Canvas) -> Scene:
+def _count(canvas: Canvas) -> Scene:
     style = canvas.style
     number = int(canvas.rng.integers(1, len(NUMBERS) + 1))
     pitch_hz = canvas.rng.uniform(400, 1000)
@@ -123,7 +123,7 @@ def _count(canvas: _Canvas) -> Scene:
     return canvas.scene(NUMBERS, NUMBERS[number - 1])
 
 
-def _direction(canvas: _Canvas) -> Scene:
+def _direction(canvas: Canvas) -> Scene:
     answer = canvas.pick(("rising", "falling"))
     low_hz, high_hz = canvas.rng.uniform(300, 500), canvas.rng.uniform(1500, 2500)
     start_hz, end_hz = (low_hz, high_hz) if answer == "rising" else (high_hz, low_hz)
@@ -134,13 +134,13 @@ def _direction(canvas: _Canvas) -> Scene:
     return canvas.scene(("rising", "falling"), answer)
 
 
-def _timbre(canvas: _Canvas) -> Scene:
+def _timbre(canvas: Canvas) -> Scene:
     answer = canvas.pick(TIMBRES)
     canvas.add(canvas.sound(answer, 1.4), canvas.style.start_s)
     return canvas.scene(TIMBRES, answer)
 
 
-def _louder(canvas: _Canvas) -> Scene:
+def _louder(canvas: Canvas) -> Scene:
     style = canvas.style
     answer = canvas.pick(("first", "second"))
     timbre = canvas.pick(STEADY_TIMBRES)
@@ -151,27 +151,27 @@ def _louder(canvas: _Canvas) -> Scene:
     return canvas.scene(("first", "second"), answer)
 
 
-def _two_sounds(canvas: _Canvas) -> tuple[str, str]:
+def _two_sounds(canvas: Canvas) -> tuple[str, str]:
     first, second = (TIMBRES[i] for i in canvas.rng.permutation(len(TIMBRES))[:2])
     canvas.add(canvas.sound(first, 0.6), canvas.style.start_s)
     canvas.add(canvas.sound(second, 0.6), canvas.style.second_at_s)
     return first, second
 
 
-def _pitch(canvas: _Canvas) -> Scene:
+def _pitch(canvas: Canvas) -> Scene:
     answer = canvas.pick(("high", "low"))
     pitch_hz = canvas.rng.uniform(1500, 2500) if answer == "high" else canvas.rng.uniform(250, 500)
     canvas.add(canvas.tone(pitch_hz, 1.2), canvas.style.start_s)
     return canvas.scene(("high", "low"), answer)
 
 
-def _length(canvas: _Canvas) -> Scene:
+def _length(canvas: Canvas) -> Scene:
     answer = canvas.pick(("long", "short"))
     canvas.add(canvas.sound(canvas.pick(STEADY_TIMBRES), 1.6 if answer == "long" else 0.3), canvas.style.start_s)
     return canvas.scene(("long", "short"), answer)
 
 
-_MAKERS: dict[str, Callable[[_Canvas], Scene]] = {
+_MAKERS: dict[str, Callable[[Canvas], Scene]] = {
     "count": _count,
     "direction": _direction,
     "timbre": _timbre,
@@ -188,4 +188,4 @@ KINDS = tuple(_MAKERS)
 
 def make_scene(kind: str, style: SceneStyle, rng: np.random.Generator) -> Scene:
     """Makes one clip of a kind; the same `rng` state gives the same clip."""
-    return _MAKERS[kind](_Canvas(rng, style))
+    return _MAKERS[kind](Canvas(rng, style))

@@ -6,10 +6,7 @@ tempo and noise) and one with unseen questions (other wording and sets of choice
 
 from __future__ import annotations
 
-import dataclasses
-import fcntl
 import json
-import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +17,8 @@ from rich.progress import Progress
 
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.demo.chains import chain_of_thought, taught_answer
+from ssr1_rl.demo.made_once import make_once, write_stamp
 from ssr1_rl.demo.scenes import KINDS, Scene, SceneStyle, make_scene
-from ssr1_rl.errors import UserError
 from ssr1_rl.types import SAMPLE_RATE
 
 SPLITS = ("train", "test", "unseen_scenes", "unseen_questions")
@@ -50,10 +47,6 @@ UNSEEN_WORDINGS: dict[str, tuple[str, ...]] = {
     "length": ("Is it a long or a short sound?",),
 }
 """Questions of unseen_questions: mostly known words in sentences never trained on."""
-
-STAMP = "world.json"
-"""File of a world's settings. It is written last, so a folder with this file is complete."""
-
 
 USUAL_STYLE = SceneStyle()
 UNSEEN_STYLE = SceneStyle(
@@ -121,38 +114,8 @@ def make_world(folder: Path, settings: WorldSettings) -> WorldPaths:
     Raises:
         UserError: the folder holds something else, or a world with other settings.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / f".{folder.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _is_made(folder, settings):
-            partial = WorldPaths(folder.parent / f".{folder.name}.partial")
-            shutil.rmtree(partial.folder, ignore_errors=True)
-            _write_world(partial, settings)
-            partial.folder.replace(folder)
+    make_once(folder, settings, "sound world", lambda partial: _write_world(WorldPaths(partial), settings))
     return WorldPaths(folder)
-
-
-def _is_made(folder: Path, settings: WorldSettings) -> bool:
-    if not folder.exists():
-        return False
-    if not folder.is_dir():
-        raise UserError(f"{folder} is a file, not a sound world; choose another folder")
-    if not any(folder.iterdir()):
-        return False
-    stamp = folder / STAMP
-    if not stamp.is_file():
-        raise UserError(f"{folder} is not empty and holds no sound world; choose another folder")
-    wanted = json.loads(json.dumps(dataclasses.asdict(settings)))
-    try:
-        found = dict(json.loads(stamp.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{stamp} is not the stamp of a sound world ({error}); choose another folder") from error
-    if found != wanted:
-        names = ", ".join(sorted(name for name in wanted if wanted[name] != found.get(name)))
-        raise UserError(
-            f"{folder} holds a sound world with other settings ({names}); choose another folder or delete it"
-        )
-    return True
 
 
 def _write_world(paths: WorldPaths, settings: WorldSettings) -> None:
@@ -178,7 +141,7 @@ def _write_world(paths: WorldPaths, settings: WorldSettings) -> None:
                 progress.advance(task)
             paths.questions(split).write_text(json.dumps(rows, indent=1))
     paths.chains.write_text(json.dumps(chains, indent=1))
-    (paths.folder / STAMP).write_text(json.dumps(dataclasses.asdict(settings), indent=1))
+    write_stamp(paths.folder, settings)
 
 
 def _row(

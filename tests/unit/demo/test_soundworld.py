@@ -11,6 +11,7 @@ from ssr1_rl.data.audio import load_waveform
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.demo import soundworld
 from ssr1_rl.demo.chains import chain_of_thought, taught_answer
+from ssr1_rl.demo.made_once import STAMP
 from ssr1_rl.demo.scenes import KINDS, SceneStyle, make_scene
 from ssr1_rl.demo.soundworld import SPLITS, WorldSettings, make_world
 
@@ -113,7 +114,7 @@ def test_a_finished_world_is_reused_and_an_interrupted_one_made_anew(tmp_path, m
 
     def interrupted(paths, settings):
         write(paths, settings)
-        (paths.folder / soundworld.STAMP).unlink()
+        (paths.folder / STAMP).unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,1 @@
+"""The sight world: sounds in a row, the silent video of their sources, and questions of several steps."""
