@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from ssr1_rl.errors import IN_THE_LOG, ConfigError, Explained, UserError, named_by_the_user, original
+from ssr1_rl import cli_data, cli_distill
+from ssr1_rl.errors import IN_THE_LOG, ConfigError, Explained, Interrupted, UserError, named_by_the_user, original
 
 app = typer.Typer(
     help="GRPO for audio-language models: vLLM rollouts, DeepSpeed learners and reward actors on Ray.",
@@ -22,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_distill.app, name="distill")
 
 EXIT_FINDINGS = 1
 EXIT_UNEXPECTED = 1
@@ -39,7 +42,8 @@ def main() -> None:
     cannot continue; 75 for a run whose run.max_time_s is over; 130 for a run that was stopped by a signal.
     """
     try:
-        app()
+        with _exit_when_interrupted():
+            app()
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
         sys.exit(EXIT_INTERRUPTED)
@@ -79,8 +83,6 @@ def _keep_traceback(error: Exception) -> str:
 
 @contextmanager
 def _exit_when_interrupted() -> Iterator[None]:
-    from ssr1_rl.run import Interrupted
-
     try:
         yield
     except Interrupted as stop:
@@ -124,6 +126,89 @@ def grpo(
     print(f"the results are in {config.run.dir}; `ssr1-rl export {config.run.dir}` writes a Hugging Face folder")
 
 
+@app.command("eval", context_settings=OVERRIDES)
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="launch file (YAML), such as launch/eval.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides: evaluation.num_samples=8")] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="check everything; print settings, splits, models and prompts; start nothing")
+    ] = False,
+) -> None:
+    """Compares models on every split of data.validation, by the benchmarks' official rules; resumes in run.dir.
+
+    docs/evaluation.md explains the scores and lists the files.
+    """
+    from ssr1_rl.checks.eval_rules import load_eval
+
+    config = load_eval(file, overrides or [])
+    from ssr1_rl.checks.eval_preflight import preflight_eval
+
+    checked = preflight_eval(config)
+    if dry_run:
+        from ssr1_rl.checks.eval_dry_run import print_eval_dry_run
+
+        print_eval_dry_run(config, checked)
+        return
+    from ssr1_rl.evaluation.run import print_results, run_evaluation
+
+    for line in checked.notes:
+        Console().print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
+    with _exit_when_interrupted():
+        print_results(run_evaluation(config, checked.splits))
+    print(f"the results are in {config.run.dir}: results.json, table.md, table.csv")
+
+
+@app.command(context_settings=OVERRIDES)
+def recipe(
+    file: Annotated[Path, typer.Argument(help="launch file (YAML), such as launch/recipe.yaml")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="dot-list overrides: grpo.group_size=16, stages.sft.sft.num_epochs=2")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="check the settings of all stages; print which would run and their cost; start nothing")
+    ] = False,
+) -> None:
+    """Runs SightSound-R1 whole: generate, verify, SFT, GRPO, evaluate. A stage that is done is not run again."""
+    if dry_run:
+        from ssr1_rl.recipe.dry_run import print_recipe_dry_run
+
+        print_recipe_dry_run(file, overrides or [])
+        return
+    from ssr1_rl.recipe.run import run_recipe
+
+    with _exit_when_interrupted():
+        run_recipe(file, overrides or [])
+
+
+@app.command(context_settings=OVERRIDES)
+def sft(
+    file: Annotated[Path, typer.Argument(help="launch file (YAML), such as launch/sft.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="dot-list overrides: sft.num_epochs=2")] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="check everything; print settings, examples, steps and memory; start nothing")
+    ] = False,
+) -> None:
+    """Trains a model with SFT on chains of thought or labels, or resumes the run in run.dir; exports it for GRPO.
+
+    The model is written to run.dir/export. docs/sft.md explains it.
+    """
+    from ssr1_rl.checks.sft_rules import load_sft
+
+    config = load_sft(file, overrides or [])
+    if dry_run:
+        from ssr1_rl.distill.sft_dry_run import print_dry_run
+
+        print_dry_run(config)
+        return
+    from ssr1_rl.distill.sft import run_sft
+    from ssr1_rl.telemetry.progress import summary_table
+
+    with _exit_when_interrupted():
+        summary = run_sft(config)
+    summary_table(f"{config.run.name}: done", [{"figure": name, "value": value} for name, value in summary.items()])
+    print(f"the model is in {config.run.dir}/export: give it to GRPO as model.path")
+
+
 @app.command(context_settings=OVERRIDES)
 def demo(
     output: Annotated[Path, typer.Option(help="folder of the demo")] = Path("runs/demo"),
@@ -165,7 +250,9 @@ def export(
 
     settings = run / "config.yaml"
     if not settings.is_file():
-        raise UserError(f"{run} is not the folder of a run (it has no config.yaml); give the run.dir of a GRPO run")
+        raise UserError(
+            f"{run} is not the folder of a run (it has no config.yaml); give the run.dir of a GRPO or SFT run"
+        )
     run_settings, model = read_run_and_model(settings)
     checkpoint = choose_checkpoint(run, step)
     folder = output or run / "export"

@@ -1,6 +1,7 @@
 """Joins a Ray cluster or starts one, and refuses an address that cannot work with the right one."""
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -57,6 +58,15 @@ def connect() -> None:
             f"Ray could not connect to RAY_ADDRESS={address}: {error}. Check with `ray status` on that machine, or "
             "unset RAY_ADDRESS to start Ray on this one"
         ) from error
+
+
+def quiet_ray_data() -> None:
+    """Keeps Ray Data's remarks in its log files: stages show their own progress, and errors are raised."""
+    import ray.data  # noqa: F401, its import configures its logger
+
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.CRITICAL)
 
 
 def check_address(address: str) -> None:

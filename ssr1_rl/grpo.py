@@ -33,7 +33,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.skipped import SkipList
 from ssr1_rl.data.stream import QuestionStream
-from ssr1_rl.evaluate import evaluate
+from ssr1_rl.evaluation.validation import evaluate
 from ssr1_rl.faults.first_error import learners_answer, watching
 from ssr1_rl.faults.guards import check_logprobs, check_rollout_logprobs, check_update
 from ssr1_rl.faults.no_signal import NoSignal
@@ -303,7 +303,7 @@ class Grpo:
             "skips": self._skips.state_dict(),
             "kl_coefficient": self._kl.value,
         }
-        await self._keeper.save(state, score, self._system.learners.save)
+        await self._keeper.save(self.step, state, score, self._system.learners.save)
 
     @contextlib.asynccontextmanager
     async def _saved_on_error(

@@ -2,10 +2,7 @@
 
 import asyncio
 import contextlib
-import signal
-import threading
 import time
-from collections.abc import Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,8 +17,9 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.connection import connected
 from ssr1_rl.data.splits import Splits
 from ssr1_rl.data.stream import QuestionStream
-from ssr1_rl.errors import UserError
+from ssr1_rl.errors import Interrupted, UserError
 from ssr1_rl.faults.error_log import ErrorLog
+from ssr1_rl.faults.signals import sigterm_asks, stopped, until_signal
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.faults.watchdog import Watchdog
 from ssr1_rl.files import write_json
@@ -37,18 +35,6 @@ from ssr1_rl.telemetry.trackers.tracking import tracking
 
 Summary = dict[str, float | None]
 """Figures of a finished run by name; None if a run without steps has no such figure. Counts are ints."""
-
-
-class Interrupted(Exception):
-    """SIGINT or SIGTERM stopped the run; the message says how to resume it."""
-
-    exit_code = 130
-
-
-class TimeIsUp(Interrupted):
-    """The run saved and stopped because of `run.max_time_s`; the message says how to resume it."""
-
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h: run it again
 
 
 def run_grpo(config: Config, *, claimed: bool = False) -> Summary:
@@ -67,7 +53,7 @@ def run_grpo(config: Config, *, claimed: bool = False) -> Summary:
         Interrupted: SIGINT, SIGTERM or run.max_time_s stopped the run; every actor has ended.
     """
     stop = StopRequest(config.run.max_time_s)
-    with _sigterm_asks(stop):
+    with sigterm_asks(stop):
         return _checked_run(config, stop, claimed)
 
 
@@ -102,7 +88,7 @@ def _run_on_ray(
     resume = _find_resume(config, checked.splits, progress)
     run = _run(config, checked.splits, resume, stop, progress, waits, errors)
     try:
-        return asyncio.run(_until_signal(run, stop, progress))
+        return asyncio.run(until_signal(run, stop, progress.note))
     except asyncio.CancelledError:
         raise Interrupted(
             f"stopped; run the same command again to resume from the newest checkpoint in {config.run.dir}/checkpoints"
@@ -174,67 +160,10 @@ async def _run(
         finally:
             grpo.close()
         if not is_finished:
-            raise _stopped(config, grpo.step, stop)
+            raise stopped(config.run, grpo.step, stop)
     summary = summarise(Path(config.run.dir), list(splits.validation), time.time() - started)
     write_json(Path(config.run.dir) / "summary.json", summary)
     return summary
-
-
-def _stopped(config: Config, step: int, stop: StopRequest) -> Interrupted:
-    saved = f"step {step} is saved in {config.run.dir}/checkpoints" if step else "no step was done"
-    again = "run the same command again to continue"
-    if stop.by_signal:
-        return Interrupted(f"stopped by a signal; {saved}; {again}")
-    return TimeIsUp(
-        f"run.max_time_s={config.run.max_time_s:g} is over; {saved}; {again} (exit code {TimeIsUp.exit_code})"
-    )
-
-
-@contextlib.contextmanager
-def _sigterm_asks(stop: StopRequest) -> Iterator[None]:
-    """Before the loop runs and handles signals itself, SIGTERM asks for a stop too; a second one interrupts."""
-
-    def on_signal(number: int, frame: object) -> None:
-        if stop.by_signal:
-            raise KeyboardInterrupt
-        stop.ask()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-async def _until_signal(run: Coroutine[object, None, Summary], stop: StopRequest, progress: Progress) -> Summary:
-    """Runs to the end. The first SIGINT or SIGTERM asks the loop to end after its step; any other cancels the run.
-
-    During the start SIGTERM asks too, since a batch system that sends it every few minutes must not stop all progress,
-    and SIGINT, which a person sends, cancels. Either way every actor is ended.
-    """
-    task = asyncio.ensure_future(run)
-    loop = asyncio.get_running_loop()
-
-    def on_signal(name: str) -> None:
-        if stop.by_signal or (name == "SIGINT" and not stop.heeded and not stop.is_over):
-            task.cancel()
-            return
-        stop.ask()
-        if stop.is_over:
-            progress.note(f"{name}: the run is ending. A second signal kills what is left of it")
-            return
-        what = "finishing this step, saving it" if stop.heeded else "starting, making one step, saving it"
-        progress.note(
-            f"{name}: {what}, then stopping. A second signal stops at once; then the steps since the last checkpoint "
-            "are lost"
-        )
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, on_signal, number.name)
-    return await task
 
 
 def summarise(run_dir: Path, splits: list[str], wall_s: float) -> Summary:

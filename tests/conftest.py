@@ -39,7 +39,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 UNIT, BENCHMARKS = "tests/unit/", "tests/integration/test_benchmarks.py"
-IN_CLUSTER = ("test_doctor.py", "test_reward_pool.py", "test_system.py", "test_weight_sync.py")
+IN_CLUSTER = (
+    "test_data_check.py",
+    "test_distill.py",
+    "test_doctor.py",
+    "test_evaluation.py",
+    "test_inference.py",
+    "test_reward_pool.py",
+    "test_sft.py",
+    "test_system.py",
+    "test_verifier.py",
+    "test_weight_sync.py",
+)
 """Of tests/integration, what needs the Ray cluster and no learner rank of ranks.py."""
 TEXTS = ["How many beeps are there? <think> one beep and two </think> <answer> three </answer>"]
 

@@ -17,11 +17,23 @@ import typer.main
 from ray.scripts.scripts import cli as ray_cli
 
 from ssr1_rl import cli
+from ssr1_rl.checks.distill_rules import load_distill
+from ssr1_rl.checks.eval_rules import load_eval
 from ssr1_rl.checks.rules import load_config
+from ssr1_rl.checks.sft_rules import load_sft
 from ssr1_rl.config.schema import Config
 from ssr1_rl.connection import check_address
+from ssr1_rl.recipe.run import read_recipe
 
 ROOT = Path(__file__).parents[1]
+LOADERS = {
+    "grpo": load_config,
+    "eval": load_eval,
+    "distill": load_distill,
+    "sft": load_sft,
+    "recipe": lambda file, overrides=(): read_recipe(file, overrides)[0],
+}
+"""What loads the launch files of each command, or of a command's stages."""
 TEXTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.yaml")])
 PLACEHOLDERS = {
     "FILE": "launch/local.yaml",
@@ -47,6 +59,13 @@ class Command:
 
     def __str__(self) -> str:
         return f"{self.place}: {shlex.join(self.words)}"
+
+
+def command_of(path: Path) -> str:
+    """The sub-command that a launch file's first line names, without its stage."""
+    first = path.read_text().partition("\n")[0]
+    assert first.startswith("#!/usr/bin/env -S ssr1-rl "), f"{path} is not run by ssr1-rl"
+    return first.split(" ")[3]
 
 
 def commands() -> list[Command]:
@@ -106,8 +125,9 @@ def check(command: Command) -> Config | None:
 
 def _ssr1_rl(arguments: list[str], variables: dict[str, str]) -> Config | None:
     context = _parse(typer.main.get_command(cli.app), "ssr1-rl", arguments)
-    if context is None or context.info_name != "grpo":
+    if context is None or arguments[0] not in LOADERS:
         return None
+    assert command_of(ROOT / context.params["file"]) == arguments[0], "the launch file is one of another command"
     return _load(context.params["file"], context.params["overrides"], variables)
 
 
@@ -137,7 +157,7 @@ def _parse(command: Any, name: str, arguments: list[str]) -> Any:
 
 def _load(file: str | Path, overrides: list[str] | None, variables: dict[str, str]) -> Config:
     with mock.patch.dict(os.environ, variables):
-        return load_config(ROOT / file, overrides or [])
+        return LOADERS[command_of(ROOT / file)](ROOT / file, overrides or [])
 
 
 def _export(arguments: list[str], variables: dict[str, str]) -> None:

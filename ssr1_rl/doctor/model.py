@@ -9,6 +9,7 @@ import numpy as np
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.audio import as_clip
 from ssr1_rl.data.prompt import PromptBuilder
+from ssr1_rl.data.response import after_assistant, stop_ids
 from ssr1_rl.doctor.finding import Finding, error, ok, warning
 from ssr1_rl.types import SAMPLE_RATE, AudioRef, Question
 
@@ -34,7 +35,7 @@ def check_prompt(config: Config) -> list[Finding]:
         ok(f"prompt of {config.model.path}: {len(prepared.token_ids)} tokens, with the chat template of the model"),
         *check_tags(config.data.instruction, special),
         *check_opened(text),
-        *check_end_of_turn(builder.tokenizer, _stop_ids(config.model.path, builder.tokenizer)),
+        *check_end_of_turn(builder.tokenizer, stop_ids(config.model.path, builder.tokenizer)),
     ]
 
 
@@ -60,10 +61,7 @@ def check_opened(prompt: str) -> list[Finding]:
 
 def check_end_of_turn(tokenizer: "PreTrainedTokenizerBase", stop_ids: Collection[int]) -> list[Finding]:
     """Whether the template ends an assistant's turn with a token at which engines stop."""
-    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "xyz"}]
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert isinstance(rendered, str), "tokenize=False gives text"
-    after = rendered.rpartition("xyz")[2]
+    after = after_assistant(tokenizer)
     ids = tokenizer(after, add_special_tokens=False)["input_ids"] if after else []
     if set(ids) & set(stop_ids):
         return [ok("the chat template ends a turn with a token at which engines stop")]
@@ -75,18 +73,6 @@ def check_end_of_turn(tokenizer: "PreTrainedTokenizerBase", stop_ids: Collection
             f"set rollout.stop=['{after.strip()}'], or name its token as eos_token_id in generation_config.json",
         )
     ]
-
-
-def _stop_ids(path: str, tokenizer: "PreTrainedTokenizerBase") -> set[int]:
-    """Tokens at which vLLM ends a response: the tokenizer's, and those of generation_config.json."""
-    from transformers import GenerationConfig
-
-    try:
-        configured = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:  # the model has none
-        configured = None
-    ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
-    return {token for token in ids if isinstance(token, int)}
 
 
 def no_tokenizer(path: str, problem: Exception) -> Finding:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from ssr1_rl.audio_families import AUDIO_FAMILIES
+from ssr1_rl.audio_families import FAMILIES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +20,7 @@ ADAPTER = "default"
 
 def checkpoint_name(name: str, model_type: str) -> str:
     """The name, in published checkpoints, of the parameter `name` in memory."""
-    family = AUDIO_FAMILIES.get(model_type)
+    family = FAMILIES.get(model_type)
     return family.published_name(name) if family else name
 
 

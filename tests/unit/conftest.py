@@ -29,3 +29,13 @@ def random_text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "text"
     return build_tiny_qwen2_text(folder, TEXTS, hidden_size=64, intermediate_size=128, num_layers=2)
+
+
+@pytest.fixture(scope="session")
+def random_vision_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An Idefics3 of random weights: 2 layers, a tower of 2 layers, images of 64 x 64 pixels and 16 tokens."""
+    from ssr1_rl.demo.tiny_vision import build_tiny_idefics3
+
+    folder = tmp_path_factory.mktemp("models") / "vision"
+    sizes = {"hidden_size": 64, "num_layers": 2, "tower_size": 64, "patch_size": 8, "scale_factor": 2}
+    return build_tiny_idefics3(folder, TEXTS, **sizes)

@@ -13,7 +13,7 @@ from ssr1_rl.actors.waits import Waits
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.errors import Unanswered
-from ssr1_rl.evaluate import TooManyUnscored
+from ssr1_rl.evaluation.validation import TooManyUnscored
 from ssr1_rl.faults.budget import RewardFailure
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.grpo import Grpo

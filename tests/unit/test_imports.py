@@ -10,6 +10,7 @@ LIGHT = [
     "ssr1_rl.config.schema",
     "ssr1_rl.config.load",
     "ssr1_rl.checks.rules",
+    "ssr1_rl.checks.eval_rules",
     "ssr1_rl.types",
     "ssr1_rl.rewards.base",
     "ssr1_rl.rewards.load",
@@ -51,6 +52,7 @@ def test_the_learner_s_pass_needs_neither_engines_nor_ray():
         pytest.param(HELP, id="help"),
         pytest.param(SUB_HELP, id="grpo help"),
         pytest.param(WRONG, id="wrong file"),
+        pytest.param(WRONG.replace("'grpo'", "'eval'"), id="wrong file of eval"),
     ],
 )
 def test_nothing_heavy_is_imported(code):

@@ -3,7 +3,7 @@
 import inspect
 import re
 
-from ssr1_rl.evaluate import Evaluation
+from ssr1_rl.evaluation.validation import Evaluation
 from ssr1_rl.grpo import Grpo
 from ssr1_rl.telemetry.step_metrics import NotTrained, StepClock, step_metrics
 from ssr1_rl.types import Completion, GroupId, Question, RolloutGroup, ScoredGroup, TrainGroup

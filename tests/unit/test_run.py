@@ -18,10 +18,13 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.config.sections.run import RunConfig
 from ssr1_rl.data.splits import Split, Splits
+from ssr1_rl.errors import Interrupted
+from ssr1_rl.faults import signals
 from ssr1_rl.faults.error_log import ErrorLog
+from ssr1_rl.faults.signals import TimeIsUp
 from ssr1_rl.faults.stop import StopRequest
 from ssr1_rl.files import SetAside
-from ssr1_rl.run import Interrupted, TimeIsUp, summarise
+from ssr1_rl.run import summarise
 from ssr1_rl.store.folder import write_config
 from ssr1_rl.store.resume import find_resume
 from ssr1_rl.telemetry.progress import Progress
@@ -101,7 +104,7 @@ class Loop:
 
 async def test_the_first_signal_lets_the_loop_finish_and_says_so(capsys):
     loop = Loop(heeded=True)
-    assert await run._until_signal(loop(), loop.stop, Progress(1)) == {}
+    assert await signals.until_signal(loop(), loop.stop, Progress(1).note) == {}
     assert loop.finished
     out = capsys.readouterr().out
     assert "SIGTERM: finishing this step, saving it, then stopping. A second signal stops at once" in out
@@ -110,14 +113,14 @@ async def test_the_first_signal_lets_the_loop_finish_and_says_so(capsys):
 async def test_ctrl_c_during_the_start_stops_at_once():
     loop = Loop(heeded=False, number=signal.SIGINT)
     with pytest.raises(asyncio.CancelledError):
-        await run._until_signal(loop(), loop.stop, Progress(1))
+        await signals.until_signal(loop(), loop.stop, Progress(1).note)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_after_the_loop_lets_the_run_end_and_promises_no_step(number, capsys):
     loop = Loop(heeded=False, number=number)
     loop.stop.is_over = True
-    assert await run._until_signal(loop(), loop.stop, Progress(1)) == {}
+    assert await signals.until_signal(loop(), loop.stop, Progress(1).note) == {}
     assert loop.finished
     out = capsys.readouterr().out
     assert "the run is ending" in out
@@ -126,14 +129,14 @@ async def test_a_signal_after_the_loop_lets_the_run_end_and_promises_no_step(num
 
 async def test_sigterm_during_the_start_lets_the_run_make_a_step(capsys):
     loop = Loop(heeded=False)
-    assert await run._until_signal(loop(), loop.stop, Progress(1)) == {}
+    assert await signals.until_signal(loop(), loop.stop, Progress(1).note) == {}
     assert loop.finished
     assert "SIGTERM: starting, making one step, saving it, then stopping" in capsys.readouterr().out
 
 
 def test_sigterm_before_the_loop_asks_and_a_second_one_interrupts():
     stop, before = StopRequest(), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), run._sigterm_asks(stop):
+    with pytest.raises(KeyboardInterrupt), signals.sigterm_asks(stop):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.by_signal
         os.kill(os.getpid(), signal.SIGTERM)
@@ -154,18 +157,18 @@ async def test_a_second_signal_stops_at_once(number):
         return {}
 
     with pytest.raises(asyncio.CancelledError):
-        await run._until_signal(long_step(), stop, Progress(1))
+        await signals.until_signal(long_step(), stop, Progress(1).note)
 
 
 def test_what_stopped_the_run_is_told_with_its_exit_code(config):
     stop = StopRequest()
     stop.ask()
-    told = run._stopped(config, 7, stop)
+    told = signals.stopped(config.run, 7, stop)
     assert type(told) is Interrupted
     assert told.exit_code == 130
     assert "stopped by a signal; step 7 is saved in" in str(told)
     config.run.max_time_s = 3600
-    told = run._stopped(config, 7, StopRequest())
+    told = signals.stopped(config.run, 7, StopRequest())
     assert isinstance(told, TimeIsUp)
     assert told.exit_code == 75
     assert "run.max_time_s=3600 is over; step 7 is saved" in str(told)

@@ -34,14 +34,14 @@ def test_operations_are_those_that_torch_counts(train_tower, packed):
     pairs = sum(group.num_attended_pairs for group in batch.layout.groups)
     of_text = 12 * TINY.hidden_size * TINY.layers * pairs
     expected = flops_of_pass(model, batch, train_tower)
-    assert matrices == pytest.approx(expected - of_text - of_tower * len(batch.num_mel_frames), rel=2e-3)
+    assert matrices == pytest.approx(expected - of_text - of_tower * len(batch.input_lengths), rel=2e-3)
 
 
 def test_both_ways_have_the_same_responses_and_packed_has_less_of_the_rest():
     packed, repeated = make_batches(TINY).values()
     assert torch.equal(packed.targets_T, repeated.targets_T)
     rows = TINY.groups * TINY.group_size
-    assert (len(packed.num_mel_frames), len(repeated.num_mel_frames)) == (TINY.groups, rows)
+    assert (len(packed.input_lengths), len(repeated.input_lengths)) == (TINY.groups, rows)
     assert repeated.num_computed_tokens == repeated.num_row_tokens == packed.num_row_tokens
     prompt = repeated.num_row_tokens // rows - TINY.response_tokens
     saved = TINY.groups * (TINY.group_size - 1) * prompt
