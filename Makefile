@@ -41,7 +41,7 @@ test: $(READY)
 	$(IN_VENV) $(PYTEST) $(ARGS)
 
 soak: $(READY)
-	$(IN_VENV) python -m pytest -m soak tests/e2e/test_soak.py $(ARGS)
+	$(IN_VENV) python -m pytest -m soak tests/e2e/test_soak.py tests/integration/test_sft.py $(ARGS)
 
 check: $(READY)
 	$(IN_VENV) ruff check
