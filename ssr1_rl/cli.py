@@ -4,8 +4,6 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -42,8 +40,10 @@ def main() -> None:
     cannot continue; 75 for a run whose run.max_time_s is over; 130 for a run that was stopped by a signal.
     """
     try:
-        with _exit_when_interrupted():
-            app()
+        app()
+    except Interrupted as stop:
+        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
         sys.exit(EXIT_INTERRUPTED)
@@ -81,15 +81,6 @@ def _keep_traceback(error: Exception) -> str:
     return file.name
 
 
-@contextmanager
-def _exit_when_interrupted() -> Iterator[None]:
-    try:
-        yield
-    except Interrupted as stop:
-        Console(stderr=True).print(escape(str(stop)), soft_wrap=True)
-        sys.exit(stop.exit_code)
-
-
 # What looks like an unknown option (--grpo.num_steps=3) is refused as an override, with the fix.
 OVERRIDES = {"ignore_unknown_options": True}
 
@@ -119,8 +110,7 @@ def grpo(
     from ssr1_rl.run import run_grpo
     from ssr1_rl.telemetry.progress import summary_table
 
-    with _exit_when_interrupted():
-        summary = run_grpo(config)
+    summary = run_grpo(config)
     rows = [{"figure": name, "value": value} for name, value in summary.items()]
     summary_table(f"{config.run.name}: done", rows)
     print(f"the results are in {config.run.dir}; `ssr1-rl export {config.run.dir}` writes a Hugging Face folder")
@@ -153,8 +143,7 @@ def evaluate(
 
     for line in checked.notes:
         Console().print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
-    with _exit_when_interrupted():
-        print_results(run_evaluation(config, checked.splits))
+    print_results(run_evaluation(config, checked.splits))
     print(f"the results are in {config.run.dir}: results.json, table.md, table.csv")
 
 
@@ -176,8 +165,7 @@ def recipe(
         return
     from ssr1_rl.recipe.run import run_recipe
 
-    with _exit_when_interrupted():
-        run_recipe(file, overrides or [])
+    run_recipe(file, overrides or [])
 
 
 @app.command(context_settings=OVERRIDES)
@@ -196,15 +184,14 @@ def sft(
 
     config = load_sft(file, overrides or [])
     if dry_run:
-        from ssr1_rl.distill.sft_dry_run import print_dry_run
+        from ssr1_rl.distill.finetuning.dry_run import print_dry_run
 
         print_dry_run(config)
         return
     from ssr1_rl.distill.sft import run_sft
     from ssr1_rl.telemetry.progress import summary_table
 
-    with _exit_when_interrupted():
-        summary = run_sft(config)
+    summary = run_sft(config)
     summary_table(f"{config.run.name}: done", [{"figure": name, "value": value} for name, value in summary.items()])
     print(f"the model is in {config.run.dir}/export: give it to GRPO as model.path")
 
@@ -219,7 +206,7 @@ def demo(
     """Runs everything on two CPU cores: makes sounds and a tiny audio-language model, trains it with SFT and GRPO."""
     from ssr1_rl.demo.run import run_demo
 
-    with _exit_when_interrupted(), named_by_the_user("--output", output):
+    with named_by_the_user("--output", output):
         run_demo(output, seed, fresh, overrides or [])
 
 

@@ -29,7 +29,7 @@ def generate(
 
     config = load_distill(file, overrides or [], "generate")
     if dry_run:
-        from ssr1_rl.distill.dry_run import print_dry_run
+        from ssr1_rl.distill.generation.dry_run import print_dry_run
 
         print_dry_run(config)
         return
@@ -54,7 +54,7 @@ def verify(
 
     config = load_distill(file, overrides or [], "verify")
     if dry_run:
-        from ssr1_rl.distill.verify_dry_run import print_verify_dry_run
+        from ssr1_rl.distill.verification.dry_run import print_verify_dry_run
 
         print_verify_dry_run(config)
         return
@@ -77,7 +77,7 @@ def calibrate(
 
     config = load_distill(file, overrides or [], "calibrate")
     if dry_run:
-        from ssr1_rl.distill.verify_dry_run import print_calibrate_dry_run
+        from ssr1_rl.distill.verification.dry_run import print_calibrate_dry_run
 
         print_calibrate_dry_run(config)
         return

@@ -19,10 +19,10 @@ from ssr1_rl.data.prompt import choice_lines
 from ssr1_rl.data.read import read_questions
 from ssr1_rl.demo.soundworld import SPLITS, WorldPaths, WorldSettings, make_world
 from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio
-from ssr1_rl.distill.sft_alone import train_alone
-from ssr1_rl.distill.sft_examples import Example
-from ssr1_rl.distill.sft_messages import Figures, Message
-from ssr1_rl.distill.sft_rank import SftJob
+from ssr1_rl.distill.finetuning.alone import train_alone
+from ssr1_rl.distill.finetuning.examples import Example
+from ssr1_rl.distill.finetuning.messages import Figures, Message
+from ssr1_rl.distill.finetuning.rank import SftJob
 from ssr1_rl.errors import UserError
 from ssr1_rl.files import PARTIAL, write_json
 from ssr1_rl.run import Summary, run_grpo

@@ -23,13 +23,13 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.written import config_to_yaml
 from ssr1_rl.data.splits import read_split
 from ssr1_rl.distill.asked import with_setup
-from ssr1_rl.distill.calibration import Calibration, ClaimLabels, RuleResult
-from ssr1_rl.distill.calibration_files import print_calibration, write_csv, write_plot
 from ssr1_rl.distill.chains import Chain, read_chains
-from ssr1_rl.distill.curve import average_precision, best_f1, curve, precision_recall, threshold_for
-from ssr1_rl.distill.judge import judge
-from ssr1_rl.distill.labels import Labelled, read_labels
-from ssr1_rl.distill.verdicts import OUTCOMES, RULES, Judgement, Rule
+from ssr1_rl.distill.verification.calibration import Calibration, ClaimLabels, RuleResult
+from ssr1_rl.distill.verification.calibration_files import print_calibration, write_csv, write_plot
+from ssr1_rl.distill.verification.curve import average_precision, best_f1, curve, precision_recall, threshold_for
+from ssr1_rl.distill.verification.judge import judge
+from ssr1_rl.distill.verification.labels import Labelled, read_labels
+from ssr1_rl.distill.verification.verdicts import OUTCOMES, RULES, Judgement, Rule
 from ssr1_rl.distill.verifier import chains_path
 from ssr1_rl.errors import RunError
 from ssr1_rl.files import write_json, write_text

@@ -15,7 +15,7 @@ from ssr1_rl.config.environment import plain
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.teacher import TeacherConfig
 from ssr1_rl.data.frames import load_frames
-from ssr1_rl.distill.vision_prompt import VisionPrompt, vision_prompt
+from ssr1_rl.distill.generation.vision_prompt import VisionPrompt, vision_prompt
 from ssr1_rl.inference.request import Request, Row
 from ssr1_rl.types import Distribution, Question, VideoRef
 

@@ -19,13 +19,13 @@ from ssr1_rl.actors.in_thread import in_thread
 from ssr1_rl.actors.roster import Roster
 from ssr1_rl.config.schema import Config
 from ssr1_rl.connection import connected
-from ssr1_rl.distill.sft_checks import Checked, check_run, check_with_model
-from ssr1_rl.distill.sft_export import EXPORT, export
-from ssr1_rl.distill.sft_generate import greedy_accuracies
-from ssr1_rl.distill.sft_messages import Began, Ended, Figures, Message, Note, Phase
-from ssr1_rl.distill.sft_rank import SftJob
-from ssr1_rl.distill.sft_ray import FOLDER as RAY_FOLDER
-from ssr1_rl.distill.sft_ray import Desk, check_resources, fit, make_trainer
+from ssr1_rl.distill.finetuning.checks import Checked, check_run, check_with_model
+from ssr1_rl.distill.finetuning.export import EXPORT, export
+from ssr1_rl.distill.finetuning.generate import greedy_accuracies
+from ssr1_rl.distill.finetuning.messages import Began, Ended, Figures, Message, Note, Phase
+from ssr1_rl.distill.finetuning.rank import SftJob
+from ssr1_rl.distill.finetuning.ray import FOLDER as RAY_FOLDER
+from ssr1_rl.distill.finetuning.ray import Desk, check_resources, fit, make_trainer
 from ssr1_rl.errors import Interrupted, RunError
 from ssr1_rl.faults.error_log import ErrorLog
 from ssr1_rl.faults.signals import sigterm_asks, stopped, until_signal

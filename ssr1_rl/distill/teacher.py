@@ -20,8 +20,8 @@ from ssr1_rl.connection import connected
 from ssr1_rl.distill.asked import example_of, questions_to_ask, write_left_out
 from ssr1_rl.distill.chain_rows import ChainRequest, chain_key, fingerprint, rows_of
 from ssr1_rl.distill.chains import CHAINS, Chain, write_chains
-from ssr1_rl.distill.keep import judged
-from ssr1_rl.distill.summary import Summary, print_summary, summarise
+from ssr1_rl.distill.generation.keep import judged
+from ssr1_rl.distill.generation.summary import Summary, print_summary, summarise
 from ssr1_rl.errors import UserError
 from ssr1_rl.files import write_json, write_text
 from ssr1_rl.inference.answers import answer_all

@@ -27,11 +27,11 @@ from ssr1_rl.data.splits import Split, read_split
 from ssr1_rl.distill.asked import with_setup
 from ssr1_rl.distill.chain_rows import chain_key
 from ssr1_rl.distill.chains import CHAINS, Chain, read_chains
-from ssr1_rl.distill.claim_questions import ToJudge
-from ssr1_rl.distill.judge import judge
-from ssr1_rl.distill.verdicts import Judgement
-from ssr1_rl.distill.verified import VERIFIED, Verified, write_verified
-from ssr1_rl.distill.verify_summary import Summary, print_summary, summarise
+from ssr1_rl.distill.verification.claim_questions import ToJudge
+from ssr1_rl.distill.verification.judge import judge
+from ssr1_rl.distill.verification.summary import Summary, print_summary, summarise
+from ssr1_rl.distill.verification.verdicts import Judgement
+from ssr1_rl.distill.verification.verified import VERIFIED, Verified, write_verified
 from ssr1_rl.errors import UserError
 from ssr1_rl.files import write_json, write_text
 from ssr1_rl.inference.request import Backend

@@ -1,4 +1,4 @@
-"""Each run that a text names passes its dry run, with the overrides and variables that stand there."""
+"""Each GRPO run that a text names passes its dry run, with the overrides and variables that stand there."""
 
 import os
 from pathlib import Path
@@ -8,20 +8,24 @@ import pytest
 from ssr1_rl.checks.dry_run import print_dry_run
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.written import config_to_yaml
-from tests.documented_commands import check, commands
+from tests.documented_commands import ROOT, Command, check, command_of, commands
 
 
 def runs() -> list[Config]:
-    """The settings of every documented run, each once: only where a run keeps its files makes no other run."""
+    """The settings of every documented GRPO run, each once: only where a run keeps its files makes no other run."""
     found = {}
     for command in commands():
-        if config := check(command):
+        if _is_grpo(command) and (config := check(command)):
             config.run.dir = "runs/x"
             if config.run.device == "cuda":
                 _use_avqa(config, "data/avqa")
                 config.model.path = "Qwen/Qwen2-Audio-7B-Instruct"
             found.setdefault(config_to_yaml(config), config)
     return list(found.values())
+
+
+def _is_grpo(command: Command) -> bool:
+    return any(command_of(ROOT / word) == "grpo" for word in command.words if (ROOT / word).suffix == ".yaml")
 
 
 def _use_avqa(config: Config, folder: str) -> None:

@@ -73,12 +73,15 @@ def test_every_response_is_there_once_and_scored_as_the_reward_scores_it(evaluat
         assert evaluated.results.accuracy(model, "test") == sum(rewards) / NUM_QUESTIONS
 
 
-def test_a_model_after_sft_ends_its_responses_and_one_of_random_weights_does_not(evaluated):
-    ended = {}
+def test_a_response_is_cut_only_at_the_limit_of_tokens(evaluated):
+    limit = evaluated.config.evaluation.max_response_tokens
     for model in evaluated.models:
         rows = pq.read_table(evaluated.run / model / "test" / "answers.parquet").to_pylist()
-        ended[model] = sum(row["finish_reason"] == "stop" for row in rows if row["sample"] >= 0) / len(rows)
-    assert ended["random"] < 0.2 < 0.4 < ended["sft"], "a third of the responses are greedy"
+        assert {row["num_tokens"] for row in rows if row["finish_reason"] == "length"} <= {limit}
+        assert all(row["num_tokens"] <= limit for row in rows)
+
+
+def test_scores_are_made_for_greedy_answers_samples_and_votes_and_for_every_kind(evaluated):
     scores = evaluated.results.figures["sft"]["test"].rules["avqa"]
     assert set(scores.overall) == {"greedy", "pass@1", f"majority@{NUM_SAMPLES}"}
     assert len(scores.groups["kind"]) > 1

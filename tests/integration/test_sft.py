@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from ssr1_rl.checks.sft_rules import load_sft
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.skipped import TooManyUnusable
+from ssr1_rl.distill.finetuning.alone import train_alone
+from ssr1_rl.distill.finetuning.checks import check_run
+from ssr1_rl.distill.finetuning.messages import Ended, Message
+from ssr1_rl.distill.finetuning.rank import SftJob
 from ssr1_rl.distill.sft import run_sft
-from ssr1_rl.distill.sft_alone import train_alone
-from ssr1_rl.distill.sft_checks import check_run
-from ssr1_rl.distill.sft_messages import Ended, Message
-from ssr1_rl.distill.sft_rank import SftJob
 from ssr1_rl.telemetry.metrics import read_metrics
 from tests.e2e.commands import ROOT, SSR1_RL, environment
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_learned_is_listed_and_too_much_of_it_ends_the_run(
     assert told[-1] == Ended(3, is_finished=True)
 
     config = settings(soundworld, tmp_path / "strict", monkeypatch, *data[:2], "sft.validation_share=0")
-    with pytest.raises(TooManyUnusable, match=r"1 of the first \d questions cannot be used .*strict/skipped\.jsonl"):
+    with pytest.raises(TooManyUnusable, match=r"1 of the first \d questions cannot be used.*strict/skipped\.jsonl"):
         train_alone(SftJob(config, examples.train, []), told.append)
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,38 +20,42 @@ def gradients_in_float64(
     rank: int, world_size: int, port: int, model: str, groups: list[TrainGroup]
 ) -> dict[Any, dict[str, np.ndarray]]:
     """For every case the gradient of every parameter under its published name, and the loss of all ranks."""
+    from deepspeed.accelerator import get_accelerator
+
+    from ssr1_rl.trainer.batches.balance import share_groups
+    from ssr1_rl.trainer.deepspeed_setup import RankSpec
+
+    spec = RankSpec(rank, world_size, "127.0.0.1", port, "cpu")
+    own = share_groups(groups, world_size, num_tokens)[rank]
+    # ZeRO-0 sums only the dtypes that DeepSpeed lists for a device; for CPUs it does not list float64.
+    dtypes = [*get_accelerator().supported_dtypes(), torch.float64]
+    with mock.patch.object(get_accelerator(), "supported_dtypes", lambda: dtypes):
+        return {(stage, packed): _gradient(spec, model, own, stage, packed) for stage, packed in CASES}
+
+
+def _gradient(spec: Any, model: str, groups: list[TrainGroup], stage: int, packed: bool) -> dict[str, np.ndarray]:
     from deepspeed.utils import safe_get_full_grad
 
     from ssr1_rl.config.sections.learner import LearnerConfig
     from ssr1_rl.config.sections.model import ModelConfig
-    from ssr1_rl.distill.sft_learner import SftLearner
-    from ssr1_rl.trainer.batches.balance import share_groups
+    from ssr1_rl.distill.finetuning.learner import SftLearner
     from ssr1_rl.trainer.collectives import sums_over_ranks
-    from ssr1_rl.trainer.deepspeed_setup import RankSpec
     from ssr1_rl.weights.parameters import trainable_parameters
 
-    found = {}
-    for stage, packed in CASES:
-        learner = SftLearner(
-            RankSpec(rank, world_size, "127.0.0.1", port, "cpu"),
-            ModelConfig(path=model, dtype="float64", train_audio_tower=True),  # type: ignore[arg-type]
-            LearnerConfig(
-                num_workers=world_size,
-                num_threads=1,
-                zero_stage=stage,
-                prefix_packing=packed,
-                max_tokens_per_micro_batch=120,
-            ),
-            seed=0,
-        )
-        rows = learner._rows(share_groups(groups, world_size, num_tokens)[rank])
-        device = learner.engine.device
-        tokens = sums_over_ranks({"tokens": float(sum(len(row.response) for row in rows))}, device)["tokens"]
-        loss = sums_over_ranks({"loss": learner.compute_gradient(rows, tokens)["loss"]}, device)["loss"]
-        grads = {n: safe_get_full_grad(p) for n, p in trainable_parameters(learner.model).items()}
-        found[stage, packed] = {n: g.detach().double().numpy().copy() for n, g in grads.items()}
-        found[stage, packed]["loss"] = np.array(loss)
-    return found
+    settings = LearnerConfig(
+        num_workers=spec.world_size,
+        num_threads=1,
+        zero_stage=stage,  # type: ignore[arg-type]
+        prefix_packing=packed,
+        max_tokens_per_micro_batch=120,
+    )
+    model_settings = ModelConfig(path=model, dtype="float64", train_audio_tower=True)  # type: ignore[arg-type]
+    learner = SftLearner(spec, model_settings, settings, seed=0)
+    rows, device = learner._rows(groups), learner.engine.device
+    tokens = sums_over_ranks({"tokens": float(sum(len(row.response) for row in rows))}, device)["tokens"]
+    loss = sums_over_ranks({"loss": learner.compute_gradient(rows, tokens)["loss"]}, device)["loss"]
+    grads = {n: safe_get_full_grad(p) for n, p in trainable_parameters(learner.model).items()}
+    return {n: g.detach().double().numpy().copy() for n, g in grads.items()} | {"loss": np.array(loss)}
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

@@ -23,9 +23,9 @@ from transformers import Qwen2AudioForConditionalGeneration, WhisperFeatureExtra
 from ssr1_rl.checks.distill_rules import load_distill
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.prompt import expand_audio_placeholders
-from ssr1_rl.distill.claim_questions import ClaimQuestion, questions_about
+from ssr1_rl.distill.verification.claim_questions import ClaimQuestion, questions_about
+from ssr1_rl.distill.verification.summary import Summary
 from ssr1_rl.distill.verifier import read_chains_to_verify, verify
-from ssr1_rl.distill.verify_summary import Summary
 from ssr1_rl.inference.answers import TooManyFailed
 from ssr1_rl.inference.request import Request
 from tests.unit.distill.listening import make_run

@@ -11,7 +11,7 @@ from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.teacher import TeacherConfig
 from ssr1_rl.data.frames import load_frames
 from ssr1_rl.demo.tiny_vision import END, build_tiny_idefics3
-from ssr1_rl.distill.vision_prompt import EnginePrompt
+from ssr1_rl.distill.generation.vision_prompt import EnginePrompt
 from ssr1_rl.types import Question, VideoRef
 
 INSTRUCTION = "Reason about the sound."

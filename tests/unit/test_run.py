@@ -7,13 +7,13 @@ import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
-from ssr1_rl import run
+from ssr1_rl import cli, run
 from ssr1_rl.actors.roster import Roster
 from ssr1_rl.actors.waits import Waits
-from ssr1_rl.cli import _exit_when_interrupted
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.config.sections.run import RunConfig
@@ -175,9 +175,10 @@ def test_what_stopped_the_run_is_told_with_its_exit_code(config):
 
 
 @pytest.mark.parametrize(("error", "code"), [(Interrupted("stopped"), 130), (TimeIsUp("time"), 75)])
-def test_the_command_exits_with_the_code_of_what_stopped_it(error, code):
-    with pytest.raises(SystemExit) as stopped, _exit_when_interrupted():
-        raise error
+def test_the_command_exits_with_the_code_of_what_stopped_it(monkeypatch, error, code):
+    monkeypatch.setattr(cli, "app", mock.Mock(side_effect=error))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
     assert stopped.value.code == code
 
 

@@ -23,12 +23,12 @@ from ssr1_rl.demo.sightworld.world import TAUGHT, SightWorldPaths
 from ssr1_rl.demo.tiny_models import build_tiny_qwen2_audio
 from ssr1_rl.demo.tiny_vision import build_tiny_idefics3
 from ssr1_rl.distill.chains import read_chains
-from ssr1_rl.distill.sft_alone import train_alone
-from ssr1_rl.distill.sft_examples import choose_examples
-from ssr1_rl.distill.sft_loader import PreparerOf, hearing
-from ssr1_rl.distill.sft_messages import Figures, Message
-from ssr1_rl.distill.sft_rank import SftJob
-from ssr1_rl.distill.vision_preparer import seeing
+from ssr1_rl.distill.finetuning.alone import train_alone
+from ssr1_rl.distill.finetuning.examples import choose_examples
+from ssr1_rl.distill.finetuning.loader import PreparerOf, hearing
+from ssr1_rl.distill.finetuning.messages import Figures, Message
+from ssr1_rl.distill.finetuning.rank import SftJob
+from ssr1_rl.distill.generation.vision_preparer import seeing
 from ssr1_rl.errors import UserError
 from ssr1_rl.files import PARTIAL
 from ssr1_rl.store.export import choose_checkpoint, export_checkpoint

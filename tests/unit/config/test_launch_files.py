@@ -247,7 +247,7 @@ def test_what_is_written_reads_back_the_same(value):
 
 
 @given(st.dictionaries(st.text(), FREE, max_size=3), st.text())
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_settings_survive_config_yaml(load, tmp_path, options, prompt):
     config = load()
     config.rewards[0].options = options

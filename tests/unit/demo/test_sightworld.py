@@ -20,8 +20,8 @@ from ssr1_rl.demo.sightworld.questions import KINDS, ONE_STEP_KINDS, Asked, answ
 from ssr1_rl.demo.sightworld.sights import Traps, see
 from ssr1_rl.demo.sightworld.video import FRAMES_PER_SOUND, SIZE, frames
 from ssr1_rl.demo.sightworld.world import NOT_SEEN, SPLITS, SightWorldSettings, make_sight_world
-from ssr1_rl.distill.claims import split_claims
-from ssr1_rl.distill.sft_examples import choose_examples
+from ssr1_rl.distill.finetuning.examples import choose_examples
+from ssr1_rl.distill.verification.claims import split_claims
 
 SMALL = SightWorldSettings(
     num_pretrain=8,

@@ -10,9 +10,9 @@ import pytest
 
 from ssr1_rl.checks.distill_rules import load_distill
 from ssr1_rl.distill.calibrate import calibrate
-from ssr1_rl.distill.calibration_files import sentences
-from ssr1_rl.distill.labels import thoughts_of
-from ssr1_rl.distill.verify_dry_run import print_calibrate_dry_run
+from ssr1_rl.distill.verification.calibration_files import sentences
+from ssr1_rl.distill.verification.dry_run import print_calibrate_dry_run
+from ssr1_rl.distill.verification.labels import thoughts_of
 from ssr1_rl.errors import ConfigError, RunError, UserError
 from ssr1_rl.inference.request import Answer
 from tests.unit.distill.listening import Listener, make_run

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ssr1_rl.distill.claims import split_claims
-from ssr1_rl.distill.sentences import sentences
+from ssr1_rl.distill.verification.claims import split_claims
+from ssr1_rl.distill.verification.sentences import sentences
 
 LISTS = [
     ("I hear a dog, a car and a horn.", ["I hear a dog", "I hear a car", "I hear a horn"]),

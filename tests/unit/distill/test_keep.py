@@ -3,7 +3,7 @@
 import pytest
 
 from ssr1_rl.config.sections.teacher import TeacherConfig
-from ssr1_rl.distill.keep import judged
+from ssr1_rl.distill.generation.keep import judged
 from ssr1_rl.inference.request import Answer
 from ssr1_rl.types import Question
 

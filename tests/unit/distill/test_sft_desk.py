@@ -2,8 +2,8 @@
 
 import asyncio
 
-from ssr1_rl.distill.sft_messages import Note, Phase
-from ssr1_rl.distill.sft_ray import Desk
+from ssr1_rl.distill.finetuning.messages import Note, Phase
+from ssr1_rl.distill.finetuning.ray import Desk
 from ssr1_rl.errors import RunError, UserError
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ssr1_rl.config.sections.sft import SftConfig
 from ssr1_rl.distill.chains import Chain, write_chains
-from ssr1_rl.distill.sft_examples import choose_examples
+from ssr1_rl.distill.finetuning.examples import choose_examples
 from ssr1_rl.errors import MissingFile, UserError
 from ssr1_rl.types import Question
 

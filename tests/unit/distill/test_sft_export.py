@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ssr1_rl.checks.sft_rules import load_sft
 from ssr1_rl.config.sections.watch import CheckpointConfig
-from ssr1_rl.distill.sft_export import export
+from ssr1_rl.distill.finetuning.export import export
 from ssr1_rl.store.checkpoints import CheckpointStore
 
 

@@ -10,9 +10,9 @@ import soundfile
 from ssr1_rl.audio_families import QWEN2_AUDIO
 from ssr1_rl.checks.sft_rules import load_sft
 from ssr1_rl.data.prompt import PromptBuilder
-from ssr1_rl.distill.sft_examples import Example
-from ssr1_rl.distill.sft_loader import ExamplePreparer, Loader, hearing
-from ssr1_rl.distill.sft_plan import Planned
+from ssr1_rl.distill.finetuning.examples import Example
+from ssr1_rl.distill.finetuning.loader import ExamplePreparer, Loader, hearing
+from ssr1_rl.distill.finetuning.plan import Planned
 from ssr1_rl.types import AudioRef, Question
 
 CHAIN = "<think> one beep </think> <answer> three </answer>"

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from ssr1_rl.config.sections.sft import SftConfig
-from ssr1_rl.distill.sft_examples import Example
-from ssr1_rl.distill.sft_plan import Plan
+from ssr1_rl.distill.finetuning.examples import Example
+from ssr1_rl.distill.finetuning.plan import Plan
 from ssr1_rl.errors import UserError
 from ssr1_rl.types import Question
 

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from ssr1_rl.config.sections.sft import SftConfig
-from ssr1_rl.distill import sft_records
-from ssr1_rl.distill.sft_examples import Example
-from ssr1_rl.distill.sft_plan import Plan
-from ssr1_rl.distill.sft_records import read_state, sole_writer
+from ssr1_rl.distill.finetuning import records
+from ssr1_rl.distill.finetuning.examples import Example
+from ssr1_rl.distill.finetuning.plan import Plan
+from ssr1_rl.distill.finetuning.records import read_state, sole_writer
 from ssr1_rl.errors import RunError, UserError
 from ssr1_rl.store.checkpoints import Checkpoint
 from ssr1_rl.store.manifest import DamagedCheckpoint
@@ -44,7 +44,7 @@ def test_a_damaged_state_is_named(tmp_path, content):
 
 
 def test_a_second_writer_waits_for_the_first_and_says_so_in_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(sft_records, "WAIT_FOR_WRITER_S", 0.3)
+    monkeypatch.setattr(records, "WAIT_FOR_WRITER_S", 0.3)
     with sole_writer(tmp_path), pytest.raises(RunError, match="ranks of an earlier start still write"):
         sole_writer(tmp_path).__enter__()
     with sole_writer(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from ssr1_rl.checks.distill_rules import load_distill
 from ssr1_rl.distill import teacher
 from ssr1_rl.distill.chains import read_chains
-from ssr1_rl.distill.dry_run import print_dry_run
+from ssr1_rl.distill.generation.dry_run import print_dry_run
 from ssr1_rl.distill.teacher import generate
 from ssr1_rl.errors import ConfigError, Interrupted, MissingFile, UserError
 from ssr1_rl.inference.answers import TooManyFailed

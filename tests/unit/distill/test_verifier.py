@@ -8,9 +8,9 @@ import pytest
 
 from ssr1_rl.checks.distill_rules import load_distill
 from ssr1_rl.distill.chains import read_chains, read_table, write_chains
-from ssr1_rl.distill.verified import VERIFIED_SCHEMA
+from ssr1_rl.distill.verification.dry_run import print_verify_dry_run
+from ssr1_rl.distill.verification.verified import VERIFIED_SCHEMA
 from ssr1_rl.distill.verifier import verify
-from ssr1_rl.distill.verify_dry_run import print_verify_dry_run
 from ssr1_rl.errors import ConfigError, Interrupted, MissingFile, UserError
 from ssr1_rl.inference.answers import TooManyFailed
 from ssr1_rl.store.folder import RunFolderInUse, claim

@@ -9,8 +9,8 @@ from ssr1_rl.checks.verifier_rules import CUSTOM, check_verifier, custom_as_rewa
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.verifier import CustomVerifierConfig, VerifierConfig
-from ssr1_rl.distill.claim_questions import ToJudge
-from ssr1_rl.distill.custom_verifier import (
+from ssr1_rl.distill.verification.claim_questions import ToJudge
+from ssr1_rl.distill.verification.custom_verifier import (
     InvalidVerdict,
     _VerifierActor,
     as_judgement,
@@ -19,8 +19,8 @@ from ssr1_rl.distill.custom_verifier import (
     rows_for,
     to_json,
 )
-from ssr1_rl.distill.depends_on import verdicts_of_the_user
-from ssr1_rl.distill.verdicts import Judgement, Verdict
+from ssr1_rl.distill.verification.depends_on import verdicts_of_the_user
+from ssr1_rl.distill.verification.verdicts import Judgement, Verdict
 from ssr1_rl.errors import ConfigError
 from ssr1_rl.inference.request import Answer
 from ssr1_rl.rewards.load import read_source

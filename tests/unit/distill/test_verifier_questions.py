@@ -13,8 +13,8 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.demo.tiny_models import CHAT_TEMPLATE, build_tiny_qwen2_audio
-from ssr1_rl.distill.claim_questions import ClaimQuestion, ToJudge, judgements, questions_about, row_key
-from ssr1_rl.distill.letters import _first_token, letter_tokens
+from ssr1_rl.distill.verification.claim_questions import ClaimQuestion, ToJudge, judgements, questions_about, row_key
+from ssr1_rl.distill.verification.letters import _first_token, letter_tokens
 from ssr1_rl.errors import UserError
 from ssr1_rl.inference.request import Answer
 from ssr1_rl.types import AudioRef, Question

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from ssr1_rl.distill.curve import (
+from ssr1_rl.distill.verification.curve import (
     average_precision,
     best_f1,
     curve,
@@ -13,7 +13,7 @@ from ssr1_rl.distill.curve import (
     threshold_for,
     wilson_interval,
 )
-from ssr1_rl.distill.verdicts import RULES, Judgement, Verdict, chain_score, normalised
+from ssr1_rl.distill.verification.verdicts import RULES, Judgement, Verdict, chain_score, normalised
 
 VERDICTS = (Verdict("a dog", 0.9, 0.05, 0.05), Verdict("a car", 0.3, 0.1, 0.6), Verdict("a horn", 0.6, 0.3, 0.1))
 

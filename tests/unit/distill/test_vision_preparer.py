@@ -16,7 +16,7 @@ from ssr1_rl.data.frames import VideoError
 from ssr1_rl.data.prompt import PromptBuilder, PromptTooLong, expand_audio_placeholders
 from ssr1_rl.data.response import ResponseEncoder
 from ssr1_rl.distill.chain_rows import ChainRequest, rows_of
-from ssr1_rl.distill.vision_preparer import VisionPreparer, seeing
+from ssr1_rl.distill.generation.vision_preparer import VisionPreparer, seeing
 from ssr1_rl.types import VideoRef
 
 

@@ -11,7 +11,7 @@ from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.engines import EndpointConfig
 from ssr1_rl.config.sections.teacher import TeacherConfig
 from ssr1_rl.data.prompt import PromptTooLong
-from ssr1_rl.distill.vision_prompt import EndpointPrompt, EnginePrompt, vision_prompt
+from ssr1_rl.distill.generation.vision_prompt import EndpointPrompt, EnginePrompt, vision_prompt
 from ssr1_rl.errors import UserError
 
 FRAMES = [np.full((48, 64, 3), level, np.uint8) for level in (10, 200)]

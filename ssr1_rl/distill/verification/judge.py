@@ -12,11 +12,11 @@ from rich.console import Console
 from ssr1_rl.config.model_path import check_model_folder
 from ssr1_rl.config.schema import Config
 from ssr1_rl.connection import connected
-from ssr1_rl.distill import depends_on
 from ssr1_rl.distill.asked import with_setup
-from ssr1_rl.distill.claim_questions import ClaimQuestion, ToJudge, judgements, questions_about
-from ssr1_rl.distill.custom_verifier import CustomVerifier, from_answer, no_request, rows_for
-from ssr1_rl.distill.verdicts import Judgement
+from ssr1_rl.distill.verification import depends_on
+from ssr1_rl.distill.verification.claim_questions import ClaimQuestion, ToJudge, judgements, questions_about
+from ssr1_rl.distill.verification.custom_verifier import CustomVerifier, from_answer, no_request, rows_for
+from ssr1_rl.distill.verification.verdicts import Judgement
 from ssr1_rl.inference.answers import answer_all
 from ssr1_rl.inference.engines import VllmBackend
 from ssr1_rl.inference.request import Answer, Backend, Row, ToRequest

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ssr1_rl.distill.sft_messages import Message
-from ssr1_rl.distill.sft_rank import SftJob, SftRank
+from ssr1_rl.distill.finetuning.messages import Message
+from ssr1_rl.distill.finetuning.rank import SftJob, SftRank
 from ssr1_rl.trainer.deepspeed_setup import RankSpec
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ssr1_rl.distill.calibration import Calibration, RuleResult, figures
+from ssr1_rl.distill.verification.calibration import Calibration, RuleResult, figures
 from ssr1_rl.files import replacing, write_text
 from ssr1_rl.telemetry.progress import summary_table
 

@@ -11,8 +11,8 @@ from ssr1_rl.config.model_path import is_here
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.splits import Split, Splits, read_split
 from ssr1_rl.distill.asked import with_setup
-from ssr1_rl.distill.sft_examples import Examples, choose_examples
-from ssr1_rl.distill.sft_plan import Plan
+from ssr1_rl.distill.finetuning.examples import Examples, choose_examples
+from ssr1_rl.distill.finetuning.plan import Plan
 from ssr1_rl.store.resume import check_resume
 from ssr1_rl.telemetry.trackers.base import check_installed
 

@@ -33,8 +33,8 @@ from ssr1_rl.actors.limits import inner_limit_s
 from ssr1_rl.actors.roster import how_it_was_lost
 from ssr1_rl.cluster import ClusterTooSmall
 from ssr1_rl.config.schema import Config
-from ssr1_rl.distill.sft_messages import Message, Note, Silent
-from ssr1_rl.distill.sft_rank import SftJob, SftRank
+from ssr1_rl.distill.finetuning.messages import Message, Note, Silent
+from ssr1_rl.distill.finetuning.rank import SftJob, SftRank
 from ssr1_rl.errors import Explained, RunError, original
 from ssr1_rl.trainer.deepspeed_setup import RankSpec
 

@@ -9,7 +9,7 @@ from ssr1_rl.checks.memory import estimate_memory
 from ssr1_rl.config.model_path import is_here
 from ssr1_rl.config.schema import Config
 from ssr1_rl.config.written import shown_yaml
-from ssr1_rl.distill.sft_checks import Checked, check_run
+from ssr1_rl.distill.finetuning.checks import Checked, check_run
 from ssr1_rl.telemetry.progress import printable, summary_table
 
 

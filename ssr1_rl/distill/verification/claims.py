@@ -21,8 +21,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ssr1_rl.distill import english
-from ssr1_rl.distill.sentences import sentences
+from ssr1_rl.distill.verification import english
+from ssr1_rl.distill.verification.sentences import sentences
 
 _ENDS = " \t.!…。！｡۔।॥;；,，:："
 _MAX_CONTEXT = 500

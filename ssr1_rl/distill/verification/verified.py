@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ssr1_rl.distill.chains import SCHEMA, Chain
-from ssr1_rl.distill.verdicts import Judgement
+from ssr1_rl.distill.verification.verdicts import Judgement
 from ssr1_rl.files import replacing
 
 VERIFIED = "verified.parquet"

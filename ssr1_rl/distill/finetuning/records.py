@@ -13,8 +13,8 @@ from typing import TypedDict
 
 from ssr1_rl.config.schema import Config
 from ssr1_rl.data.skipped import SkipList, SkipState
-from ssr1_rl.distill.sft_loader import Unusable
-from ssr1_rl.distill.sft_plan import Plan, Planned, PlanState
+from ssr1_rl.distill.finetuning.loader import Unusable
+from ssr1_rl.distill.finetuning.plan import Plan, Planned, PlanState
 from ssr1_rl.errors import RunError, UserError
 from ssr1_rl.files import SetAside, lock
 from ssr1_rl.store.checkpoints import Checkpoint

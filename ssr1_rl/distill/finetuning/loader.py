@@ -14,7 +14,7 @@ from ssr1_rl.data.frames import VideoError
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.response import ResponseEncoder
 from ssr1_rl.data.skipped import UNUSABLE
-from ssr1_rl.distill.sft_plan import Planned
+from ssr1_rl.distill.finetuning.plan import Planned
 from ssr1_rl.errors import UserError
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.types import GroupId, PreparedQuestion, Question, TrainGroup

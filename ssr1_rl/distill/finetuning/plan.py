@@ -13,7 +13,7 @@ from typing import TypedDict, cast
 
 from ssr1_rl.config.sections.sft import SftConfig
 from ssr1_rl.data.stream import order_of_epoch
-from ssr1_rl.distill.sft_examples import Example
+from ssr1_rl.distill.finetuning.examples import Example
 from ssr1_rl.errors import UserError
 from ssr1_rl.trainer.batches.balance import share_evenly
 

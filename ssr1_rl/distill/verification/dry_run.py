@@ -12,7 +12,7 @@ from ssr1_rl.config.schema import Config
 from ssr1_rl.data.skipped import UNUSABLE
 from ssr1_rl.distill.asked import with_setup
 from ssr1_rl.distill.calibrate import read_labelled
-from ssr1_rl.distill.claim_questions import Asked, ClaimQuestion, ToJudge, questions_about
+from ssr1_rl.distill.verification.claim_questions import Asked, ClaimQuestion, ToJudge, questions_about
 from ssr1_rl.distill.verifier import read_chains_to_verify
 from ssr1_rl.errors import UserError
 from ssr1_rl.telemetry.progress import summary_table

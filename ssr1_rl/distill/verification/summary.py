@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
-from ssr1_rl.distill.verdicts import OUTCOMES
-from ssr1_rl.distill.verified import Verified
+from ssr1_rl.distill.verification.verdicts import OUTCOMES
+from ssr1_rl.distill.verification.verified import Verified
 from ssr1_rl.telemetry.progress import summary_table
 from ssr1_rl.types import Question
 

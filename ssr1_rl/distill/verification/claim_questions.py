@@ -22,9 +22,9 @@ from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.verifier import VerifierConfig
 from ssr1_rl.data.audio import as_clip, load_waveform
 from ssr1_rl.data.prompt import PromptBuilder
-from ssr1_rl.distill.claims import split_claims
-from ssr1_rl.distill.letters import letter_tokens
-from ssr1_rl.distill.verdicts import OUTCOMES, Judgement, Verdict, normalised
+from ssr1_rl.distill.verification.claims import split_claims
+from ssr1_rl.distill.verification.letters import letter_tokens
+from ssr1_rl.distill.verification.verdicts import OUTCOMES, Judgement, Verdict, normalised
 from ssr1_rl.errors import UserError
 from ssr1_rl.inference.request import Answer, Request, Row
 from ssr1_rl.types import AudioRef, Question

@@ -6,8 +6,8 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
-from ssr1_rl.distill.curve import Point, PrecisionRecall
-from ssr1_rl.distill.verdicts import Rule
+from ssr1_rl.distill.verification.curve import Point, PrecisionRecall
+from ssr1_rl.distill.verification.verdicts import Rule
 
 
 @dataclasses.dataclass(frozen=True)

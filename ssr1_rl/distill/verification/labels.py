@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from ssr1_rl.data.records import read_records
 from ssr1_rl.data.row_error import RowError, shown
 from ssr1_rl.distill.chains import Chain
-from ssr1_rl.distill.claim_questions import ToJudge
-from ssr1_rl.distill.verdicts import OUTCOMES
+from ssr1_rl.distill.verification.claim_questions import ToJudge
+from ssr1_rl.distill.verification.verdicts import OUTCOMES
 from ssr1_rl.errors import MissingFile, UserError
 from ssr1_rl.types import Question
 

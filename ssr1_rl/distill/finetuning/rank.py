@@ -6,7 +6,7 @@
     rank 0              writes the metrics; tells all ranks whether the step is saved, and whether the run ends with it
       checkpoint        a collective
 
-Needs no Ray: `ssr1_rl.distill.sft_ray` runs it in Ray Train's workers, `ssr1_rl.distill.sft_alone` in this process.
+Needs no Ray: `finetuning/ray.py` runs it in Ray Train's workers, `finetuning/alone.py` in this process.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ssr1_rl.config.schema import Config
-from ssr1_rl.distill.sft_examples import Example
-from ssr1_rl.distill.sft_learner import SftLearner
-from ssr1_rl.distill.sft_loader import ExamplePreparer, Loader, PreparerOf, Unusable, hearing
-from ssr1_rl.distill.sft_messages import Began, Ended, Figures, Note, Outlet, Phase
-from ssr1_rl.distill.sft_plan import Plan, Planned
-from ssr1_rl.distill.sft_records import Records, read_state, sole_writer
+from ssr1_rl.distill.finetuning.examples import Example
+from ssr1_rl.distill.finetuning.learner import SftLearner
+from ssr1_rl.distill.finetuning.loader import ExamplePreparer, Loader, PreparerOf, Unusable, hearing
+from ssr1_rl.distill.finetuning.messages import Began, Ended, Figures, Note, Outlet, Phase
+from ssr1_rl.distill.finetuning.plan import Plan, Planned
+from ssr1_rl.distill.finetuning.records import Records, read_state, sole_writer
 from ssr1_rl.store.resume import Resume, find_resume
 from ssr1_rl.trainer.batches.balance import share_evenly
 from ssr1_rl.trainer.deepspeed_setup import RankSpec

@@ -27,8 +27,8 @@ from ssr1_rl.config.environment import plain, without_values
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.verifier import CustomVerifierConfig
 from ssr1_rl.data.audio import AudioError, load_waveform
-from ssr1_rl.distill.claim_questions import ToJudge
-from ssr1_rl.distill.verdicts import OUTCOMES, Judgement, Verdict
+from ssr1_rl.distill.verification.claim_questions import ToJudge
+from ssr1_rl.distill.verification.verdicts import OUTCOMES, Judgement, Verdict
 from ssr1_rl.errors import ConfigError, RunError
 from ssr1_rl.inference.engine_rows import explain
 from ssr1_rl.inference.request import Answer, Request, Row, ToRequest

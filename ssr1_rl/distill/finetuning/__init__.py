@@ -1,0 +1,1 @@
+"""How the student learns from chains of thought or labels."""

@@ -1,0 +1,1 @@
+"""How chains of thought are checked against the sound."""
