@@ -71,8 +71,8 @@ class Paper:
         self.world = self.models / "world"
 
     def stages(self) -> list[Stage]:
-        make = [sys.executable, "-m", "ssr1_rl.demo.sightworld", str(self.models), *(["--tiny"] if self._tiny else [])]
-        found = [Stage("world and models", self.models / "made", tuple(make))]
+        make = _ssr1_rl("sightworld", str(self.models), *(["--tiny"] if self._tiny else []))
+        found = [Stage("world and models", self.models / "made", make)]
         for stage in ("generate", "verify"):
             words = (*self._of_train(), f"run.dir={self.distilled}", f"teacher.model={self.models / 'teacher'}")
             words = (*words, f"verifier.model={self.models / 'verifier'}")

@@ -224,6 +224,22 @@ def soundworld(
 
 
 @app.command()
+def sightworld(
+    output: Annotated[Path, typer.Argument(help="folder for world/, student/, teacher/ and verifier/")],
+    seed: Annotated[int, typer.Option(help="seed of sounds, sights, questions and weights", min=0)] = 0,
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="some clips and steps, only to try that everything runs")
+    ] = False,
+) -> None:
+    """Makes the data and the models of launch/recipe_local.yaml: sounds with silent videos that mislead a teacher."""
+    from ssr1_rl.demo.sightworld.make import make_sight_world_and_models
+
+    with named_by_the_user("OUTPUT", output):
+        make_sight_world_and_models(output, seed, tiny)
+    print(f"made {output}/world, {output}/student, {output}/teacher and {output}/verifier")
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="folder of a run (run.dir)")],
     step: Annotated[str, typer.Option(help="which checkpoint: last, best, or a step")] = "best",

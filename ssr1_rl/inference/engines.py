@@ -1,7 +1,7 @@
 """Engines of the cluster answer rows, with Ray Data's own LLM batch inference (`ray.data.llm`).
 
     rows -> blocks of `batch_size` rows
-         -> ToEngine    in Ray tasks, in parallel: decodes audio and frames, builds the prompt
+         -> ToEngine    in `tasks_per_engine` Ray tasks for each engine: decodes audio and frames, builds the prompt
          -> vLLM        `num_engines` actors, each an engine that answers a block's rows side by side
          -> FromEngine  in Ray tasks: decodes the text
          -> the driver, block by block, as they are done
@@ -142,12 +142,14 @@ class VllmBackend:
             detokenize_stage=False,
             prepare_multimodal_stage=False,
         )
+        num_tasks = self.config.num_engines * self.config.tasks_per_engine
+        tasks = {"num_cpus": TASK_CPUS, "compute": ray.data.TaskPoolStrategy(size=num_tasks)}
         processor = build_processor(
             config,
             preprocess=ToEngine(to_request),
             postprocess=FromEngine(self.model_path),
-            preprocess_map_kwargs={"num_cpus": TASK_CPUS},
-            postprocess_map_kwargs={"num_cpus": TASK_CPUS},
+            preprocess_map_kwargs=tasks,
+            postprocess_map_kwargs=tasks,
         )
         # Changed in place: an assignment would make the stage work out its resources again, from what it has taken out
         # of its arguments already.

@@ -15,6 +15,7 @@ from ssr1_rl.connection import connected
 from ssr1_rl.files import write_text
 from ssr1_rl.recipe.fingerprint import Fingerprint, changes
 from ssr1_rl.recipe.folder import RecipeFolder
+from ssr1_rl.recipe.inputs import check_inputs
 from ssr1_rl.recipe.stages import STAGES, Stage, is_needed
 from ssr1_rl.recipe.state import RecipeState, StageState
 from ssr1_rl.store.folder import claim
@@ -27,9 +28,11 @@ def run_recipe(path: Path, overrides: Sequence[str], stages: Sequence[Stage] = S
 
     Raises:
         ConfigError: the settings of any stage are wrong; all are checked before the first one starts.
+        UserError: a model or a file of questions is missing, or holds none; told before the first one starts too.
         Explained: what a stage raises; the same command then continues with that stage.
     """
     recipe, configs = read_recipe(path, overrides, stages)
+    check_inputs(configs, recipe.run.setup)
     folder, console = RecipeFolder(Path(recipe.run.dir)), Console(soft_wrap=True, highlight=False, markup=False)
     with claim(folder.path), connected():
         state = RecipeState(folder.path)

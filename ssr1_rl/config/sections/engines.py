@@ -19,6 +19,9 @@ class EnginesConfig:
     """Compute threads of an engine on the CPU. 0: one per reserved core."""
     batch_size: int = setting(64, ge=1)
     """Requests that are handed to an engine at a time, and answers that are written at a time."""
+    tasks_per_engine: int = setting(2, ge=1)
+    """Most tasks per engine that decode clips and frames and build prompts at the same time. Each is a process of about
+    0.7 GB, which takes some seconds to start."""
     max_num_seqs: int = setting(256, ge=1)
     """Most sequences that an engine generates at the same time."""
     gpu_memory_utilization: float = setting(0.9, gt=0, le=1)

@@ -14,14 +14,15 @@ from ssr1_rl.recipe.stages import STAGES
 
 FILE = """\
 run: {name: r, dir: DIR, device: cpu}
-model: {path: base, dtype: float32}
+model: {path: ROOT/base, dtype: float32}
 data:
-  train: {path: DIR/../train.json}
-  validation: {test: {path: DIR/../test.json}}
-teacher: {model: teacher, dtype: float32}
-verifier: {model: verifier, dtype: float32}
+  train: {format: jsonl, path: ROOT/train.jsonl}
+  validation: {test: {format: jsonl, path: ROOT/test.jsonl}}
+teacher: {model: ROOT/teacher, dtype: float32}
+verifier: {model: ROOT/verifier, dtype: float32}
 evaluation: {dtype: float32}
 """
+QUESTION = json.dumps({"id": "1", "question": "Who?", "answer": "a"}) + "\n"
 NAMES = ["generate", "verify", "sft", "grpo", "evaluate"]
 
 
@@ -33,10 +34,13 @@ class Killed(BaseException):
 def recipe(tmp_path, monkeypatch):
     """Runs the recipe with stages that write their outputs; returns the names of those that ran."""
     monkeypatch.setattr(run, "connected", contextlib.nullcontext)
-    (tmp_path / "train.json").write_text("[]")
-    (tmp_path / "test.json").write_text("[]")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(QUESTION)
+    for model in ("base", "teacher", "verifier"):
+        (tmp_path / model).mkdir()
+        (tmp_path / model / "config.json").write_text("{}")
     path, folder = tmp_path / "recipe.yaml", RecipeFolder(tmp_path / "out")
-    path.write_text(FILE.replace("DIR", str(folder.path)))
+    path.write_text(FILE.replace("DIR", str(folder.path)).replace("ROOT", str(tmp_path)))
 
     def start(*overrides, dies_in=""):
         ran = []
@@ -99,13 +103,13 @@ def test_a_stage_whose_input_comes_out_the_same_is_not_run_again(recipe):
 
 def test_a_split_that_a_stage_does_not_read_does_not_run_it_again(recipe, tmp_path):
     recipe()
-    (tmp_path / "test.json").write_text("[1]")
+    (tmp_path / "test.jsonl").write_text(QUESTION.replace("Who", "What"))
     assert recipe() == ["sft", "grpo", "evaluate"], "SFT and GRPO validate on it"
 
 
 def test_changed_data_is_noticed(recipe, tmp_path):
     recipe()
-    (tmp_path / "train.json").write_text("[1]")
+    (tmp_path / "train.jsonl").write_text(QUESTION.replace("Who", "What"))
     assert recipe()[0] == "generate"
 
 
@@ -127,6 +131,23 @@ def test_an_error_in_the_settings_of_the_last_stage_is_told_before_the_first_one
     with pytest.raises(ConfigError, match=r"evaluation\.num_samples"):
         recipe("stages.evaluate.evaluation.num_samples=-1")
     assert not recipe.folder.of("generate").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("base/config.json", r"model\.path .*/base holds no config\.json.* To get it: make it$"),
+        ("teacher/config.json", r"teacher\.model .*/teacher holds no config"),
+        ("verifier/config.json", r"verifier\.model .*/verifier holds no config"),
+        ("train.jsonl", r"train\.jsonl .* To get it: make it$"),
+        ("test.jsonl", r"test\.jsonl .* To get it: make it$"),
+    ],
+)
+def test_what_is_missing_is_told_before_the_first_stage_runs(recipe, tmp_path, missing, message):
+    (tmp_path / missing).unlink()
+    with pytest.raises(UserError, match=message):
+        recipe("run.setup=make it")
+    assert not recipe.folder.path.exists()
 
 
 def test_a_damaged_state_is_no_reason_to_forget_what_is_done(recipe):
