@@ -227,9 +227,7 @@ def soundworld(
 def sightworld(
     output: Annotated[Path, typer.Argument(help="folder for world/, student/, teacher/ and verifier/")],
     seed: Annotated[int, typer.Option(help="seed of sounds, sights, questions and weights", min=0)] = 0,
-    tiny: Annotated[
-        bool, typer.Option("--tiny", help="some clips and steps, only to try that everything runs")
-    ] = False,
+    tiny: Annotated[bool, typer.Option("--tiny", help="some clips and steps, to try that all runs")] = False,
 ) -> None:
     """Makes the data and the models of launch/recipe_local.yaml: sounds with silent videos that mislead a teacher."""
     from ssr1_rl.demo.sightworld.make import make_sight_world_and_models

@@ -1,4 +1,7 @@
-"""The benchmark programs start, and write the figures that they document. Nothing is timed here."""
+"""The benchmark programs start, and write the figures that they document. Nothing is timed here.
+
+Those that start engines run in `make soak`.
+"""
 
 import json
 import runpy
@@ -65,6 +68,7 @@ def test_every_program_has_help(program, answer):
     assert "--seed" in printed
 
 
+@pytest.mark.soak
 def test_end_to_end_gives_its_figures(tmp_path):
     result = run_tiny("end_to_end", tmp_path, "--models", "text", "--steps", "1")
     text = result["text"]
@@ -79,6 +83,7 @@ def test_end_to_end_gives_its_figures(tmp_path):
     assert "ratio_vs_trl" not in result, "no peer was asked for"
 
 
+@pytest.mark.soak
 def test_rollout_overhead_gives_its_ratio(tmp_path):
     result = run_tiny("rollout_overhead", tmp_path, "--rounds", "1", "--threads", "1")
     assert result["ratio_vs_bare"] == result["pool_tokens_per_s"] / result["bare_tokens_per_s"]

@@ -1,4 +1,4 @@
-"""A whole run of SFT on Ray Train: killed, resumed, restarted, stopped, finished, exported and answering."""
+"""Runs of SFT on Ray Train. `make soak` has one killed, resumed, restarted, stopped, finished and answering."""
 
 import json
 import os
@@ -149,6 +149,23 @@ def test_a_run_survives_every_death_and_is_the_one_that_nothing_disturbed(
     check_export(soundworld / "sft", disturbed, summary)
     assert json.loads((disturbed / "summary.json").read_text()) == summary
     assert 0 <= summary["accuracy_test"] <= 1
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_ranks_in_ray_learn_what_one_rank_in_this_process_learns(
+    soundworld: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = ["sft.max_steps=4", "sft.validate_every=4", "checkpoint.every=4", "sft.generate=false"]
+    alone, in_ray = (settings(soundworld, tmp_path / name, monkeypatch, *few) for name in ("alone", "ray"))
+    examples = check_run(alone).examples
+    train_alone(SftJob(alone, examples.train, examples.held_out), lambda message: None)
+    summary = run_sft(in_ray)
+    assert losses(tmp_path / "ray") == pytest.approx(losses(tmp_path / "alone"), rel=2e-4)
+    assert summary["num_steps"] == 4
+    exported, before = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "ray/export", soundworld / "sft")
+    )
+    assert {name.split(".")[-2] for name in before if not before[name].equal(exported[name])} == set(TARGETS)
 
 
 def test_what_cannot_be_learned_is_listed_and_too_much_of_it_ends_the_run(

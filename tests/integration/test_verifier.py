@@ -1,6 +1,6 @@
-"""A real audio model judges claims through Ray Data: the command is killed half-way and the stage started again.
+"""A real audio model judges claims through Ray Data, with the probabilities that plain transformers gives.
 
-The probabilities of its verdicts are compared with plain transformers. Then a verifier of the user's runs in actors.
+Then a verifier of the user's runs in actors. `make soak` kills the command half-way and starts it again.
 """
 
 import os
@@ -91,7 +91,6 @@ def kill_after_first_answers(launch: Path) -> list[str]:
 class Stage:
     launch: Path
     config: Config
-    first: list[str]  # keys of the answers that the killed start has stored
     summary: Summary
     rows: list[dict[str, Any]]  # of verified.parquet
 
@@ -99,17 +98,35 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(random_audio_model: Path, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     launch = make_launch(tmp_path_factory.mktemp("verifier"), random_audio_model)
-    first = kill_after_first_answers(launch)
+    return judged(launch)
+
+
+def judged(launch: Path) -> Stage:
+    """Runs the stage to its end."""
     config = load_distill(launch, stage="verify")
     summary = verify(config)
-    return Stage(launch, config, first, summary, pq.read_table(launch.parent / "run/verified.parquet").to_pylist())
+    return Stage(launch, config, summary, pq.read_table(launch.parent / "run/verified.parquet").to_pylist())
 
 
-def test_a_killed_stage_judges_the_other_claims_and_none_twice(stage: Stage) -> None:
+@pytest.mark.soak
+def test_a_killed_stage_judges_the_other_claims_and_none_twice(
+    stage: Stage, random_audio_model: Path, ray_cluster: None, tmp_path: Path
+) -> None:
+    launch = make_launch(tmp_path, random_audio_model)
+    first = kill_after_first_answers(launch)
+    killed = judged(launch)
+    keys = stored(tmp_path)
+    assert 0 < len(first) < len(keys) == len(set(keys))
+    assert keys[: len(first)] == first
+    assert set(keys) == set(stored(stage.launch.parent))
+    assert killed.summary.num_judged == stage.summary.num_judged
+    assert [row["score"] for row in killed.rows] == pytest.approx([row["score"] for row in stage.rows], abs=1e-5)
+
+
+def test_every_claim_is_judged_once_and_a_broken_clip_loses_only_its_own_chains(stage: Stage) -> None:
     keys = stored(stage.launch.parent)
     # Three claims in order, two of a list, one of its own: in two orders, about each of four clips.
-    assert 0 < len(stage.first) < len(keys) == 4 * 6 * 2 == len(set(keys))
-    assert keys[: len(stage.first)] == stage.first
+    assert len(keys) == 4 * 6 * 2 == len(set(keys))
     assert stage.summary.num_asked == 5 * 6 * 2
     assert (stage.summary.num_judged, stage.summary.num_failed, stage.summary.num_unjudgeable) == (12, 3, 5)
     assert len(stage.rows) == 20 and {row["verdict"] for row in stage.rows[3::4]} == {"no claims"}
