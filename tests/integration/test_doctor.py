@@ -22,6 +22,7 @@ def test_a_machine_is_examined_without_a_launch_file() -> None:
     assert {level for findings in found.values() for level, _ in findings} == {"ok"}, found
 
 
+@pytest.mark.soak
 def test_a_run_is_examined_down_to_one_step_and_leaves_nothing(system_config: Config, tmp_path: Path) -> None:
     config = replace(system_config, run=replace(system_config.run, dir=str(tmp_path / "run")))
     found = examined(config, deep=True)
