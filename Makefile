@@ -15,7 +15,7 @@ PIP_INSTALL := bin/python -m pip install -qq --disable-pip-version-check --no-in
 PYTEST := python -m pytest -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo unit test soak check bench venv venv-trl venv-gpu gpu-smoke clean
+.PHONY: help demo unit test soak check bench paper venv venv-trl venv-gpu gpu-smoke clean
 
 help:
 	@echo "make demo      learn from sound on this machine: runs ssr1-rl demo"
@@ -24,6 +24,7 @@ help:
 	@echo "make soak      runs that are killed again and again, and benchmarks with engines (long; not in make test)"
 	@echo "make check     ruff, pyright, the layers of the rooms (lint-imports), and what stays light to import"
 	@echo "make bench     the benchmarks, TRL beside ours   (makes .venv-trl as well)"
+	@echo "make paper     SightSound-R1's claim in miniature: a table of 7 students (about an hour; goes on if stopped)"
 	@echo "make venv      only the environment, in .venv    (about 2 minutes, once)"
 	@echo "make venv-trl  only TRL's environment, .venv-trl (about 1 minute, once)"
 	@echo "make venv-gpu  the environment for NVIDIA GPUs, .venv-gpu; docs/gpu.md says what the machine needs"
@@ -54,6 +55,9 @@ bench: $(READY) $(TRL_READY)
 	$(IN_VENV) python benchmarks/rollout_overhead.py
 	$(IN_VENV) python benchmarks/prefix_packing.py
 	$(IN_VENV) python benchmarks/logprob_head.py
+
+paper: $(READY)
+	$(IN_VENV) python benchmarks/paper.py $(ARGS)
 
 venv: $(READY)
 	@echo "$(VENV) is ready: . $(VENV)/bin/activate"

@@ -1,171 +1,137 @@
 """SightSound-R1's claim in miniature: does a check of the teacher's chains against the sound pay, and does GRPO add?
 
-Makes the sight world, a tiny teacher and a tiny verifier, lets them write and check chains of thought, trains students
-from labels, from chains and from validated chains, each by SFT and then by GRPO, and evaluates all of them on three
-tests. docs/paper.md explains it. Stopped at any moment, the same command goes on; a stage that is done is kept.
+Makes the sight world with a tiny teacher, verifier and student, and runs launch/recipe_local.yaml for students that
+learn from labels, from the chains that the labels keep, and from validated chains, with several seeds. docs/paper.md
+explains it. Stopped at any moment, the same command goes on; what is done is kept.
 """
 
+import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import argument_parser, warn_if_busy, write_result
-from paper_table import ARMS, PRETRAINED, TESTS, draw, table, text_table
+from paper_table import ARMS, draw, table, text_table
 from paper_truth import measured_against_truth
 
-SETTINGS = Path(__file__).parent / "paper.yaml"
-DONE = "done.json"
+ROOT = Path(__file__).parents[1]
+SHARED = ("generate", "verify")
+"""Stages that are the same for all students; the first recipe makes them."""
 TINY = (
-    "sft.max_steps=4",
-    "sft.questions_per_step=8",
-    "grpo.num_steps=2",
-    "grpo.questions_per_step=4",
-    "grpo.group_size=4",
-    "grpo.num_minibatches=1",
-    "grpo.validate_every=2",
-    "checkpoint.every=1",
+    "stages.sft.sft.max_steps=2",
+    "stages.sft.sft.questions_per_step=8",
+    "stages.grpo.grpo.num_steps=2",
+    "stages.grpo.grpo.questions_per_step=4",
+    "stages.grpo.grpo.group_size=4",
+    "stages.grpo.grpo.num_minibatches=1",
+    "stages.grpo.grpo.validate_every=2",
+    "stages.grpo.checkpoint.every=1",
 )
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One command, and the folder of what it makes."""
-
-    name: str
-    folder: Path
-    command: tuple[str, ...]
-
-    def run(self) -> float:
-        """Runs the command unless it is done; returns the seconds that it took."""
-        stamp = self.folder / DONE
-        if stamp.is_file():
-            made = json.loads(stamp.read_text())
-            if made["command"] != list(self.command):
-                raise SystemExit(f"{self.folder} was made by another command; give another --output, or remove it")
-            print(f"{self.name}: done before, in {made['s']:.0f} s", flush=True)
-            return made["s"]
-        print(f"{self.name} …", flush=True)
-        started = time.monotonic()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "log.txt").open("ab") as log:
-            ended = subprocess.run(self.command, stdout=log, stderr=subprocess.STDOUT, check=False)
-        if ended.returncode:
-            raise SystemExit(f"{self.name} failed (exit code {ended.returncode}); see {log.name}")
-        seconds = time.monotonic() - started
-        stamp.write_text(json.dumps({"s": seconds, "command": self.command}))
-        print(f"{self.name}: {seconds:.0f} s", flush=True)
-        return seconds
-
-
 class Paper:
-    """The stages of the miniature, in a folder."""
+    """The recipes of the miniature, in a folder."""
 
-    def __init__(self, folder: Path, num_seeds: int, tiny: bool) -> None:
-        self.folder, self.seeds, self._tiny = folder, range(num_seeds), tiny
-        self.models, self.distilled = folder / "models", folder / "distill"
-        self.world = self.models / "world"
+    folder: Path
+    num_seeds: int
+    tiny: bool
 
-    def stages(self) -> list[Stage]:
-        make = _ssr1_rl("sightworld", str(self.models), *(["--tiny"] if self._tiny else []))
-        found = [Stage("world and models", self.models / "made", make)]
-        for stage in ("generate", "verify"):
-            words = (*self._of_train(), f"run.dir={self.distilled}", f"teacher.model={self.models / 'teacher'}")
-            words = (*words, f"verifier.model={self.models / 'verifier'}")
-            found.append(Stage(stage, self.folder / stage, self._cli("distill", stage, *words)))
-        for seed in self.seeds:
+    @property
+    def models(self) -> Path:
+        """World, student, teacher and verifier."""
+        return self.folder / "sightworld"
+
+    def recipe(self, arm: str, seed: int) -> Path:
+        """Folder of one student's recipe."""
+        return self.folder / f"{arm}_{seed}"
+
+    def run(self) -> None:
+        """Makes what is not made yet."""
+        self._command("sightworld", str(self.models), *(["--tiny"] if self.tiny else []))
+        first = self.recipe("validated", 0)
+        for seed in range(self.num_seeds):
+            for arm in ("validated", "kept", "labels"):
+                recipe = self.recipe(arm, seed)
+                if not recipe.exists():
+                    _begin_with(first, recipe)
+                seeds = [f"stages.{stage}.run.seed={seed}" for stage in ("sft", "grpo")]
+                self._command(
+                    "recipe",
+                    str(ROOT / "launch/recipe_local.yaml"),
+                    f"run.dir={recipe}",
+                    f"sft.responses={arm}",
+                    *seeds,
+                    *(TINY if self.tiny else ()),
+                )
+
+    def _command(self, *words: str) -> None:
+        print("$ ssr1-rl", *words, flush=True)
+        command = [sys.executable, "-m", "ssr1_rl.cli", *words]
+        environment = os.environ | {"SSR1_RL_SIGHTWORLD": str(self.models)}
+        if code := subprocess.run(command, env=environment, check=False).returncode:
+            raise SystemExit(code)
+
+    def seconds(self) -> dict[str, dict[str, float]]:
+        """Wall-clock seconds of every stage of every recipe."""
+        found = {}
+        for seed in range(self.num_seeds):
             for arm in ARMS:
-                found += self._student(arm, seed)
-        found.append(Stage("evaluate", self.folder / "evaluate", self._evaluate()))
+                stages = json.loads((self.recipe(arm, seed) / "recipe.json").read_text())
+                made = [name for name in stages if name not in SHARED or (arm, seed) == ("validated", 0)]
+                found[f"{arm}, seed {seed}"] = {name: round(stages[name]["wall_s"]) for name in made}
         return found
 
-    def students(self) -> dict[str, Path]:
-        """Every model by its name in the evaluation."""
-        found = {PRETRAINED: self.models / "student"}
-        for seed in self.seeds:
-            for arm in ARMS:
-                found[f"{arm}_sft_{seed}"] = self._run(arm, "sft", seed) / "export"
-                found[f"{arm}_grpo_{seed}"] = self._run(arm, "grpo", seed) / "export"
-        return found
 
-    def _student(self, arm: str, seed: int) -> list[Stage]:
-        """SFT of one arm, then GRPO, then the export of its last step."""
-        common = (*self._of_train(), *self._splits(["validation"]), f"run.seed={seed}")
-        sft, grpo = self._run(arm, "sft", seed), self._run(arm, "grpo", seed)
-        chains = self.distilled / ("verified.parquet" if arm == "validated" else "chains.parquet")
-        given = () if arm == "labels" else (f"sft.chains={chains}",)
-        learn = (f"run.dir={sft}", f"model.path={self.models / 'student'}", f"sft.responses={arm}", *given)
-        learn = (*learn, "learner.learning_rate=1e-3", "learner.warmup_steps=20", "checkpoint.every=100")
-        explore = (f"run.dir={grpo}", f"model.path={sft / 'export'}", "learner.learning_rate=3e-4")
-        name = f"{arm}, seed {seed}"
-        return [
-            Stage(f"SFT on {name}", sft.with_name(sft.name + "_stage"), self._cli("sft", *common, *learn)),
-            Stage(f"GRPO after {name}", grpo.with_name(grpo.name + "_stage"), self._cli("grpo", *common, *explore)),
-            Stage(
-                f"export after {name}",
-                grpo.with_name(grpo.name + "_export"),
-                (*_ssr1_rl("export", str(grpo)), "--step", "last"),
-            ),
-        ]
-
-    def _run(self, arm: str, stage: str, seed: int) -> Path:
-        return self.folder / "students" / f"{arm}_{stage}_{seed}"
-
-    def _evaluate(self) -> tuple[str, ...]:
-        models = [f"evaluation.models.{name}={path}" for name, path in self.students().items()]
-        return self._cli("eval", f"run.dir={self.folder / 'evaluation'}", *self._splits(TESTS), *models)
-
-    def _of_train(self) -> tuple[str, ...]:
-        return (
-            f"data.train.path={self.world / 'train.json'}",
-            f"data.train.audio_dir={self.world / 'audio'}",
-            f"data.train.video_dir={self.world / 'video'}",
-        )
-
-    def _splits(self, names: Sequence[str]) -> list[str]:
-        return [
-            f"data.validation.{name}.{field}={self.world / value}"
-            for name in names
-            for field, value in (("path", f"{name}.json"), ("audio_dir", "audio"))
-        ]
-
-    def _cli(self, *words: str) -> tuple[str, ...]:
-        """A sub-command of ssr1-rl with the shared settings; `words` are the sub-command and overrides."""
-        command = [word for word in words if "=" not in word]
-        overrides = [word for word in words if "=" in word]
-        read = {"distill": (), "sft": ("sft", "checkpoint"), "grpo": ("grpo", "checkpoint"), "eval": ()}[command[0]]
-        tiny = [word for word in TINY if self._tiny and word.startswith(read)] if read else []
-        return (*_ssr1_rl(*command, str(SETTINGS)), *overrides, *tiny)
+def _begin_with(first: Path, recipe: Path) -> None:
+    """Lets a recipe go on from what the first one has made of the teacher's chains."""
+    partial = recipe.with_name(f".{recipe.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    if first.exists() and first != recipe:
+        for stage in SHARED:
+            shutil.copytree(first / stage, partial / stage)
+        stages = json.loads((first / "recipe.json").read_text())
+        (partial / "recipe.json").write_text(json.dumps({stage: stages[stage] for stage in SHARED}))
+    partial.rename(recipe)
 
 
-def _ssr1_rl(*words: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "ssr1_rl.cli", *words)
-
-
-def result_of(paper: Paper, seconds: Mapping[str, float]) -> dict[str, Any]:
+def result_of(paper: Paper) -> dict[str, Any]:
     """The table, what is known of teacher and verifier, and the time of every stage."""
+    recipes = {(arm, seed): paper.recipe(arm, seed) for arm in ARMS for seed in range(paper.num_seeds)}
+    seconds = paper.seconds()
+    total = sum(sum(stages.values()) for stages in seconds.values())
     return {
-        "table": table(paper.folder / "evaluation", len(paper.seeds)),
-        "chains": measured_against_truth(paper.world, paper.distilled / "verified.parquet"),
-        "seeds": list(paper.seeds),
-        "seconds": dict(seconds) | {"all": sum(seconds.values())},
+        "table": table(recipes, paper.num_seeds),
+        "chains": measured_against_truth(paper.models / "world", recipes["validated", 0] / "verify/verified.parquet"),
+        "num_seeds": paper.num_seeds,
+        "seconds": {"stages": seconds, "of_recipes": total},
     }
 
 
+def print_result(result: Mapping[str, Any]) -> None:
+    """The table and the figures of the check, for people."""
+    print(text_table(result["table"]))
+    for name, value in result["chains"].items():
+        print(f"{name}: {value}")
+
+
 def main() -> None:
-    parser = argument_parser(__doc__)
+    parser: argparse.ArgumentParser = argument_parser(__doc__)
     parser.add_argument("--output", type=Path, default=Path("runs/paper"), help="folder (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=2, help="seeds of the students (default: %(default)s)")
     options = parser.parse_args()
     warn_if_busy()
-    paper = Paper(options.output, options.seeds, options.tiny)
-    seconds = {stage.name: stage.run() for stage in paper.stages()}
-    result = result_of(paper, seconds)
-    print(text_table(result["table"]))
+    paper = Paper(options.output.resolve(), options.seeds, options.tiny)
+    paper.run()
+    result = result_of(paper)
+    print_result(result)
     write_result("paper", result, options.results, draw)
 
 

@@ -14,39 +14,39 @@ TESTS = ("test", "unseen_scenes", "unseen_questions")
 NUM_RESAMPLES = 2000
 
 
-def table(evaluation: Path, num_seeds: int) -> dict[str, Any]:
+def table(recipes: Mapping[tuple[str, int], Path], num_seeds: int) -> dict[str, Any]:
     """Accuracy of every student on every test, and the differences on which the claim rests, in percent.
 
     An interval is a bootstrap over questions of the mean over seeds (95 %). The seeds are few, so it says how far the
     figure depends on the questions, and not how far on the seeds; those are listed one by one.
+
+    Args:
+        recipes: the folder of each recipe, by what its student learned from and by its seed.
     """
-    rows = {}
-    for row, models in _rows(num_seeds).items():
-        rows[row] = {test: _figure([_right(evaluation / model / test) for model in models]) for test in TESTS}
-    return {"rows": rows, "differences": _differences(evaluation, num_seeds)}
-
-
-def _rows(num_seeds: int) -> dict[str, list[str]]:
-    """The models of each row of the table, one for each seed."""
-    found = {PRETRAINED: [PRETRAINED]}
+    rows = {PRETRAINED: [recipes["labels", 0] / "evaluate" / "pretrained"]}
     for stage, suffix in (("sft", ""), ("grpo", " + GRPO")):
         for arm, name in ARMS.items():
-            found[f"{name}{suffix}"] = [f"{arm}_{stage}_{seed}" for seed in range(num_seeds)]
-    return found
+            rows[f"{name}{suffix}"] = [recipes[arm, seed] / "evaluate" / stage for seed in range(num_seeds)]
+    right = {
+        row: {test: [_right(folder / test) for folder in folders] for test in TESTS} for row, folders in rows.items()
+    }
+    return {
+        "rows": {row: {test: _figure(found[test]) for test in TESTS} for row, found in right.items()},
+        "differences": _differences(right),
+    }
 
 
-def _differences(evaluation: Path, num_seeds: int) -> dict[str, Any]:
+def _differences(right: Mapping[str, Mapping[str, list[np.ndarray]]]) -> dict[str, Any]:
     """Each row minus the one that it should exceed."""
     steps = [("labels", PRETRAINED), ("chains", "labels"), ("validated chains", "chains")]
     steps += [(f"{name} + GRPO", name) for name in ARMS.values()]
     steps += [("validated chains + GRPO", f"{name} + GRPO") for name in list(ARMS.values())[:2]]
-    rows = _rows(num_seeds)
 
-    def right(row: str, test: str) -> np.ndarray:
-        return np.mean([_right(evaluation / model / test) for model in rows[row]], axis=0)
+    def mean(row: str, test: str) -> np.ndarray:
+        return np.mean(right[row][test], axis=0)
 
     return {
-        f"{more} - {less}": {test: _estimate(right(more, test) - right(less, test)) for test in TESTS}
+        f"{more} - {less}": {test: _estimate(mean(more, test) - mean(less, test)) for test in TESTS}
         for more, less in steps
     }
 

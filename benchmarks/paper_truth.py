@@ -12,7 +12,10 @@ from ssr1_rl.demo.sightworld.questions import Asked
 
 
 def measured_against_truth(world: Path, verified: Path) -> dict[str, Any]:
-    """Shares of right and grounded chains, and precision and recall of the check among the chains kept by the label."""
+    """Shares of right and grounded chains, and precision and recall of the check among the chains kept by the label.
+
+    A share of nothing is None.
+    """
     truth = json.loads((world / "truth.json").read_text())
     clips = {str(row["id"]): truth[row["video_name"]] for row in json.loads((world / "train.json").read_text())}
     rows = pq.read_table(verified).to_pylist()
@@ -26,8 +29,8 @@ def measured_against_truth(world: Path, verified: Path) -> dict[str, Any]:
         "num_kept": len(kept),
         "grounded_share_of_kept": _share(grounded),
         "num_validated": sum(validated),
-        "precision": both / max(1, sum(validated)),
-        "recall": both / max(1, sum(grounded)),
+        "precision": both / sum(validated) if any(validated) else None,
+        "recall": both / sum(grounded) if any(grounded) else None,
         "questions": len(clips),
         "questions_with_a_kept_chain": len({row["question_id"] for row in kept}),
         "questions_with_a_validated_chain": len({row["question_id"] for row in kept if row["validated"]}),
@@ -49,5 +52,5 @@ def _is_trapped(clip: dict[str, Any]) -> bool:
     return any({"rattle", "whistle"} <= set(objects) for objects in clip["seen"])
 
 
-def _share(values: Sequence[bool]) -> float:
-    return sum(values) / max(1, len(values))
+def _share(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
