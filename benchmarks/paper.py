@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = ("generate", "verify")
 """Stages that are the same for all students; the first recipe makes them."""
 TINY = (
+    "verifier.threshold=0",
     "stages.sft.sft.max_steps=2",
     "stages.sft.sft.questions_per_step=8",
     "stages.grpo.grpo.num_steps=2",
