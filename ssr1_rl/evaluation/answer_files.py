@@ -82,7 +82,7 @@ def _row(question: Question, sample: int, response: Response, readings: Mapping[
 def write_mmau(path: Path, split: Split, outputs: Mapping[str, str]) -> int:
     """Writes the rows of an MMAU file as they are, each with the model's answer: "" for one without an answer.
 
-    Rows that the settings of the split leave out (`max_questions`, `kinds`) are not written.
+    Rows that the settings of the split leave out (`skip_questions`, `max_questions`, `kinds`) are not written.
 
     Args:
         path: the file to write.
