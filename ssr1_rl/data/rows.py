@@ -128,7 +128,7 @@ class Row:
         return _characters(str(value).strip(), field)
 
     def choices(self, field: str) -> tuple[str, ...]:
-        """A list of texts, at least two of them different. A repeated one is kept: it is the same answer twice.
+        """A list of texts or numbers, at least two of them different. A repeated one is kept: the same answer twice.
 
         Labels that all of them carry ("A. dog") are part of them here; `answer` removes them.
         """
@@ -136,9 +136,9 @@ class Row:
         if not isinstance(value, list):
             raise RowError(field, f"expected a list of choices, got {shown(value)}")
         for position, choice in enumerate(value):
-            if not isinstance(choice, str) or not choice.strip():
-                raise RowError(field, f"choice {position} must be a text, got {shown(choice)}")
-        choices = tuple(_characters(choice.strip(), field) for choice in value)
+            if isinstance(choice, bool) or not isinstance(choice, str | int | float) or not str(choice).strip():
+                raise RowError(field, f"choice {position} must be a text or a number, got {shown(choice)}")
+        choices = tuple(_characters(open_answer(choice, field).strip(), field) for choice in value)
         if len(set(choices)) < 2:
             raise RowError(field, f"at least 2 different choices are needed, got {shown(value)}")
         return choices
