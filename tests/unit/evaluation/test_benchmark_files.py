@@ -50,6 +50,17 @@ def test_the_file_for_mmau_s_script_has_every_row_as_it_was_and_gives_our_offici
     assert by_task["music"] == scores.groups["kind"]["music"]["greedy"].value == 1 / 2
 
 
+def test_mmau_s_script_agrees_where_choices_carry_letters_in_the_file(make):
+    lettered = ["(A) dog", "(B) cat"]
+    for name in "123":
+        make.row(name, "(A) dog", choices=lettered)
+    results = make.evaluate(base=Model({"1": tagged("A"), "2": tagged("dog"), "3": tagged("B")}))
+    written = make.json("base/mini/mmau.json")
+    assert [row["model_output"] for row in written] == ["(A) dog", "(A) dog", "(B) cat"]
+    share, _ = official_script(written)
+    assert share == results.figures["base"]["mini"].rules["mmau"].overall["greedy"].value == 2 / 3
+
+
 @pytest.mark.parametrize("by_label", [False, True])
 def test_right_answers_to_each_benchmark_as_it_is_distributed(tmp_path, by_label):
     (avqa, avqa_clips), mmau = distributed.avqa(tmp_path), distributed.mmau(tmp_path)
