@@ -69,6 +69,9 @@ class DatasetConfig:
     """Number of usable questions to leave out, from the start of the file: another split may hold them out."""
     max_questions: int = setting(0, ge=0)
     """Number of usable questions to read, from the start of the file or after those left out. 0: all."""
+    official_rule: Literal["", "avqa", "mmau", "music_avqa"] = ""
+    """Benchmark whose official rule scores the split in `ssr1-rl eval`, for MMAU in Parquet for example. Empty: that of
+    the format, if it has one."""
 
 
 @dataclass

@@ -3,6 +3,8 @@
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ssr1_rl.checks.eval_preflight import read_validation
@@ -59,6 +61,20 @@ def test_mmau_s_script_agrees_where_choices_carry_letters_in_the_file(make):
     assert [row["model_output"] for row in written] == ["(A) dog", "(A) dog", "(B) cat"]
     share, _ = official_script(written)
     assert share == results.figures["base"]["mini"].rules["mmau"].overall["greedy"].value == 2 / 3
+
+
+def test_a_benchmark_in_another_format_is_scored_by_its_rule(make, tmp_path):
+    """MMAU as a table: the rule is MMAU's, and its script's file is for its own JSON alone."""
+    row = {"question": "What?", "choices": ["dog", "cat"], "answer": "dog"}
+    parquet = tmp_path / "mini.parquet"
+    pq.write_table(pa.Table.from_pylist([row | {"id": name} for name in "12"]), parquet)
+    make.config.data.validation = {"table": DatasetConfig("parquet", str(parquet), official_rule="mmau")}
+    splits = read_validation(make.config.data)
+    model = Model({"1": tagged("dog, since it barks"), "2": tagged("cat")})
+    results = evaluate_models({"base": "m"}, splits, make.config, make.run, print, lambda path: model)
+    scores = results.figures["base"]["table"].rules
+    assert {rule: of.overall["greedy"].value for rule, of in scores.items()} == {"mmau": 0.5, "accuracy": 0.0}
+    assert not (make.run / "base/table/mmau.json").exists()
 
 
 @pytest.mark.parametrize("by_label", [False, True])
