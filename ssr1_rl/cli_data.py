@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ssr1_rl.config.schema import Config
+    from ssr1_rl.config.sections.data import DatasetConfig
     from ssr1_rl.data.check.measure import Measured, Media
     from ssr1_rl.data.check.report import Report
     from ssr1_rl.data.example import Example
     from ssr1_rl.data.prompt import PromptBuilder
+    from ssr1_rl.data.splits import Split
     from ssr1_rl.types import Question
 
 app = typer.Typer(help="Looks at the data of a launch file.", no_args_is_help=True)
@@ -52,10 +54,11 @@ def check(
     from ssr1_rl.data.check.findings import check_data
     from ssr1_rl.data.check.on_ray import measure_on_ray
     from ssr1_rl.data.check.report import ERRORS
+    from ssr1_rl.data.check.splits import read_data_settings
     from ssr1_rl.inference.progress import StageProgress
     from ssr1_rl.telemetry.progress import default_console
 
-    data = _settings(file, overrides).data
+    config, splits = read_data_settings(file, overrides or [])
     console = Console(stderr=True) if as_json else default_console()
 
     def measure(files: Sequence[Media]) -> list[Measured]:
@@ -63,10 +66,10 @@ def check(
             return []
         with connected(), StageProgress("clips and videos", len(files), console=console) as progress:
             return measure_on_ray(
-                files, data, lambda done: progress.count(len(done), sum(one.kind in ERRORS for one in done))
+                files, config.data, lambda done: progress.count(len(done), sum(one.kind in ERRORS for one in done))
             )
 
-    report = check_data(data, measure)
+    report = check_data(splits, measure)
     if as_json:
         print(json.dumps(report.as_json(), indent=1))
     else:
@@ -80,45 +83,46 @@ def show(
     file: Spec,
     overrides: Overrides = None,
     num: Annotated[int, typer.Option("--num", "-n", help="number of samples", min=1)] = 5,
-    split: Annotated[str, typer.Option(help="train, or the name of a validation split; default: the first")] = "",
+    split: Annotated[
+        str, typer.Option(help="train, the name of a validation split, or its section in the file; default: the first")
+    ] = "",
     model: Annotated[str, typer.Option(help="model folder or name on the hub; default: model.path of the file")] = "",
 ) -> None:
     """Prints samples as the model gets them: prompt, tokens, seconds of audio, answer, metadata."""
     from omegaconf import MISSING
     from rich.text import Text
 
+    from ssr1_rl.data.check.splits import read_data_settings
     from ssr1_rl.data.prompt import PromptBuilder
     from ssr1_rl.telemetry.progress import default_console, printable
 
-    config = _settings(file, overrides)
+    config, splits = read_data_settings(file, overrides or [])
     path = model or (config.model.path if config.model.path != MISSING else "")
     if not path:
         raise UserError(f"{file} names no model, whose tokenizer makes the prompts; give one: --model PATH")
-    questions = _questions(config, split, num)
+    found = _read(splits, split, num)
     builder = PromptBuilder(path, config.data)
     console = default_console()
-    for question in questions:
+    for question in found.questions:
         for style, text in _lines(question, builder, config):
             console.print(Text(printable(text, console), style=style), soft_wrap=True)
+    if found.skipped:
+        example = printable(str(found.skipped[0]), console)
+        note = f"rows among these that cannot be read: {len(found.skipped):,}, for example {example}"
+        console.print(Text(f"{note}; ssr1-rl data check lists them", style="red"), soft_wrap=True)
 
 
-def _settings(file: Path, overrides: list[str] | None) -> Config:
-    from ssr1_rl.config.load import read_settings
-
-    return read_settings(file, overrides or [], "data")[0]
-
-
-def _questions(config: Config, split: str, num: int) -> list[Question]:
-    from ssr1_rl.data.check.findings import named_splits
+def _read(splits: dict[str, DatasetConfig], wanted: str, num: int) -> Split:
+    """The first questions of a split, which is named by its section or the last part of that."""
     from ssr1_rl.data.splits import read_split
 
-    splits = {setting.rpartition(".")[2]: (setting, dataset) for setting, dataset in named_splits(config.data).items()}
-    name = split or next(iter(splits))
-    if name not in splits:
-        raise UserError(f"--split {name}: there is no such split; the settings name {', '.join(splits)}")
-    setting, dataset = splits[name]
+    by_name = {setting.rpartition(".")[2]: setting for setting in reversed(splits)} | {name: name for name in splits}
+    setting = by_name.get(wanted) if wanted else next(iter(splits))
+    if setting is None:
+        raise UserError(f"--split {wanted}: there is no such split; the settings name {', '.join(splits)}")
+    dataset = splits[setting]
     dataset.max_questions = min(num, dataset.max_questions or num)
-    return read_split(dataset, setting, max_skipped_share=1.0).questions
+    return read_split(dataset, setting, max_skipped_share=1.0)
 
 
 def _lines(question: Question, builder: PromptBuilder, config: Config) -> Iterator[tuple[str, str]]:

@@ -19,7 +19,7 @@ def print_eval_dry_run(config: Config, checked: EvalPreflight) -> None:
     console.print(write(settings), markup=False, highlight=False)
     rows = [
         split_row(split)
-        | {"scored by": ", ".join(rule.name for rule in rules_of(split.dataset.format, evaluation.require_tags))}
+        | {"scored by": ", ".join(rule.name for rule in rules_of(split.dataset, evaluation.require_tags))}
         for split in checked.splits.values()
     ]
     summary_table("splits", rows)

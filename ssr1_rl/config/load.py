@@ -49,7 +49,7 @@ def read_settings(
         ConfigError: an unknown setting (with the nearest known one), a wrong type, a value out of
             bounds, or a missing required setting.
     """
-    schema = RecipeConfig if stage or command == "recipe" else Config
+    schema = RecipeConfig if stage or command in ("recipe", "data") else Config
     file, places = _read_file(Path(path), schema) if path is not None else ({}, {})
     given = [parse_override(text, schema) for text in overrides]
     origins = places | {key: origin for override in given for key, origin in override.origins.items()}

@@ -74,7 +74,7 @@ class ClipFolder(DataFolder):
         held = held_bytes(value, field)
         if held is not None:
             return AudioRef(self._kept.keep(held))
-        return self.find(value["path"] if isinstance(value, Mapping) and value.keys() <= _HELD else value, field)
+        return self.find(path_in(value), field)
 
 
 def held_bytes(value: object, field: str) -> bytes | None:
@@ -90,6 +90,11 @@ def held_bytes(value: object, field: str) -> bytes | None:
     if not value:
         raise RowError(field, "the file in the row is empty (0 bytes); leave its row out", "empty file")
     return value
+
+
+def path_in(value: object) -> object:
+    """The path that a value holds in Hugging Face's form; any other value as it is."""
+    return value["path"] if isinstance(value, Mapping) and "path" in value and value.keys() <= _HELD else value
 
 
 def without_suffix(name: str) -> str:

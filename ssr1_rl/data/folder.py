@@ -71,7 +71,8 @@ class DataFolder:
                 f"{self.what}, or allow_outside_paths=true if you trust this file",
                 OUTSIDE,
             )
-        return path
+        root = self._roots[0]
+        return os.path.join(self._prefix, path.removeprefix(root)) if path.startswith(root) else path
 
     def same_file(self, path: str) -> str | None:
         """The file at a path, whose name may be in another Unicode form; None if there is none."""
@@ -107,7 +108,8 @@ class DataFolder:
     def missing(self, reason: str, name: str, field: str) -> RowError:
         """The error for a file that is not there. The first one says where it is instead, if that can be seen."""
         self._num_missing += 1
-        return RowError(field, reason + (self._hint(name) if self._num_missing == 1 else ""), self.missing_kind)
+        hint = _other_than_file(self.locate(name, "")) or (self._hint(name) if self._num_missing == 1 else "")
+        return RowError(field, reason + hint, self.missing_kind)
 
     def _stems(self, folder: str) -> dict[str, str]:
         """The entries of a folder by their normal form with a small suffix: clip.WAV counts as clip.wav."""
@@ -122,9 +124,6 @@ class DataFolder:
         """Where the file may be; looks only at names that `locate` allows."""
         path = self.locate(name, "")
         folder, last = os.path.split(path)
-        # Not the methods of Path: they raise for a name that is too long.
-        if os.path.isdir(path):
-            return "; that is a folder"
         near = next((other for other in entries_of(folder) if other.casefold() == last.casefold()), None)
         if near:
             return f"; there is {near!r}, which differs only in capital letters"
@@ -144,6 +143,16 @@ class DataFolder:
             return os.path.isfile(self.locate(name, ""))
         except RowError:
             return False
+
+
+def _other_than_file(path: str) -> str:
+    """What there is at a path that is no file; empty if there is nothing."""
+    # Not the methods of Path: they raise for a name that is too long.
+    if os.path.isdir(path):
+        return "; that is a folder"
+    if os.path.islink(path):
+        return "; that is a link to a file that is not there"
+    return "; that is no regular file" if os.path.lexists(path) else ""
 
 
 def normal_form(name: str) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ssr1_rl.data.choices import folded
-from ssr1_rl.data.rows import ReadResult
 from ssr1_rl.types import Question
 
 
-def with_choices(result: ReadResult, path: str) -> ReadResult:
-    """The questions, those without choices with every answer of their kind, sorted.
+def with_choices(questions: Sequence[Question], path: str) -> tuple[list[Question], tuple[str, ...]]:
+    """The questions, those without choices with every answer of their kind, sorted; and notes for the user.
 
     Kinds with a single answer stay open, and are noted. Answers that differ in case and white space alone are one.
     """
     answers: dict[str, dict[str, str]] = {}
-    for question in result.questions:
+    for question in questions:
         if not question.choices:
             answers.setdefault(question.kind, {}).setdefault(folded(question.ground_truth), question.ground_truth)
     one = [kind for kind, of_kind in answers.items() if len(of_kind) < 2]
@@ -30,4 +30,4 @@ def with_choices(result: ReadResult, path: str) -> ReadResult:
             question, choices=tuple(sorted(of_kind.values())), ground_truth=of_kind[folded(question.ground_truth)]
         )
 
-    return replace(result, questions=list(map(give, result.questions)), notes=(*result.notes, *([note] if one else [])))
+    return list(map(give, questions)), (note,) if one else ()

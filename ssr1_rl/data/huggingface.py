@@ -40,7 +40,7 @@ def read_huggingface(config: DatasetConfig) -> ReadResult:
     dataset = _load(config)
     columns = Columns(dataset.features.arrow_schema, used_columns(config), config.path)
     result = read_by_columns(config, _records(dataset, columns, config.path), _folder(config))
-    return replace(result, notes=columns.notes())
+    return replace(result, notes=(*result.notes, *columns.notes()))
 
 
 def is_on_hub(path: str) -> bool:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import ast
 import json
 import re
+from dataclasses import replace
 
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.clips import ClipFolder, without_suffix
-from ssr1_rl.data.records import read_records
+from ssr1_rl.data.records import Record, read_records
 from ssr1_rl.data.row_error import RowError, shown
 from ssr1_rl.data.rows import ReadResult, Row, read_rows
 from ssr1_rl.data.videos import VideoFolder
@@ -34,8 +35,6 @@ def read_music_avqa(config: DatasetConfig) -> ReadResult:
     folder, videos = ClipFolder(config), VideoFolder(config)
 
     def to_question(row: Row) -> Question:
-        if row.given("question_deleted"):
-            raise RowError("question_deleted", "the authors of the data set withdrew this question; leave its row out")
         name = row.text("video_id")
         answer, _ = row.answer("anser")
         return Question(
@@ -49,7 +48,17 @@ def read_music_avqa(config: DatasetConfig) -> ReadResult:
             metadata=row.further(*_USED) | {"video_id": name, "template": row.text("question_content")},
         )
 
-    return read_rows(config, read_records(config.path), to_question, _kind)
+    records = read_records(config.path)
+    asked = [record for record in records if not _is_withdrawn(record)]
+    result = read_rows(config, asked, to_question, _kind)
+    if len(asked) == len(records):
+        return result
+    note = f"{config.path}: {len(records) - len(asked):,} questions that their authors withdrew are left out"
+    return replace(result, notes=(*result.notes, note))
+
+
+def _is_withdrawn(record: Record) -> bool:
+    return isinstance(record.value, dict) and bool(record.value.get("question_deleted"))
 
 
 def filled_in(template: str, values: list[str]) -> str:

@@ -36,7 +36,7 @@ def read_parquet(config: DatasetConfig) -> ReadResult:
     used = used_columns(config)
     records = (record for file in files for record in _records(file, used, notes))
     result = read_by_columns(config, records, ClipFolder(config, path=files[0].parent))
-    return replace(result, notes=tuple(notes))
+    return replace(result, notes=(*result.notes, *notes))
 
 
 def parquet_files(path: str) -> list[Path]:

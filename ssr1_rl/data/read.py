@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from ssr1_rl.config.sections.data import ColumnsConfig, DatasetConfig
 from ssr1_rl.data.avqa import read_avqa
 from ssr1_rl.data.clips import MISSING
-from ssr1_rl.data.given_choices import with_choices
 from ssr1_rl.data.huggingface import is_on_hub, read_huggingface
 from ssr1_rl.data.jsonl import read_jsonl
 from ssr1_rl.data.mmau import read_mmau
@@ -60,17 +58,12 @@ def read_all(config: DatasetConfig) -> ReadResult:
     """Reads one split, however many of its rows cannot be used.
 
     Raises:
-        UserError: the file cannot be read at all, or holds no rows.
+        UserError: the file cannot be read at all, or the settings leave no row of it.
     """
     if config.format not in READERS:
         raise UserError(f"unknown data format {config.format!r}; known: {', '.join(READERS)}")
     _refuse_settings_of_other_formats(config)
-    if not config.choices_from_answers:
-        result = READERS[config.format](config)
-    else:
-        # The choices depend on every row, also where only the first questions are wanted.
-        result = with_choices(READERS[config.format](replace(config, max_questions=0)), config.path)
-        result = replace(result, questions=result.questions[: config.max_questions or None])
+    result = READERS[config.format](config)
     if not (result.questions or result.skipped):
         raise UserError(f"{config.path}: the file holds no rows; fix the path of the data set")
     return result

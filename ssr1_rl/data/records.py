@@ -60,7 +60,8 @@ def _records(text: str) -> list[Record]:
         if content:
             records.append(Record(number, _line(content)))
     last = records[-1].value
-    if isinstance(last, RowError) and not text.endswith(("\n", "\r")):
+    # Without a kind it is whole, but refused.
+    if isinstance(last, RowError) and last.kind and not text.endswith(("\n", "\r")):
         reason = f"{last.reason}; it is the last line and does not end: if the file was cut there, fetch it again"
         records[-1] = Record(records[-1].number, RowError(last.field, reason, last.kind))
     _refuse_one_object(records, text)

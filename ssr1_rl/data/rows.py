@@ -7,11 +7,12 @@ A row that cannot be used does not stop a reader: it becomes a `SkippedRow` that
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.choices import chosen, open_answer, without_labels
+from ssr1_rl.data.given_choices import with_choices
 from ssr1_rl.data.lookalikes import lookalikes, named
 from ssr1_rl.data.records import Record
 from ssr1_rl.data.row_error import RowError, shown
@@ -127,7 +128,7 @@ class Row:
         return _characters(str(value).strip(), field)
 
     def choices(self, field: str) -> tuple[str, ...]:
-        """A list of texts, at least two of them different. A repeated one is kept: it is the same answer twice.
+        """A list of texts or numbers, at least two of them different. A repeated one is kept: the same answer twice.
 
         Labels that all of them carry ("A. dog") are part of them here; `answer` removes them.
         """
@@ -135,9 +136,9 @@ class Row:
         if not isinstance(value, list):
             raise RowError(field, f"expected a list of choices, got {shown(value)}")
         for position, choice in enumerate(value):
-            if not isinstance(choice, str) or not choice.strip():
-                raise RowError(field, f"choice {position} must be a text, got {shown(choice)}")
-        choices = tuple(_characters(choice.strip(), field) for choice in value)
+            if isinstance(choice, bool) or not isinstance(choice, str | int | float) or not str(choice).strip():
+                raise RowError(field, f"choice {position} must be a text or a number, got {shown(choice)}")
+        choices = tuple(_characters(open_answer(choice, field).strip(), field) for choice in value)
         if len(set(choices)) < 2:
             raise RowError(field, f"at least 2 different choices are needed, got {shown(value)}")
         return choices
@@ -185,22 +186,26 @@ def read_rows(
     to_question: Callable[[Row], Question],
     kind_of: Callable[[Row], str],
 ) -> ReadResult:
-    """Turns rows of the wanted kinds into questions, and stops after `max_questions` usable ones (0: never).
+    """Turns rows of the wanted kinds into questions: all usable ones, or those that the settings leave.
 
-    `to_question` and `kind_of` make a question of a row, and tell its kind, or raise `RowError`.
+    Of two splits of one file, of which one reads the first N questions (`max_questions`) and the other leaves them out
+    (`skip_questions`), each row is in one, also if it cannot be used. `to_question` and `kind_of` make a question of a
+    row, and tell its kind, or raise `RowError`.
 
     Raises:
-        UserError: there is no row of one of the wanted kinds.
+        UserError: there is no row of one of the wanted kinds, or none is left.
     """
     questions: list[Question] = []
-    skipped: list[SkippedRow] = []
+    skipped: list[tuple[int, SkippedRow]] = []  # with the number of questions before it
     read: dict[str, tuple[int, Question]] = {}
     kinds: dict[str, None] = {}
     keys: frozenset[str] = frozenset()
     has_columns = config.format in HAVE_COLUMNS
+    end = config.skip_questions + config.max_questions if config.max_questions else None
     for position, record in enumerate(records, start=1):
-        if config.max_questions and len(questions) == config.max_questions:
-            return ReadResult(questions, skipped, keys)
+        # Choices depend on every row, also where only some questions are wanted.
+        if len(questions) == end and not config.choices_from_answers:
+            break
         source = record.source or config.path
         try:
             if isinstance(record.value, RowError):
@@ -214,18 +219,43 @@ def read_rows(
             if question.id in read:
                 raise _repeated(question, *read[question.id])
         except RowError as error:
-            skipped.append(SkippedRow(source, record.number, error.field, error.reason, error.kind))
+            reason = SkippedRow(source, record.number, error.field, error.reason, error.kind)
+            skipped.append((len(questions), reason))
             continue
         read[question.id] = record.number, question
         questions.append(question)
+    else:
+        _refuse_absent_kinds(config, questions, kinds)
+    notes: tuple[str, ...] = ()
+    if config.choices_from_answers:
+        questions, notes = with_choices(questions, config.path)
+    return ReadResult(*_part(config, questions, skipped, end), keys, notes)
+
+
+def _refuse_absent_kinds(config: DatasetConfig, questions: Sequence[Question], others: Iterable[str]) -> None:
+    """Refuses kinds that no usable row is of; `others` are the kinds of rows that are not wanted."""
     found = {question.kind for question in questions}
     absent = [kind for kind in config.kinds if kind not in found]
-    if absent and (kinds or found):
+    there = found.union(others)
+    if absent and there:
         raise UserError(
             f"{config.path}: no usable row is of the kind {absent[0]!r}, which the data set's kinds ask for; its rows "
-            f"are of {shown(sorted(found | kinds.keys()))}"
+            f"are of {shown(sorted(there))}"
         )
-    return ReadResult(questions, skipped, keys)
+
+
+def _part(
+    config: DatasetConfig, questions: list[Question], skipped: Sequence[tuple[int, SkippedRow]], end: int | None
+) -> tuple[list[Question], list[SkippedRow]]:
+    """The questions from `skip_questions` to `end`, and the rows among them that cannot be used."""
+    first = config.skip_questions
+    if questions and first >= len(questions):
+        raise UserError(
+            f"{config.path}: the data set's skip_questions={first:,} leaves none of its {len(questions):,} usable "
+            "questions; lower it"
+        )
+    first = first if questions else 0  # without a question, all rows say why
+    return questions[first:end], [row for before, row in skipped if first <= before and (not end or before < end)]
 
 
 def _repeated(question: Question, first_row: int, first: Question) -> RowError:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ssr1_rl.config.sections.data import DatasetConfig
-from ssr1_rl.data.clips import VIDEO_SUFFIXES, held_bytes, without_suffix
+from ssr1_rl.data.clips import VIDEO_SUFFIXES, held_bytes, path_in, without_suffix
 from ssr1_rl.data.folder import DataFolder, entries_of
 from ssr1_rl.data.kept_files import KeptFiles
 from ssr1_rl.data.row_error import RowError, shown
@@ -63,7 +63,7 @@ class VideoFolder(DataFolder):
         held = held_bytes(value, field)
         if held is not None:
             return VideoRef(self._kept.keep(held))
-        path = self.locate(value["path"] if isinstance(value, dict) and "path" in value else value, field)
+        path = self.locate(path_in(value), field)
         found = self.same_file(path)
         if found is None:
             return self.named([os.path.relpath(without_suffix(path), self.path)], field)

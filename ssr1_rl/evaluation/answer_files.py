@@ -82,7 +82,8 @@ def _row(question: Question, sample: int, response: Response, readings: Mapping[
 def write_mmau(path: Path, split: Split, outputs: Mapping[str, str]) -> int:
     """Writes the rows of an MMAU file as they are, each with the model's answer: "" for one without an answer.
 
-    Rows that the settings of the split leave out (`max_questions`, `kinds`) are not written.
+    A choice is written as the row has it, with the letter that the reader takes off ("(A) dog"). Rows that the settings
+    of the split leave out (`skip_questions`, `max_questions`, `kinds`) are not written.
 
     Args:
         path: the file to write.
@@ -105,7 +106,9 @@ def write_mmau(path: Path, split: Split, outputs: Mapping[str, str]) -> int:
         if record.number in skipped:
             output = ""
         elif row is not None and question is not None and str(row.get("id")) == question.id:
-            output, question = outputs[question.id], next(questions, None)
+            as_written = dict(zip(question.choices, map(str, row["choices"]), strict=True))
+            output = outputs[question.id]
+            output, question = as_written.get(output, output), next(questions, None)
         else:
             continue
         if row is None:

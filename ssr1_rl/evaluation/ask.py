@@ -12,7 +12,8 @@ import numpy as np
 
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.evaluation import EvaluationConfig
-from ssr1_rl.data.audio import as_clip, load_waveform
+from ssr1_rl.data.audio import as_clip
+from ssr1_rl.data.example import waveforms_of
 from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.inference.request import Request, Row
 from ssr1_rl.types import GREEDY as GREEDILY
@@ -92,17 +93,7 @@ class AskQuestion:
         """The question's clips; those of the question before are kept, because its samples follow each other."""
         paths = tuple(ref.path for ref in question.audio)
         if self._newest[0] != paths:
-            data = self.data
-            loaded = [
-                load_waveform(
-                    ref,
-                    max_audio_s=data.max_audio_s,
-                    long_audio=data.long_audio,
-                    truncated_audio=data.truncated_audio,
-                )
-                for ref in question.audio
-            ]
-            self._newest = paths, loaded
+            self._newest = paths, waveforms_of(question, self.data)
         return self._newest[1]
 
 

@@ -101,7 +101,7 @@ class _Scorer:
         evaluation = config.evaluation
         self._models, self._splits, self._config, self._note = models, splits, config, note
         self._bootstrap = Bootstrap(evaluation.num_resamples, evaluation.confidence, config.run.seed)
-        self._rules = {name: rules_of(split.dataset.format, evaluation.require_tags) for name, split in splits.items()}
+        self._rules = {name: rules_of(split.dataset, evaluation.require_tags) for name, split in splits.items()}
         self._figures: dict[str, dict[str, ModelOnSplit]] = {}
         self._is_right: dict[str, dict[str, list[bool]]] = {name: {} for name in splits}
 
@@ -138,7 +138,7 @@ class _Scorer:
                 write(question, GREEDY_SAMPLE, responses[0], one.greedy)
                 for index, response in enumerate(responses[1:]):
                     write(question, index, response, {rule: one.samples[rule][index] for rule in one.samples})
-        if rules[0].name == MmauRule.name:
+        if split.dataset.format == rules[0].name == MmauRule.name:
             self._write_mmau(split, judged, rules[0], folder / "mmau.json")
         return judged
 

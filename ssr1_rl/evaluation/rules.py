@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.evaluation.results import OURS
 from ssr1_rl.rewards.accuracy import Accuracy, extract_answer, mmau_match
 from ssr1_rl.rewards.choice import named_choice
@@ -89,12 +90,13 @@ class MusicAvqaRule:
 
 
 OFFICIAL: dict[str, Callable[[], Rule]] = {"avqa": AvqaRule, "mmau": MmauRule, "music_avqa": MusicAvqaRule}
-"""The official rule of the data sets' formats that have one."""
+"""The official rule of each benchmark, by the format in which it is distributed."""
 
 
-def rules_of(data_format: str, require_tags: bool) -> list[Rule]:
-    """The rules that score a split of this format; the first one is its official rule if it has one."""
-    official = [OFFICIAL[data_format]()] if data_format in OFFICIAL else []
+def rules_of(dataset: DatasetConfig, require_tags: bool) -> list[Rule]:
+    """The rules that score a split; the first one is its official rule if it has one."""
+    benchmark = dataset.official_rule or dataset.format
+    official = [OFFICIAL[benchmark]()] if benchmark in OFFICIAL else []
     return [*official, AccuracyRule(require_tags)]
 
 

@@ -56,13 +56,44 @@ def test_samples_as_the_model_gets_them(spec, random_audio_model):
 
 def test_a_number_of_samples_of_a_split(spec, random_audio_model):
     text, _ = run("show", spec, "-n", 1, "--split", "v", f"model.path={random_audio_model}")
-    assert text.count("answer: ") == 1 and "rows.jsonl row 1" in text
+    assert text.count("answer: ") == 1 and "rows.jsonl row 1" in text and "cannot be read" not in text
     text, error = run("show", spec, "--split", "w", "--model", random_audio_model)
-    assert "there is no such split; the settings name train, v" in str(error)
+    assert "there is no such split; the settings name data.train, data.validation.v" in str(error)
 
 
 def test_show_needs_a_model(spec):
     assert "names no model, whose tokenizer makes the prompts; give one: --model PATH" in str(run("show", spec)[1])
+
+
+def test_rows_that_cannot_be_read_are_told_beside_the_samples(spec, tmp_path, random_audio_model):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(ROWS[0] | {"answer": "cow"}) + "\n" + json.dumps(ROWS[1]))
+    text, error = run("show", spec, "--model", random_audio_model)
+    assert error is None and text.count("\nanswer: ") == 1
+    assert "cannot be read: 1, for example " in text and "'cow' is not one of the choices" in text
+
+
+def test_the_splits_of_a_recipes_stages_are_read_too(spec, tmp_path, monkeypatch):
+    """With questions of text alone, so nothing is decoded."""
+    rows = "\n".join(json.dumps({"id": i, "question": f"{i}?", "answer": "x"}) for i in range(4))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    file = f"format: jsonl, path: {tmp_path}/rows.jsonl"
+    spec.write_text(
+        f"data: {{train: {{{file}, skip_questions: 2}}, validation: {{v: {{{file}, max_questions: 1}}}}}}\n"
+        f"stages:\n  grpo: {{data: {{validation: {{held_out: {{{file}, max_questions: 3}}}}}}}}\n"
+        f"  evaluate: {{data: {{validation: {{v: {{max_questions: 2}}}}}}}}\n"
+    )
+    report = json.loads(run("check", spec, "--json")[0])
+    assert {split["split"]: split["num_questions"] for split in report["splits"]} == {
+        "data.train": 2,
+        "data.validation.v": 1,
+        "stages.grpo.data.validation.held_out": 3,
+        "stages.evaluate.data.validation.v": 2,
+    }
+    assert [(found["split"], found["kind"]) for found in report["findings"]] == [
+        ("stages.grpo.data.validation.held_out", "question of train")
+    ]
+    text = str(run("show", spec, "--split", "held", "--model", "x")[1])
+    assert "name data.train, data.validation.v, stages.grpo.data.validation.held_out" in text
 
 
 @pytest.mark.parametrize("command", ["check", "show"])

@@ -64,9 +64,14 @@ class DatasetConfig:
     kinds: list[str] = field(default_factory=list)
     """Kinds of question to read; of MUSIC-AVQA for example [Audio Counting, Audio Comparative]. Empty: all."""
     choices_from_answers: bool = False
-    """Give open questions choices: every answer that the split has for questions of their kind."""
+    """Give open questions choices: every answer that the file has for questions of their kind."""
+    skip_questions: int = setting(0, ge=0)
+    """Number of usable questions to leave out, from the start of the file: another split may hold them out."""
     max_questions: int = setting(0, ge=0)
-    """Number of questions to read, from the start of the file. 0: all."""
+    """Number of usable questions to read, from the start of the file or after those left out. 0: all."""
+    official_rule: Literal["", "avqa", "mmau", "music_avqa"] = ""
+    """Benchmark whose official rule scores the split in `ssr1-rl eval`, for MMAU in Parquet for example. Empty: that of
+    the format, if it has one."""
 
 
 @dataclass

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from omegaconf import MISSING
-
-from ssr1_rl.config.sections.data import DataConfig, DatasetConfig
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.check.measure import Measured, Media
 from ssr1_rl.data.check.report import ERRORS, Finding, Report, SplitSummary
+from ssr1_rl.data.check.splits import TRAIN
 from ssr1_rl.data.choices import folded
 from ssr1_rl.data.read import read_all
 from ssr1_rl.data.row_error import shown
@@ -18,8 +17,6 @@ from ssr1_rl.data.rows import ReadResult, SkippedRow
 from ssr1_rl.data.splits import check_paths
 from ssr1_rl.errors import UserError
 from ssr1_rl.types import AudioRef, Question
-
-TRAIN = "data.train"
 
 Measure: TypeAlias = Callable[[Sequence[Media]], Sequence[Measured]]
 """Decodes files; `ssr1_rl.data.check.on_ray` does."""
@@ -34,24 +31,11 @@ class _Read:
     result: ReadResult
 
 
-def named_splits(data: DataConfig) -> dict[str, DatasetConfig]:
-    """The splits that the settings name, by their section.
-
-    Raises:
-        UserError: there is none.
-    """
-    splits = {} if data.train.path == MISSING else {TRAIN: data.train}
-    splits |= {f"data.validation.{name}": split for name, split in data.validation.items()}
-    if not splits:
-        raise UserError("the settings name no data; set data.train.path or data.validation.NAME.path")
-    return splits
-
-
-def check_data(data: DataConfig, measure: Measure) -> Report:
-    """Checks every split that the settings name."""
+def check_data(splits: Mapping[str, DatasetConfig], measure: Measure) -> Report:
+    """Checks every split; they are named by their section of the settings, those of training first."""
     findings: list[Finding] = []
     read: list[_Read] = []
-    for setting, dataset in named_splits(data).items():
+    for setting, dataset in splits.items():
         try:
             check_paths(dataset, setting)
             result = read_all(dataset)
@@ -71,11 +55,12 @@ def check_data(data: DataConfig, measure: Measure) -> Report:
     clips_of_train: dict[str, str] = {}
     for split in read:
         findings += _of_files(split, measured)
-        findings += _of_questions(split, measured, train)
-        findings += _of_clips(split, measured, clips_of_train)
-        if split.setting == TRAIN:
-            train = {_identity(question, measured): question for question in split.result.questions}
-            clips_of_train = {measured[clip].digest: clip.path for clip in _clips(split) if measured[clip].digest}
+        is_train = split.setting.endswith(TRAIN)
+        findings += _of_questions(split, measured, {} if is_train else train)
+        findings += _of_clips(split, measured, {} if is_train else clips_of_train)
+        if is_train:
+            train |= {_identity(question, measured): question for question in split.result.questions}
+            clips_of_train |= {measured[clip].digest: clip.path for clip in _clips(split) if measured[clip].digest}
     return Report(
         tuple(_summary(split, measured) for split in read),
         tuple(findings),

@@ -80,7 +80,7 @@ def _chains(questions: Sequence[Question], sft: SftConfig, max_skipped_share: fl
         raise UserError(
             f"sft.chains {path}: {strange:,} of {len(chosen):,} chains belong to no question of data.train, more than "
             f"data.max_skipped_share={max_skipped_share:g}; question {example!r} for example. Give the data that the "
-            "chains were written for (data.train.path, data.train.max_questions), or raise data.max_skipped_share"
+            "chains were written for (data.train.path, skip_questions, max_questions), or raise data.max_skipped_share"
         )
     if not usable:
         raise UserError(

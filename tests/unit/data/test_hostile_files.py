@@ -227,6 +227,20 @@ def test_a_comma_after_the_last_row_is_no_row(write):
     assert len(result.questions) == 1 and result.skipped == []
 
 
+def test_every_row_says_what_is_there_instead_of_its_clip(write, tmp_path):
+    (tmp_path / "inner").mkdir()
+    rows = [ROW | {"id": number, "audio": name} for number, name in enumerate(["gone.wav", "inner", "inner"])]
+    gone, *folders = read_jsonl(write(lines(*rows))).skipped
+    assert "folder" not in gone.reason and all("that is a folder" in row.reason for row in folders)
+
+
+def test_a_line_that_is_whole_is_not_taken_for_a_cut_one(write):
+    (whole,) = read_jsonl(write('{"id": 1, "x": NaN}')).skipped
+    assert "NaN is not JSON" in whole.reason and "cut" not in whole.reason
+    (cut,) = read_jsonl(write('{"id": 1, "x": ')).skipped
+    assert "if the file was cut there, fetch it again" in cut.reason
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "rows.jsonl")
     with pytest.raises(UserError, match="is a device or a pipe"):
@@ -258,10 +272,15 @@ def test_a_clip_is_found_in_either_unicode_form(write, tmp_path, form):
         ("clips/dog.wav", "holds 'dog.wav' without its folder"),
         ("inner\\low.wav", "write the path with / instead of \\"),
         ("inner", "that is a folder"),
+        ("dead.wav", "that is a link to a file that is not there"),
+        ("pipe.wav", "that is no regular file"),
         ("low.wav", "inner: set the data set's audio_dir to that"),
         ("https://x.org/dog.wav", "is an address; download the clip"),
         ("", "expected the path of a clip, got ''"),
         ({"file": "dog.wav"}, "expected the path of a clip, got {'file': 'dog.wav'}"),
+        ({}, "expected the path of a clip, got {}"),
+        ({"bytes": None}, "expected the path of a clip, got {'bytes': None}"),
+        ({"bytes": "UklGRg=="}, "expected the path of a clip, got {'bytes': 'UklGRg=='}"),
         ("dog.wav\x00", "no such file"),
         ("\ud83d.wav", "no such file"),
     ],
@@ -270,6 +289,8 @@ def test_a_clip_that_is_not_there_says_what_is(write, tmp_path, name, said):
     (tmp_path / "dog.wav").touch()
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "low.wav").touch()
+    os.symlink("nowhere", tmp_path / "dead.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
     (skipped,) = read_jsonl(write(lines(ROW | {"audio": name}))).skipped
     assert skipped.field == "audio" and said in skipped.reason
 

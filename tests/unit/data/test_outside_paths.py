@@ -141,7 +141,7 @@ def test_a_relative_folder_holds_absolute_names_too(world, monkeypatch):
     (world / "rows.jsonl").write_text(json.dumps(ROW | {"audio": [f"{world}/clips/a.wav", "a.wav", "inner/../a.wav"]}))
     config = DatasetConfig(format="jsonl", path="rows.jsonl", audio_dir="clips")
     (question,) = read_all(config).questions
-    assert [os.path.abspath(clip.path) for clip in question.audio] == [f"{world}/clips/a.wav"] * 3
+    assert [clip.path for clip in question.audio] == ["clips/a.wav"] * 3, "one file has one spelling"
     (world / "rows.jsonl").write_text(json.dumps(ROW | {"audio": "../secret.wav"}))
     assert "leads outside of clips" in read_all(config).skipped[0].reason
 

@@ -8,7 +8,8 @@ import pytest
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.data.avqa import read_avqa
 from ssr1_rl.data.jsonl import read_jsonl
-from ssr1_rl.data.read import read_questions
+from ssr1_rl.data.read import read_all, read_questions
+from ssr1_rl.errors import UserError
 
 AVQA_ROW = {
     "id": 1,
@@ -96,7 +97,7 @@ BAD_AVQA_ROWS = [
     (AVQA_ROW | {"multi_choice": []}, "multi_choice", "at least 2"),
     (AVQA_ROW | {"multi_choice": ["motorboat"]}, "multi_choice", "at least 2"),
     (AVQA_ROW | {"multi_choice": ["motorboat", None]}, "multi_choice", "choice 1 .* None"),
-    (AVQA_ROW | {"multi_choice": ["motorboat", 3]}, "multi_choice", "choice 1 .* 3"),
+    (AVQA_ROW | {"multi_choice": ["motorboat", True]}, "multi_choice", "choice 1 .* True"),
     (AVQA_ROW | {"multi_choice": ["motorboat", ""]}, "multi_choice", "choice 1 .* ''"),
     (AVQA_ROW | {"multi_choice": ["motorboat", "motorboat "]}, "multi_choice", "at least 2 different"),
     (without(AVQA_ROW, "answer"), "answer", "missing"),
@@ -134,6 +135,36 @@ def test_max_questions(folder):
     result = read_avqa(folder.avqa(AVQA_ROW | {"answer": 9}, *rows, max_questions=3))
     assert [question.id for question in result.questions] == ["0", "1", "2"]
     assert len(result.skipped) == 1
+
+
+@pytest.mark.parametrize("choices_from_answers", [False, True])
+def test_two_splits_of_a_file_share_no_row_and_lose_none(folder, choices_from_answers):
+    bad = AVQA_ROW | {"answer": 9}
+    good = [AVQA_ROW | {"id": number} for number in range(5)]
+    rows = [bad, good[0], good[1], bad, good[2], bad, bad, good[3], good[4], bad]
+
+    def read(**settings):
+        result = read_all(folder.avqa(*rows, choices_from_answers=choices_from_answers, **settings))
+        return [q.id for q in result.questions], [row.row for row in result.skipped]
+
+    assert read() == (["0", "1", "2", "3", "4"], [1, 4, 6, 7, 10])
+    assert read(max_questions=2) == (["0", "1"], [1])
+    assert read(skip_questions=2) == (["2", "3", "4"], [4, 6, 7, 10])
+    assert read(skip_questions=2, max_questions=1) == (["2"], [4])
+    assert read(skip_questions=3, max_questions=9) == (["3", "4"], [6, 7, 10])
+
+
+def test_skipping_every_question_is_refused(folder):
+    with pytest.raises(UserError, match=r"train_qa\.json: .*skip_questions=2 leaves none of its 2 usable questions"):
+        read_all(folder.avqa(AVQA_ROW, AVQA_ROW | {"id": 2}, skip_questions=2))
+    result = read_all(folder.avqa(AVQA_ROW | {"answer": 9}, skip_questions=2))
+    assert [row.row for row in result.skipped] == [1], "the row says what is wrong"
+
+
+def test_a_held_out_question_cannot_come_again_under_its_id(folder):
+    result = read_all(folder.avqa(AVQA_ROW, AVQA_ROW, AVQA_ROW | {"id": 2}, skip_questions=1))
+    assert [q.id for q in result.questions] == ["2"]
+    assert "already used by row 1 for the same question" in str(result.skipped[0])
 
 
 def test_missing_file(tmp_path):

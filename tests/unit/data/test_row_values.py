@@ -139,6 +139,13 @@ def test_the_answer_of_lettered_choices_has_no_letter_either(read_row, answer):
     assert (question.choices, question.ground_truth) == (("dog", "cat"), "cat")
 
 
+def test_choices_may_be_numbers(read_row):
+    question = read_row(ROW | {"choices": [10, 2.5, 30], "answer": "2.5"})
+    assert (question.choices, question.ground_truth) == (("10", "2.5", "30"), "2.5")
+    assert "choice 1 must be a text or a number, got True" in read_row(ROW | {"choices": ["yes", True]})
+    assert read_row(ROW | {"choices": [10, 20, 30], "answer": 30}).ground_truth == "30"
+
+
 def test_choices_beyond_the_alphabet_have_numbers():
     assert choice_labels(26)[-1] == "Z"
     assert choice_labels(27) == [str(number) for number in range(1, 28)]

@@ -224,7 +224,9 @@ def test_a_hugging_face_data_set_on_disk(saved):
     saved.columns.audio = "more"
     assert [len(question.audio) for question in read_all(saved).questions] == [2, 0, 0]
     saved.choices_from_answers, saved.max_questions = True, 2
+    saved.skip_questions = 1
     assert [q.choices for q in read_all(saved).questions] == [("cat", "dog", "hen")] * 2
+    assert [q.id for q in read_all(saved).questions] == ["2", "3"]
 
 
 def test_a_split_that_is_not_there_is_named(saved):

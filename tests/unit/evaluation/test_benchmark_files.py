@@ -3,6 +3,8 @@
 import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ssr1_rl.checks.eval_preflight import read_validation
@@ -48,6 +50,31 @@ def test_the_file_for_mmau_s_script_has_every_row_as_it_was_and_gives_our_offici
     scores = results.figures["base"]["mini"].rules["mmau"]
     assert share == scores.overall["greedy"].value == 2 / 6
     assert by_task["music"] == scores.groups["kind"]["music"]["greedy"].value == 1 / 2
+
+
+def test_mmau_s_script_agrees_where_choices_carry_letters_in_the_file(make):
+    lettered = ["(A) dog", "(B) cat"]
+    for name in "123":
+        make.row(name, "(A) dog", choices=lettered)
+    results = make.evaluate(base=Model({"1": tagged("A"), "2": tagged("dog"), "3": tagged("B")}))
+    written = make.json("base/mini/mmau.json")
+    assert [row["model_output"] for row in written] == ["(A) dog", "(A) dog", "(B) cat"]
+    share, _ = official_script(written)
+    assert share == results.figures["base"]["mini"].rules["mmau"].overall["greedy"].value == 2 / 3
+
+
+def test_a_benchmark_in_another_format_is_scored_by_its_rule(make, tmp_path):
+    """MMAU as a table: the rule is MMAU's, and its script's file is for its own JSON alone."""
+    row = {"question": "What?", "choices": ["dog", "cat"], "answer": "dog"}
+    parquet = tmp_path / "mini.parquet"
+    pq.write_table(pa.Table.from_pylist([row | {"id": name} for name in "12"]), parquet)
+    make.config.data.validation = {"table": DatasetConfig("parquet", str(parquet), official_rule="mmau")}
+    splits = read_validation(make.config.data)
+    model = Model({"1": tagged("dog, since it barks"), "2": tagged("cat")})
+    results = evaluate_models({"base": "m"}, splits, make.config, make.run, print, lambda path: model)
+    scores = results.figures["base"]["table"].rules
+    assert {rule: of.overall["greedy"].value for rule, of in scores.items()} == {"mmau": 0.5, "accuracy": 0.0}
+    assert not (make.run / "base/table/mmau.json").exists()
 
 
 @pytest.mark.parametrize("by_label", [False, True])

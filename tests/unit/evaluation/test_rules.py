@@ -2,6 +2,7 @@
 
 import pytest
 
+from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.evaluation.rules import AccuracyRule, AvqaRule, MmauRule, MusicAvqaRule, final_answer, rules_of
 from ssr1_rl.types import Completion, Question
 
@@ -157,10 +158,13 @@ def test_what_is_read_is_the_option_s_text():
 
 
 def test_the_official_rule_of_a_format_comes_first():
-    names = {name: [rule.name for rule in rules_of(name, True)] for name in ("avqa", "mmau", "music_avqa", "jsonl")}
+    formats = ("avqa", "mmau", "music_avqa", "jsonl")
+    names = {name: [rule.name for rule in rules_of(DatasetConfig(format=name), True)] for name in formats}
     assert names == {
         "avqa": ["avqa", "accuracy"],
         "mmau": ["mmau", "accuracy"],
         "music_avqa": ["music_avqa", "accuracy"],
         "jsonl": ["accuracy"],
     }
+    in_parquet = DatasetConfig(format="parquet", official_rule="mmau")
+    assert [rule.name for rule in rules_of(in_parquet, True)] == ["mmau", "accuracy"]

@@ -11,6 +11,7 @@ from ssr1_rl.recipe import run
 from ssr1_rl.recipe.folder import RecipeFolder
 from ssr1_rl.recipe.run import run_recipe
 from ssr1_rl.recipe.stages import STAGES
+from tests.documented_commands import ROOT
 
 FILE = """\
 run: {name: r, dir: DIR, device: cpu}
@@ -165,3 +166,19 @@ def test_the_state_holds_no_secret_of_the_environment(recipe, monkeypatch):
         "hush-hush-123" not in state
         and "${oc.env:WORD}" in json.loads(state)["sft"]["fingerprint"]["data.system_prompt"]
     )
+
+
+def test_the_full_recipe_chooses_nothing_by_the_splits_of_its_table():
+    _, configs = run.read_recipe(ROOT / "launch" / "recipe.yaml", [])
+    trained = configs["generate"].data.train
+    for stage in ("sft", "grpo"):
+        data = configs[stage].data
+        (held_out,) = data.validation.values()
+        assert data.train == trained and held_out.path == trained.path
+        assert 0 < held_out.max_questions <= trained.skip_questions and not held_out.skip_questions
+    table = configs["evaluate"].data.validation
+    assert [(split.format, split.path.rpartition("/")[2]) for split in table.values()] == [
+        ("avqa", "val_qa.json"),
+        ("mmau", "mmau-test-mini.json"),
+    ]
+    assert not any(split.max_questions or split.skip_questions for split in table.values()), "each is whole"
