@@ -16,20 +16,22 @@ def check_inputs(configs: Mapping[str, Config], setup: str) -> tuple[int, int]:
         setup: how to get what is missing (`run.setup`).
 
     Returns:
-        Numbers of questions to train on, and to evaluate on in all splits.
+        Numbers of questions to train on, and of the splits of the stage `evaluate`.
 
     Raises:
         Explained: a file or a model is missing, or a file holds no questions.
     """
-    train, evaluated = configs["sft"].data, configs["evaluate"].data
+    train = configs["sft"].data
+    num_evaluated = 0
     try:
         for setting, path in _models(configs).items():
             check_model_folder(path, setting)
         num_train = len(read_split(train.train, "data.train", train.max_skipped_share).questions)
-        num_evaluated = sum(
-            len(read_split(split, f"data.validation.{name}", evaluated.max_skipped_share).questions)
-            for name, split in evaluated.validation.items()
-        )
+        for stage in ("grpo", "evaluate"):
+            data = configs[stage].data
+            for name, split in data.validation.items():
+                found = read_split(split, f"data.validation.{name}", data.max_skipped_share).questions
+                num_evaluated += len(found) if stage == "evaluate" else 0
     except MissingFile as error:
         raise MissingFile(f"{error}. To get it: {setup}" if setup else str(error)) from None
     return num_train, num_evaluated
