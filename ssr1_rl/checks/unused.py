@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ssr1_rl.config.schema import Config
+from ssr1_rl.config.sections.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,27 @@ def unused_settings(config: Config) -> list[str]:
         for name in rule.names
         if (value := value_of(config, name)) != value_of(defaults, name)
     ]
+
+
+def unused_by_answers(run: RunConfig) -> list[str]:
+    """A sentence for each setting of `run` that has no effect on a command that only lets models answer rows."""
+    found = []
+    if run.resume != "auto":
+        found.append(
+            f"run.resume={run.resume} has no effect here: stored answers to the same requests are used again. To ask "
+            "everything anew, set another run.dir"
+        )
+    if run.max_time_s:
+        found.append(
+            f"run.max_time_s={run.max_time_s:g} has no effect here: answers are stored as they come, so end the "
+            "command whenever you like (SIGTERM); the same command asks for the others"
+        )
+    if run.wait_for_resources_s:
+        found.append(
+            f"run.wait_for_resources_s={run.wait_for_resources_s:g} has no effect here: a cluster that is too small "
+            "for the engines is refused at once"
+        )
+    return found
 
 
 def value_of(config: Config, name: str) -> object:
