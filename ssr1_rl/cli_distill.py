@@ -87,11 +87,11 @@ def calibrate(
 
 
 def _load(file: Path, overrides: list[str] | None, stage: Stage) -> Config:
-    """The stage's settings; notes on those without effect are printed."""
+    """The stage's settings; notes on those that have no effect are printed."""
     from ssr1_rl.checks.distill_rules import load_distill
-    from ssr1_rl.checks.unused import unused_by_answers
+    from ssr1_rl.checks.notes import notes_on_answers
 
     config = load_distill(file, overrides or [], stage)
-    for line in unused_by_answers(config.run):
+    for line in notes_on_answers(config):
         typer.echo(f"note: {line}")
     return config

@@ -102,10 +102,10 @@ def fingerprint(teacher: TeacherConfig, data: DataConfig, seed: int) -> dict[str
             "model_files": "" if teacher.endpoint.url else model_files(teacher.model),
             "teacher.engines.engine_args": teacher.engines.engine_args,
             "teacher.endpoint.url": teacher.endpoint.url,
-            "teacher.endpoint.request_fields": teacher.endpoint.request_fields,
             "data.replace_video_by_audio": data.replace_video_by_audio,
             "run.seed": seed,
-        }
+        },
+        unreadable=teacher.endpoint.request_fields,  # may hold a secret
     )
 
 

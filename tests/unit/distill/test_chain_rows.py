@@ -111,15 +111,17 @@ def test_the_fingerprint_changes_with_what_is_asked_and_not_with_what_is_kept(te
     assert of(DataConfig(replace_video_by_audio=True)) != before != of(seed=1)
 
 
-def test_the_fingerprint_holds_no_value_of_the_environment_and_changes_with_it(teacher):
+def test_the_fingerprint_holds_no_secret_and_changes_with_it(teacher):
     """It is kept in a file, and told when it changes."""
 
     def of(key):
-        fields = {"provider": {"token": FromEnvironment(key, "${oc.env:PROVIDER_KEY}")}}
-        asked = dataclasses.replace(teacher, endpoint=EndpointConfig(url="http://host/v1", request_fields=fields))
+        text = FromEnvironment(key, "${oc.env:NAME}")
+        endpoint = EndpointConfig(url="http://host/v1", request_fields={"provider": {"token": key}})
+        asked = dataclasses.replace(teacher, system_prompt=text, endpoint=endpoint)
         return fingerprint(asked, DataConfig(), 0)
 
-    assert "sk-123456" not in json.dumps(of("sk-123456")) and "${oc.env:PROVIDER_KEY}" in json.dumps(of("sk-123456"))
+    assert "sk-123456" not in json.dumps(of("sk-123456"))
+    assert of("sk-123456")["teacher.system_prompt"] == "${oc.env:NAME}"
     assert of("sk-123456") != of("sk-654321")
 
 

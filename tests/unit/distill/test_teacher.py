@@ -220,11 +220,13 @@ def test_a_dry_run_shows_a_prompt_counts_requests_and_writes_nothing(launch, tmp
 @pytest.mark.parametrize("stage", ["generate", "verify", "calibrate"])
 def test_settings_without_effect_are_noted(launch, stage):
     (launch.parent / "labels.jsonl").touch()
-    given = ["run.resume=never", "run.max_time_s=60", "run.wait_for_resources_s=5", "verifier.labels=labels.jsonl"]
-    of_verifier = ["verifier.model=x"]
+    given = ["run.resume=never", "run.max_time_s=60", "run.wait_for_resources_s=5"]
+    given += ["teacher.endpoint.request_fields={api_key: sk-123456}"]
+    of_verifier = ["verifier.model=x", "verifier.labels=labels.jsonl"]
     said = CliRunner().invoke(app, [stage, str(launch), "--dry-run", *given, *of_verifier]).output
     for setting in ("run.resume=never", "run.max_time_s=60", "run.wait_for_resources_s=5"):
         assert f"note: {setting} has no effect here" in said
+    assert "note: teacher.endpoint.request_fields.api_key looks like a secret" in said and "sk-123456" not in said
     assert "no effect" not in CliRunner().invoke(app, [stage, str(launch), "--dry-run", *of_verifier]).output
 
 
