@@ -1,9 +1,9 @@
 """Settings that are set but have no effect, because another setting switches off what they belong to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from ssr1_rl.config.schema import Config
+from ssr1_rl.config.schema import SECTIONS, Config
 from ssr1_rl.config.sections.run import RunConfig
 
 
@@ -93,14 +93,15 @@ RULES = [
 ]
 
 
-def unused_settings(config: Config) -> list[str]:
-    """A sentence for each setting that differs from its default and has no effect."""
+def unused_settings(config: Config, sections: Collection[str] = SECTIONS["grpo"]) -> list[str]:
+    """A sentence for each setting of these sections that differs from its default and has no effect."""
     defaults = Config()
     return [
         f"{name}={_shown(value)} has no effect {rule.because}: {rule.fix}"
         for rule in RULES
         if rule.holds(config)
         for name in rule.names
+        if name.partition(".")[0] in sections
         if (value := value_of(config, name)) != value_of(defaults, name)
     ]
 

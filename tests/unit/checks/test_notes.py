@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ssr1_rl.checks.notes import notes
+from ssr1_rl.checks.notes import notes, notes_on_sft
 from ssr1_rl.checks.rules import load_config
+from ssr1_rl.checks.sft_rules import load_sft
 from ssr1_rl.checks.unused import RULES, unused_settings, value_of
 from ssr1_rl.config.presets import PRESETS
 
@@ -123,3 +124,11 @@ def test_every_setting_that_can_be_unused_is_noted_only_if_it_is_set_and_unused(
 @pytest.mark.parametrize("name", ["grpo.yaml", "local.yaml"])
 def test_launch_files_have_no_dubious_setting(name):
     assert notes(load_config(LAUNCH / name)) == []
+
+
+def test_sft_notes_settings_of_its_own_sections_alone():
+    needed = ["run.name=x", "model.path=m", "data.train.path=q.json", "sft.responses=labels", "run.device=cpu"]
+    unused = ["model.lora.alpha=3", "learner.offload_optimizer=cpu", "model.dtype=float32", "grpo.kl_estimator=k1"]
+    [lora, offload] = notes_on_sft(load_sft(None, [*needed, *unused]))
+    assert lora.startswith("model.lora.alpha=3.0 has no effect with model.lora.rank=0")
+    assert offload.startswith("learner.offload_optimizer=cpu has no effect with run.device=cpu")
