@@ -149,6 +149,12 @@ def test_the_reason_for_a_conclusion_is_a_claim_and_a_conclusion_about_sound_too
     assert split_claims("Let me listen: I hear a dog.") == ["I hear a dog"]
 
 
+def test_a_clause_with_a_verb_of_its_own_does_not_get_the_verb_before_it():
+    assert split_claims("There is no dog, but a car passes.") == ["There is no dog", "a car passes"]
+    assert split_claims("I hear a dog, but no cars.") == ["I hear a dog", "I hear no cars"]
+    assert split_claims("I hear a dog, but also a bus.") == ["I hear a dog", "I hear a bus"]
+
+
 def test_a_pattern_replaces_the_rules():
     text = "[dog] is heard , and [ a   cat ] . [dog]"
     assert split_claims(text, r"\[(.*?)\]") == ["dog", "a cat"]
