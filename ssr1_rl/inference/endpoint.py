@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -72,7 +73,8 @@ class EndpointBackend:
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=self.config.timeout_s, connect=min(CONNECT_S, self.config.timeout_s)),
             connector=aiohttp.TCPConnector(limit=0),  # max_concurrency is the limit
-            trust_env=True,  # proxies, as other programs use them
+            # Not `trust_env`: it would take the credentials of ~/.netrc too, beside the key or instead of none.
+            proxy=proxy_of(self.config.url),
         )
         return _Asking(self, session, Client(session, self.config, key, budget), rows, to_request)
 
@@ -151,6 +153,12 @@ def check_url(config: EndpointConfig) -> None:
         raise ConfigError("endpoint.url holds a user name or a password; give the key by endpoint.api_key_env instead")
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError(f"endpoint.url must be like https://host/v1, got {config.url!r}")
+
+
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for an address (`https_proxy`, `no_proxy`), as other programs take it."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def read_key(config: EndpointConfig) -> str:

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from email.utils import formatdate
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from ssr1_rl.inference.answers import TooManyFailed, answer_all
 from ssr1_rl.inference.budget import AHEAD, Budget, BudgetSpent
 from ssr1_rl.inference.chat import Refused, Unreadable, to_answer, to_body
 from ssr1_rl.inference.client import MAX_ERROR_CHARS, Client, EndpointRefuses
-from ssr1_rl.inference.endpoint import EndpointBackend, check_url
+from ssr1_rl.inference.endpoint import EndpointBackend, check_url, proxy_of
 from ssr1_rl.inference.pace import Pace, backoff_s, retry_after_s
 from ssr1_rl.inference.request import Answer, Request
 from ssr1_rl.types import Distribution
@@ -36,7 +37,7 @@ VARIABLE = "TEST_TEACHER_KEY"
 def _short_pauses(monkeypatch):
     monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv(VARIABLE, KEY)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -89,6 +90,25 @@ def test_without_a_variable_no_key_is_sent(tmp_path):
     with running(ChatServer()) as server:
         ask(server, tmp_path, api_key_env="")
     assert "Authorization" not in server.headers[0]
+
+
+@pytest.mark.parametrize("variable", [VARIABLE, ""])
+def test_credentials_of_netrc_are_not_sent(tmp_path, monkeypatch, variable):
+    (tmp_path / "netrc").write_text("default login me password of-another-server\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with running(ChatServer()) as server:
+        assert ask(server, tmp_path, api_key_env=variable)["r0"].text == "fine"
+    assert server.headers[0].get("Authorization", "") == (f"Bearer {KEY}" if variable else "")
+
+
+def test_proxies_are_those_of_the_environment(tmp_path, monkeypatch):
+    with running(ChatServer()) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "localhost,127.0.0.1,inside.example")
+        elsewhere = SimpleNamespace(url="http://teacher.example/v1")
+        assert ask(elsewhere, tmp_path)["r0"].text == "fine"
+        assert proxy.paths == ["http://teacher.example/v1/chat/completions"]
+    assert proxy_of("http://inside.example:8000/v1") is None and proxy_of("https://teacher.example/v1") is None
 
 
 def test_images_and_clips_take_their_places_in_the_messages():
