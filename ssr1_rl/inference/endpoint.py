@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,11 +166,17 @@ def read_key(config: EndpointConfig) -> str:
     """The key, empty if none is wanted.
 
     Raises:
-        ConfigError: the variable is not set, or what it holds cannot be a key. The message does not hold it.
+        ConfigError: the setting is no name, the variable is not set, or what it holds cannot be a key. The message
+            does not hold it.
     """
     name = config.api_key_env
     if not name:
         return ""
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ConfigError(
+            "endpoint.api_key_env must be the name of an environment variable, and what it holds cannot be one (it is not "
+            "shown, because it may be the key itself); export the key, and give the variable's name"
+        )
     key = os.environ.get(name, "").strip()
     if not key:
         raise ConfigError(f"endpoint.api_key_env names the environment variable {name}, which is not set: export it")

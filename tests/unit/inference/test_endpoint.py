@@ -552,6 +552,12 @@ def test_a_variable_without_a_usable_key(tmp_path, monkeypatch, value):
     assert not value.strip() or value not in str(told.value)
 
 
+def test_a_key_in_the_place_of_the_variable_s_name_is_not_shown(tmp_path):
+    with running(ChatServer()) as server, pytest.raises(ConfigError, match="must be the name of an") as told:
+        ask(server, tmp_path, api_key_env=KEY)
+    assert KEY not in str(told.value) and not server.bodies
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
