@@ -92,6 +92,6 @@ def _load(file: Path, overrides: list[str] | None, stage: Stage) -> Config:
     from ssr1_rl.checks.notes import notes_on_answers
 
     config = load_distill(file, overrides or [], stage)
-    for line in notes_on_answers(config):
+    for line in notes_on_answers(config, ("teacher" if stage == "generate" else "verifier",)):
         typer.echo(f"note: {line}")
     return config

@@ -90,6 +90,48 @@ RULES = [
         lambda c: not c.telemetry.trackers,
         "name a tracker: telemetry.trackers=[wandb]",
     ),
+    Unused(
+        ("sft.chains", "sft.max_chains_per_question"),
+        "with sft.responses=labels",
+        lambda c: c.sft.responses == "labels",
+        "set sft.responses=validated or kept to learn chains",
+    ),
+    Unused(
+        ("sft.label_template",),
+        "without sft.responses=labels",
+        lambda c: c.sft.responses != "labels",
+        "leave it out: chains are learned as they are",
+    ),
+    Unused(
+        ("sft.validation_share",),
+        "with sft.validate_every=0",
+        lambda c: not c.sft.validate_every,
+        "set sft.validate_every; nothing is held out",
+    ),
+    Unused(
+        ("teacher.min_vote_share",),
+        "without teacher.keep=majority",
+        lambda c: c.teacher.keep != "majority",
+        "set teacher.keep=majority",
+    ),
+    Unused(
+        ("teacher.endpoint.max_requests", "teacher.endpoint.max_tokens"),
+        "without teacher.endpoint.url",
+        lambda c: not c.teacher.endpoint.url,
+        "set teacher.endpoint.url; engines of the cluster answer",
+    ),
+    Unused(
+        ("verifier.claim_pattern", "verifier.max_claims"),
+        "without verifier.method=claims",
+        lambda c: c.verifier.method != "claims",
+        "leave it out",
+    ),
+    Unused(
+        ("verifier.custom.path",),
+        "without verifier.method=custom",
+        lambda c: c.verifier.method != "custom",
+        "set verifier.method=custom",
+    ),
 ]
 
 

@@ -221,11 +221,12 @@ def test_a_dry_run_shows_a_prompt_counts_requests_and_writes_nothing(launch, tmp
 def test_settings_without_effect_are_noted(launch, stage):
     (launch.parent / "labels.jsonl").touch()
     given = ["run.resume=never", "run.max_time_s=60", "run.wait_for_resources_s=5"]
-    given += ["teacher.endpoint.request_fields={api_key: sk-123456}"]
+    given += ["teacher.endpoint.request_fields={api_key: sk-123456}", "teacher.endpoint.max_tokens=9"]
     of_verifier = ["verifier.model=x", "verifier.labels=labels.jsonl"]
     said = CliRunner().invoke(app, [stage, str(launch), "--dry-run", *given, *of_verifier]).output
     for setting in ("run.resume=never", "run.max_time_s=60", "run.wait_for_resources_s=5"):
         assert f"note: {setting} has no effect here" in said
+    assert ("max_tokens=9 has no effect without teacher.endpoint.url" in said) == (stage == "generate")
     assert "note: teacher.endpoint.request_fields.api_key looks like a secret" in said and "sk-123456" not in said
     assert "no effect" not in CliRunner().invoke(app, [stage, str(launch), "--dry-run", *of_verifier]).output
 
