@@ -174,7 +174,7 @@ def read_key(config: EndpointConfig) -> str:
         return ""
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
         raise ConfigError(
-            "endpoint.api_key_env must be the name of an environment variable, and what it holds cannot be one (it is not "
+            "endpoint.api_key_env must be the name of an environment variable, and what it holds is none (it is not "
             "shown, because it may be the key itself); export the key, and give the variable's name"
         )
     key = os.environ.get(name, "").strip()
