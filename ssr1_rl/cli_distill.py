@@ -1,9 +1,15 @@
 """The commands `ssr1-rl distill …`: one function per stage before SFT. Heavy imports wait until they are needed."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ssr1_rl.checks.distill_rules import Stage
+    from ssr1_rl.config.schema import Config
 
 app = typer.Typer(
     help="SightSound-R1: a vision teacher's chains of thought, checked against the sound.", no_args_is_help=True
@@ -25,9 +31,7 @@ def generate(
 
     Writes run.dir/chains.parquet with every chain, kept or not, and why. docs/distill.md explains it.
     """
-    from ssr1_rl.checks.distill_rules import load_distill
-
-    config = load_distill(file, overrides or [], "generate")
+    config = _load(file, overrides, "generate")
     if dry_run:
         from ssr1_rl.distill.generation.dry_run import print_dry_run
 
@@ -50,9 +54,7 @@ def verify(
 
     Writes run.dir/verified.parquet with every chain, validated or not, and why. docs/distill.md explains it.
     """
-    from ssr1_rl.checks.distill_rules import load_distill
-
-    config = load_distill(file, overrides or [], "verify")
+    config = _load(file, overrides, "verify")
     if dry_run:
         from ssr1_rl.distill.verification.dry_run import print_verify_dry_run
 
@@ -73,9 +75,7 @@ def calibrate(
 
     Writes run.dir/calibration.json, .csv and .png. docs/distill.md explains the file of labels and the figures.
     """
-    from ssr1_rl.checks.distill_rules import load_distill
-
-    config = load_distill(file, overrides or [], "calibrate")
+    config = _load(file, overrides, "calibrate")
     if dry_run:
         from ssr1_rl.distill.verification.dry_run import print_calibrate_dry_run
 
@@ -84,3 +84,14 @@ def calibrate(
     from ssr1_rl.distill.calibrate import calibrate as calibrate_verifier
 
     calibrate_verifier(config)
+
+
+def _load(file: Path, overrides: list[str] | None, stage: Stage) -> Config:
+    """The stage's settings; notes on those that have no effect are printed."""
+    from ssr1_rl.checks.distill_rules import load_distill
+    from ssr1_rl.checks.notes import notes_on_answers
+
+    config = load_distill(file, overrides or [], stage)
+    for line in notes_on_answers(config, ("teacher" if stage == "generate" else "verifier",)):
+        typer.echo(f"note: {line}")
+    return config

@@ -49,6 +49,8 @@ def check_distill(config: Config, stage: Stage) -> None:
             check_batch_engines(config.teacher.engines, "teacher", config.run.device)
     else:
         check_verifier(config.verifier, stage)
+        if config.verifier.method in ("claims", "chain"):
+            check_batch_engines(config.verifier.engines, "verifier", config.run.device)
 
 
 def check_teacher(teacher: TeacherConfig) -> None:

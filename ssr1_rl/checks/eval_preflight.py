@@ -4,9 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from ssr1_rl.checks.clips import check_clip_length, check_decoders
+from ssr1_rl.checks.notes import notes_on_answers
 from ssr1_rl.checks.questions import Example, check_clips, check_prompts, notes_on
 from ssr1_rl.config.model_path import check_model_folder, is_here
-from ssr1_rl.config.schema import Config
+from ssr1_rl.config.schema import SECTIONS, Config
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.splits import Split, read_split
 from ssr1_rl.errors import MissingFile
@@ -38,7 +39,7 @@ def _preflight(config: Config) -> EvalPreflight:
     for name, path in config.evaluation.models.items():
         check_model_folder(path, f"evaluation.models.{name}")
     splits = read_validation(config.data)
-    notes = [note for split in splits.values() for note in notes_on(split)]
+    notes = notes_on_answers(config, SECTIONS["eval"]) + [note for split in splits.values() for note in notes_on(split)]
     examples: dict[str, list[Example]] = {}
     for name, path in config.evaluation.models.items():
         if is_here(path):

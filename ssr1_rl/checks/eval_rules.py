@@ -39,13 +39,20 @@ def check_eval_rules(config: Config) -> None:
         ConfigError: with the settings, their values and the fix.
     """
     _there_are_models_and_splits(config)
-    for section, names, taken in (
-        ("evaluation.models", config.evaluation.models, FILES_OF_A_RUN),
-        ("data.validation", config.data.validation, FOLDERS_OF_A_MODEL),
-    ):
-        for name in names:
-            _names_a_folder(section, name, taken)
+    for name in config.evaluation.models:
+        _names_a_folder("evaluation.models", name, FILES_OF_A_RUN)
     refuse_owned_variables(config.data.chat_template_kwargs)
+    check_answering(config)
+
+
+def check_answering(config: Config) -> None:
+    """Refuses splits and engines with which no model can answer `data.validation`; SFT does that too, at its end.
+
+    Raises:
+        ConfigError: with the setting, its value and the fix.
+    """
+    for name in config.data.validation:
+        _names_a_folder("data.validation", name, FOLDERS_OF_A_MODEL)
     check_batch_engines(config.evaluation.engines, "evaluation", config.run.device)
 
 

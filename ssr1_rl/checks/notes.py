@@ -1,10 +1,12 @@
 """Notes on settings that are allowed but have no effect, or probably not the intended one."""
 
+from collections.abc import Collection
+
 from ssr1_rl.checks.algorithm_notes import notes_on_algorithm
 from ssr1_rl.checks.gpu_notes import gpu_notes
 from ssr1_rl.checks.reward_source import reward_notes
-from ssr1_rl.checks.unused import unused_settings
-from ssr1_rl.config.schema import Config
+from ssr1_rl.checks.unused import unused_by_answers, unused_settings
+from ssr1_rl.config.schema import SECTIONS, Config
 from ssr1_rl.config.sections.grpo import GrpoConfig
 from ssr1_rl.config.sections.learner import LearnerConfig
 from ssr1_rl.config.written import literal_secrets
@@ -20,6 +22,16 @@ def notes(config: Config) -> list[str]:
         *gpu_notes(config),
         *_notes_on_secrets(config),
     ]
+
+
+def notes_on_sft(config: Config) -> list[str]:
+    """The same for SFT."""
+    return [*unused_settings(config, SECTIONS["sft"]), *_notes_on_secrets(config)]
+
+
+def notes_on_answers(config: Config, sections: Collection[str]) -> list[str]:
+    """The same for a command that only lets models answer rows, and reads these sections."""
+    return [*unused_by_answers(config.run), *unused_settings(config, sections), *_notes_on_secrets(config)]
 
 
 def _notes_on_the_learner(learner: LearnerConfig, grpo: GrpoConfig, max_prompt_tokens: int) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ssr1_rl.checks.eval_rules import check_answering
 from ssr1_rl.checks.rules import check_training, places
 from ssr1_rl.config.load import read_settings
 from ssr1_rl.config.schema import Config
@@ -39,6 +40,8 @@ def check_sft(config: Config) -> None:
     check_training(config)
     _chains_are_given(config.sft)
     _the_template_holds_the_answer(config.sft)
+    if config.sft.generate and config.data.validation:
+        check_answering(config)
     if config.sft.questions_per_step < config.learner.num_workers:
         raise ConfigError(
             f"sft.questions_per_step must be at least learner.num_workers={config.learner.num_workers}, a question for "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
     from ssr1_rl.data.prompt import PromptBuilder
@@ -64,10 +64,10 @@ def after_assistant(tokenizer: PreTrainedTokenizerBase, template: str = "") -> s
 
 
 def stop_ids(path: str, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens at which vLLM ends a response: the tokenizer's, and those of generation_config.json."""
+    """Tokens at which vLLM ends a response: the tokenizer's, and those of generation_config.json, or config.json."""
     try:
         configured = GenerationConfig.from_pretrained(path).eos_token_id
-    except OSError:  # the model has none
-        configured = None
+    except OSError:  # the model has no generation_config.json
+        configured = GenerationConfig.from_model_config(AutoConfig.from_pretrained(path)).eos_token_id
     ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
     return {token for token in ids if isinstance(token, int)}

@@ -11,11 +11,11 @@ from typing import cast
 
 import numpy as np
 
-from ssr1_rl.config.environment import plain
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.teacher import TeacherConfig
 from ssr1_rl.data.frames import load_frames
 from ssr1_rl.distill.generation.vision_prompt import VisionPrompt, vision_prompt
+from ssr1_rl.inference.depends_on import model_files, with_digest
 from ssr1_rl.inference.request import Request, Row
 from ssr1_rl.types import Distribution, Question, VideoRef
 
@@ -87,20 +87,26 @@ def question_of(row: Row) -> Question:
 
 
 def fingerprint(teacher: TeacherConfig, data: DataConfig, seed: int) -> dict[str, object]:
-    """What answers depend on beside their rows. What only decides which chains are kept is not in it."""
+    """What answers depend on beside their rows, in values that JSON holds.
+
+    What only decides which chains are kept is not in it.
+    """
     names = (
         *("model", "dtype", "frames_per_s", "max_frames", "frame_size", "system_prompt", "instruction"),
         *("temperature", "top_p", "max_prompt_tokens", "max_response_tokens"),
     )
-    return {
-        "version": VERSION,
-        **{f"teacher.{name}": getattr(teacher, name) for name in names},
-        "teacher.engines.engine_args": plain(teacher.engines.engine_args),
-        "teacher.endpoint.url": teacher.endpoint.url,
-        "teacher.endpoint.request_fields": plain(teacher.endpoint.request_fields),
-        "data.replace_video_by_audio": data.replace_video_by_audio,
-        "run.seed": seed,
-    }
+    return with_digest(
+        {
+            "version": VERSION,
+            **{f"teacher.{name}": getattr(teacher, name) for name in names},
+            "model_files": "" if teacher.endpoint.url else model_files(teacher.model),
+            "teacher.engines.engine_args": teacher.engines.engine_args,
+            "teacher.endpoint.url": teacher.endpoint.url,
+            "data.replace_video_by_audio": data.replace_video_by_audio,
+            "run.seed": seed,
+        },
+        unreadable=teacher.endpoint.request_fields,  # may hold a secret
+    )
 
 
 def _rows(question: Question, num_chains: int, seed: int) -> Iterator[Row]:

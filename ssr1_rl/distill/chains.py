@@ -25,7 +25,7 @@ class Chain:
     text: str  # the response to learn, as `response_text` writes it; what the teacher wrote if that is no response
     thoughts: str = ""
     answer: str = ""  # the choice that it names, or the answer to an open question; empty if it has none
-    is_right: bool | None = None  # None if labels are not used
+    is_right: bool | None = None  # None if labels are not used, or the request failed
     vote_share: float = 0.0  # share of the question's chains with this answer
     kept: bool = False
     reason: str = ""  # why it is kept, or why not
@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of the table, in the order of `Chain`'s fields."""
+
+MAY_BE_NULL = ("is_right", "score")
 
 
 def response_text(thoughts: str, answer: str) -> str:
@@ -78,7 +80,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
     Raises:
         MissingFile: there is no such file.
-        UserError: it is no Parquet file, or a column is missing or of another type.
+        UserError: it is no Parquet file, or a column is missing, of another type, or has nulls that mean nothing.
     """
     if not path.is_file():
         raise MissingFile(f"{path} is not a file; run `ssr1-rl distill generate` with this run.dir first")
@@ -92,6 +94,10 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
             f"{path}: has no column {', '.join(missing)} (it has {', '.join(table.column_names)}); give a run's table "
             "of chains"
         )
+    holes = {name: table[name].null_count for name in schema.names if name not in MAY_BE_NULL}
+    if any(holes.values()):
+        counts = ", ".join(f"{name} ({count:,} of {table.num_rows:,} rows)" for name, count in holes.items() if count)
+        raise UserError(f"{path}: has no value in {counts}; fill them in, or remove these rows")
     try:
         return table.select(schema.names).cast(schema)
     except pa.ArrowException as error:

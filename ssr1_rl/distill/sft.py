@@ -1,6 +1,7 @@
 """Supervised fine-tuning (SFT), from settings to a model that GRPO starts from: the command `ssr1-rl sft`.
 
-Checks; ranks on Ray Train (`sft_ray`, `sft_rank`); the export; greedy accuracy on the validation splits.
+Checks; ranks on Ray Train (`finetuning/ray.py`, `finetuning/rank.py`); the export; greedy accuracy on the validation
+splits.
 """
 
 from __future__ import annotations
@@ -235,18 +236,14 @@ def summarise(run_dir: Path, wall_s: float) -> Summary:
     """
     rows = read_metrics(run_dir)
     steps = [row for row in rows if "time/step_s" in row]
-    losses = [row["validation/loss"] for row in rows if "validation/loss" in row]
     summary = {"num_steps": float(len(steps)), "wall_s": wall_s}
-    if steps:
-        summary |= {
-            "loss_first": steps[0]["train/loss"],
-            "loss_last": steps[-1]["train/loss"],
-            **{
-                name: sum(row[metric] for row in steps) / len(steps)
-                for name, metric in (("tokens_per_s", "learner/tokens_per_s"), ("step_s", "time/step_s"))
-            },
-        }
-    if losses:
+    for name, metric in (("tokens_per_s", "learner/tokens_per_s"), ("step_s", "time/step_s")):
+        if steps:
+            summary[name] = sum(row[metric] for row in steps) / len(steps)
+    # A step of which nothing could be learned has no loss.
+    if losses := [row["train/loss"] for row in steps if "train/loss" in row]:
+        summary |= {"loss_first": losses[0], "loss_last": losses[-1]}
+    if losses := [row["validation/loss"] for row in rows if "validation/loss" in row]:
         summary |= {"validation_loss_first": losses[0], "validation_loss_last": losses[-1]}
         summary["validation_loss_best"] = min(losses)
     return summary

@@ -32,7 +32,7 @@ from ssr1_rl.distill.verification.judge import judge
 from ssr1_rl.distill.verification.summary import Summary, print_summary, summarise
 from ssr1_rl.distill.verification.verdicts import Judgement
 from ssr1_rl.distill.verification.verified import VERIFIED, Verified, write_verified
-from ssr1_rl.errors import UserError
+from ssr1_rl.errors import MissingFile, UserError
 from ssr1_rl.files import write_json, write_text
 from ssr1_rl.inference.request import Backend
 from ssr1_rl.store.folder import claim
@@ -94,7 +94,7 @@ def read_chains_to_verify(config: Config) -> Chains:
         UserError: a file cannot be read, no chain is kept, or too many of their questions are not in the data.
     """
     path = chains_path(config)
-    table = with_setup(config, lambda: read_chains(path))
+    table = read_chains(path)
     split = with_setup(config, lambda: read_split(config.data.train, "data.train", config.data.max_skipped_share))
     twice = [key for key, count in Counter(map(key_of, table)).items() if count > 1]
     if twice:
@@ -117,8 +117,20 @@ def read_chains_to_verify(config: Config) -> Chains:
 
 
 def chains_path(config: Config) -> Path:
-    """The table of chains that the settings name."""
-    return Path(config.verifier.chains) if config.verifier.chains else Path(config.run.dir) / CHAINS
+    """The table of chains that the settings name.
+
+    Raises:
+        MissingFile: they name one that is not there.
+    """
+    if not config.verifier.chains:
+        return Path(config.run.dir) / CHAINS
+    path = Path(config.verifier.chains)
+    if not path.is_file():
+        raise MissingFile(
+            f"verifier.chains {path} is not a file (looked for in {Path.cwd()}); give the chains.parquet of `ssr1-rl "
+            "distill generate`"
+        )
+    return path
 
 
 def key_of(chain: Chain) -> str:

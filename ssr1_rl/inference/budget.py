@@ -10,8 +10,9 @@ from ssr1_rl.errors import RunError, UserError
 from ssr1_rl.files import write_json
 
 AHEAD = 10
-"""Requests that are written down before they are sent, so that the file is not written for each of them. After a kill
-up to as many that were never sent count as spent; none that was sent is forgotten."""
+"""Requests that are written down, with the most tokens that they may take, before they are sent, so that the file is
+not written for each of them. After a kill up to as many that were never sent count as spent; none that was sent is
+forgotten."""
 
 
 class BudgetSpent(RunError):
@@ -22,7 +23,8 @@ class Budget:
     """Requests and tokens that were spent, and how many may be.
 
     A request is allowed only if its tokens fit too: until it is answered, it counts with its longest response and the
-    longest prompt so far. So the budget of tokens is exceeded by no more than the prompts of the first requests.
+    longest prompt so far; for ever if no answer says what it took, because of a time-out or a kill for example. So the
+    budget of tokens is exceeded by no more than the prompts of the first requests.
 
     Args:
         path: the file that keeps the counts.
@@ -58,28 +60,31 @@ class Budget:
             self.requests += 1
             self._reserved[self.requests] = need
             if self.requests > self._written:
-                self._write(self.requests + AHEAD)
+                self._write(AHEAD, need)
             return self.requests
 
-    async def settle(self, number: int, num_prompt_tokens: int = 0, num_tokens: int = 0) -> None:
-        """Counts what a request used, nothing if the server did not say."""
+    async def settle(self, number: int, spent: tuple[int, int] | None) -> None:
+        """Counts the tokens of a request's prompt and response; None, if they are not known: as many as it may take."""
         async with self._changed:
-            del self._reserved[number]
-            self._longest_prompt = max(self._longest_prompt, num_prompt_tokens)
-            self.tokens += num_prompt_tokens + num_tokens
+            reserved = self._reserved.pop(number)
+            if spent is None:
+                self.tokens += reserved
+            else:
+                self._longest_prompt = max(self._longest_prompt, spent[0])
+                self.tokens += sum(spent)
             self._changed.notify_all()
 
     def save(self) -> None:
         """Writes the counts as they are."""
-        self._write(self.requests)
+        self._write()
 
-    def _write(self, requests: int) -> None:
+    def _write(self, num_ahead: int = 0, tokens_each: int = 0) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._max_requests:
-            requests = min(requests, self._max_requests)
-        counts = {"requests": requests, "tokens": self.tokens, "longest_prompt": self._longest_prompt}
-        write_json(self._path, counts)
-        self._written = requests
+            num_ahead = min(num_ahead, self._max_requests - self.requests)
+        self._written = self.requests + num_ahead
+        tokens = self.tokens + sum(self._reserved.values()) + num_ahead * tokens_each
+        write_json(self._path, {"requests": self._written, "tokens": tokens, "longest_prompt": self._longest_prompt})
 
     def _told(self, limit: str, value: int) -> str:
         return (

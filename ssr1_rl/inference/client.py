@@ -30,11 +30,16 @@ class EndpointRefuses(UserError):
 
 
 class _Retry(Exception):
-    """The request may succeed later; `after_s` is what the server asks for."""
+    """The request may succeed later.
 
-    def __init__(self, why: str, after_s: float | None = None) -> None:
+    Attributes:
+        after_s: the pause that the server asks for.
+        is_free: whether it has certainly cost no tokens.
+    """
+
+    def __init__(self, why: str, after_s: float | None = None, is_free: bool = False) -> None:
         super().__init__(why)
-        self.after_s = after_s
+        self.after_s, self.is_free = after_s, is_free
 
 
 class Client:
@@ -68,17 +73,22 @@ class Client:
                 await asyncio.sleep(self._pause_s(failure, attempt - 1))
             await self._pace.turn()
             number = await self._budget.take(max_response_tokens)
-            spent = (0, 0)
+            spent: tuple[int, int] | None = None  # not known while there is no answer
             try:
-                answer = await self._send(body)
-                spent = self._spent(answer)
-                return to_answer(key, answer)
+                content = await self._send(body)
+                spent = usage(content)
+                answer = to_answer(key, content)
+                self._refuse_uncounted(spent)
+                return answer
             except Refused as refusal:
+                spent = spent or (0, 0)
                 return Answer(key, error=self._blotted(str(refusal)))
             except (_Retry, Unreadable) as error:
                 failure = error
+                if isinstance(error, _Retry) and error.is_free:
+                    spent = (0, 0)
             finally:
-                await self._budget.settle(number, *spent)
+                await self._budget.settle(number, spent)
         return Answer(key, error=self._blotted(f"{failure} ({self._config.max_retries + 1} tries)"))
 
     def _pause_s(self, failure: _Retry | Unreadable, attempt: int) -> float:
@@ -86,9 +96,12 @@ class Client:
         if after_s is None:
             return backoff_s(attempt)
         if after_s > MAX_PAUSE_S:
-            raise RunError(f"{self._host} asks for a pause of {after_s:,.0f} s ({failure}); try again then")
+            raise RunError(
+                self._blotted(f"{self._host} asks for a pause of {after_s:,.0f} s, so try again then: {failure}")
+            )
         self._pace.hold(after_s)  # the other requests would be refused too
-        return after_s
+        # A server that says 0 again and again must not use up all retries at once.
+        return max(after_s, backoff_s(attempt))
 
     async def _send(self, body: bytes) -> Mapping[str, object]:
         """The JSON of a successful answer."""
@@ -98,11 +111,13 @@ class Client:
                 content = await response.read()
                 status, headers = response.status, response.headers
         except aiohttp.ConnectionTimeoutError:
-            raise _Retry(f"no connection to {self._host} within {CONNECT_S:g} s") from None
+            raise _Retry(f"no connection to {self._host} within {CONNECT_S:g} s", is_free=True) from None
         except TimeoutError:
             raise _Retry(f"no answer within endpoint.timeout_s={self._config.timeout_s:g}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Retry(f"the connection to {self._host} failed: {type(error).__name__}: {error}") from None
+            never_sent = isinstance(error, aiohttp.ClientConnectorError)
+            why = f"the connection to {self._host} failed: {type(error).__name__}: {error}"
+            raise _Retry(why, is_free=never_sent) from None
         if status != 200:
             self._refused(status, headers, content)
         try:
@@ -122,10 +137,12 @@ class Client:
                 raise EndpointRefuses(
                     self._blotted(f"{told}. The account has no credit left; add some, then start again")
                 )
-            raise _Retry(told, retry_after_s(headers.get("Retry-After"), time.time()))
+            raise _Retry(told, retry_after_s(headers.get("Retry-After"), time.time()), is_free=True)
         if status in (401, 403):
             # What the server says is left out: it may quote a part of the key.
-            raise EndpointRefuses(f"{self._host} answered {status}{f' ({code})' if code else ''}: {self._about_key()}")
+            raise EndpointRefuses(
+                self._blotted(f"{self._host} answered {status}{f' ({code})' if code else ''}: {self._about_key()}")
+            )
         if status == 404 or code == "model_not_found":
             raise EndpointRefuses(
                 self._blotted(f"{told}. Check that {self._url} is right, and that the server has the model")
@@ -145,14 +162,12 @@ class Client:
             return "it wants a key; set endpoint.api_key_env to the name of the environment variable that holds it"
         return f"it does not accept the key in the environment variable {name}; check the key and what it may do"
 
-    def _spent(self, answer: Mapping[str, object]) -> tuple[int, int]:
-        counts = usage(answer)
-        if counts is None and self._config.max_tokens:
+    def _refuse_uncounted(self, spent: tuple[int, int] | None) -> None:
+        if spent is None and self._config.max_tokens:
             raise EndpointRefuses(
                 f"{self._host} does not say how many tokens an answer took, so endpoint.max_tokens cannot be kept; "
                 "set endpoint.max_requests instead"
             )
-        return counts or (0, 0)
 
     def _blotted(self, text: str) -> str:
         """A message without the key, which servers quote."""
@@ -165,7 +180,7 @@ def _error_in(content: bytes) -> tuple[str, str]:
     try:
         body = json.loads(content)
     except ValueError:
-        return "", content.decode(errors="replace")[:MAX_ERROR_CHARS].strip()
+        return "", content.decode(errors="replace").strip()
     error = body.get("error", body) if isinstance(body, dict) else body
     if not isinstance(error, dict):
         return "", str(error)

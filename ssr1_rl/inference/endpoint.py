@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
@@ -72,7 +74,8 @@ class EndpointBackend:
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=self.config.timeout_s, connect=min(CONNECT_S, self.config.timeout_s)),
             connector=aiohttp.TCPConnector(limit=0),  # max_concurrency is the limit
-            trust_env=True,  # proxies, as other programs use them
+            # Not `trust_env`: it would take the credentials of ~/.netrc too, beside the key or instead of none.
+            proxy=proxy_of(self.config.url),
         )
         return _Asking(self, session, Client(session, self.config, key, budget), rows, to_request)
 
@@ -153,15 +156,27 @@ def check_url(config: EndpointConfig) -> None:
         raise ConfigError(f"endpoint.url must be like https://host/v1, got {config.url!r}")
 
 
+def proxy_of(url: str) -> str | None:
+    """The proxy that the environment names for an address (`https_proxy`, `no_proxy`), as other programs take it."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+
+
 def read_key(config: EndpointConfig) -> str:
     """The key, empty if none is wanted.
 
     Raises:
-        ConfigError: the variable is not set, or what it holds cannot be a key. The message does not hold it.
+        ConfigError: the setting is no name, the variable is not set, or what it holds cannot be a key. The message
+            does not hold it.
     """
     name = config.api_key_env
     if not name:
         return ""
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise ConfigError(
+            "endpoint.api_key_env must be the name of an environment variable, and what it holds is none (it is not "
+            "shown, because it may be the key itself); export the key, and give the variable's name"
+        )
     key = os.environ.get(name, "").strip()
     if not key:
         raise ConfigError(f"endpoint.api_key_env names the environment variable {name}, which is not set: export it")

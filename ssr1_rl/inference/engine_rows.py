@@ -113,20 +113,15 @@ class FromEngine:
 
 
 @lru_cache(maxsize=1)
-def _decoder(model_path: str) -> tuple[ResponseText, frozenset[int]]:
+def _decoder(model_path: str) -> tuple[ResponseText, set[int]]:
     """The decoder of a model's responses and the tokens with which vLLM ends one."""
-    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer
 
+    from ssr1_rl.data.response import stop_ids
     from ssr1_rl.rollout.text import ResponseText
 
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    try:
-        generation = GenerationConfig.from_pretrained(model_path)
-    except OSError:  # the model has no generation_config.json
-        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(model_path))
-    ends = generation.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    return ResponseText(tokenizer), frozenset(end for end in [*ends, tokenizer.eos_token_id] if end is not None)
+    return ResponseText(tokenizer), stop_ids(model_path, tokenizer)
 
 
 def explain(error: BaseException) -> str:

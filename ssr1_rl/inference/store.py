@@ -87,7 +87,7 @@ class AnswerStore:
         note: told what the user should know.
 
     Raises:
-        UserError: two rows have the same key.
+        UserError: two rows have the same key, or a file of answers cannot be read.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class AnswerStore:
         self._open(_as_json(fingerprint), note)
         self.failed: dict[str, str] = {}
         (folder / "failed.jsonl").unlink(missing_ok=True)
-        self._parts = sorted(self._answers.glob("*.parquet"))
+        self._parts = sorted(self._answers.glob(f"{'[0-9]' * 6}.parquet"))
         self._newest: list[dict[str, object]] = []
-        if self._parts and pq.ParquetFile(self._parts[-1]).metadata.num_rows < PART_ROWS:
+        if self._parts and _opened(self._parts[-1]).metadata.num_rows < PART_ROWS:
             self._newest = _read_part(self._parts[-1]).to_pylist()
         self._done = self._find_done(note)
 
@@ -171,7 +171,8 @@ class AnswerStore:
             for answer in answers[start : start + PART_ROWS]:
                 self._newest.append(_to_record(answer, row_digest(self._rows[answer.key])))
             if len(self._newest) == len(answers[start : start + PART_ROWS]):
-                self._parts.append(self._answers / f"{len(self._parts):06d}.parquet")
+                number = int(self._parts[-1].stem) + 1 if self._parts else 0
+                self._parts.append(self._answers / f"{number:06d}.parquet")
             with replacing(self._parts[-1]) as file:
                 pq.write_table(pa.Table.from_pylist(self._newest, SCHEMA), file)
             if len(self._newest) >= PART_ROWS:
@@ -231,11 +232,20 @@ def _short(value: object) -> str:
 
 
 def _column(path: Path, name: str) -> list[str]:
-    return pq.ParquetFile(path).read(columns=[name])[name].to_pylist()
+    return _opened(path).read(columns=[name])[name].to_pylist()
 
 
 def _read_part(path: Path) -> pa.Table:
-    return pq.ParquetFile(path).read()
+    return _opened(path).read()
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}); remove it, and the same command asks for its rows again"
+        ) from error
 
 
 def _to_record(answer: Answer, digest: str) -> dict[str, object]:

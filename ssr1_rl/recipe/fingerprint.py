@@ -19,7 +19,7 @@ ENDS_BYTES = 2**16
 """Bytes at the start and at the end of a large file that its digest covers, beside its size."""
 
 WITHOUT_EFFECT = re.compile(
-    r"run\.(?!device|seed)|(checkpoint|telemetry|guard)\.|\w+\.engines\.(?!engine_args)|teacher\.endpoint\.(?!url)"
+    r"run\.(?!device|seed)|(checkpoint|telemetry|guard)\.|\w+\.engines\.(?!engine_args)|teacher\.endpoint\.(?!url|request_fields)"
     r"|(rollout|learner)\.(num_workers|num_cpus|num_threads|.*port|.*timeout_s|offload_.*|audio_cache_mib)"
     r"|learner\.(zero_stage|max_tokens_per_micro_batch|prefix_packing)|rollout\.(gpu_memory|kv_cache|max_num_seqs)"
     r"|data\.audio_cache_mib|sft\.max_failures|verifier\.custom\.(num_|batch_size)|rewards\[\d+\]\.(num_|timeout_s|max_retries|max_concurrency)"

@@ -52,7 +52,8 @@ class EndpointConfig:
     max_requests: int = setting(0, ge=0)
     """Requests after which the stage stops, retries and earlier starts included. 0: no limit."""
     max_tokens: int = setting(0, ge=0)
-    """Tokens of prompts and responses, as the server counts them, after which the stage stops. 0: no limit."""
+    """Tokens of prompts and responses after which the stage stops, as the server counts them. A request that it never
+    answered, such as one that timed out, counts with the most that it may have taken. 0: no limit."""
     request_fields: dict[str, object] = field(default_factory=dict)
     """Further fields of each request, passed to the server unchanged; null leaves a field out, as in
     {max_tokens: null, max_completion_tokens: 512}."""

@@ -20,7 +20,7 @@ class SftConfig:
     label_template: str = "<answer> {answer} </answer>"
     """The response that is learned with `sft.responses=labels`."""
     max_chains_per_question: int = setting(0, ge=0)
-    """Most chains of one question that are learned, the first ones of the file. 0: all."""
+    """Most chains of one question that are learned, those of the lowest numbers. 0: all."""
     max_response_tokens: int = setting(1024, ge=1)
     """Longest response in tokens. A longer one is not learned."""
     num_epochs: int = setting(1, ge=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ssr1_rl.checks.clips import check_clip_length, check_decoders
+from ssr1_rl.checks.notes import notes_on_sft
 from ssr1_rl.checks.preflight import check_model
 from ssr1_rl.checks.questions import check_clips, check_prompts, notes_on
 from ssr1_rl.config.model_path import is_here
@@ -56,7 +57,7 @@ def _check(config: Config) -> Checked:
             validation[name] = read_split(split, f"data.validation.{name}", share)
     splits = Splits(train, validation)
     examples = choose_examples(train.questions, config.sft, share, config.run.seed)
-    notes = [note for split in splits for note in notes_on(split)] + examples.notes
+    notes = notes_on_sft(config) + [note for split in splits for note in notes_on(split)] + examples.notes
     has_model = is_here(config.model.path)
     notes += check_with_model(config, splits) if has_model else check_clips(splits, config.data)
     plan = Plan(examples.train, config.sft, config.run.seed)

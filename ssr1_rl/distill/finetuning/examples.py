@@ -71,7 +71,7 @@ def _labels(questions: Sequence[Question], template: str) -> list[Example]:
 def _chains(questions: Sequence[Question], sft: SftConfig, max_skipped_share: float) -> tuple[list[Example], list[str]]:
     path, flag = Path(sft.chains), FLAG[sft.responses]
     rows = _read(path, flag)
-    chosen = [row for row in rows if row[flag] and str(row["text"] or "").strip()]
+    chosen = [row for row in rows if row[flag] and str(row["text"]).strip()]
     known = {question.id for question in questions}
     usable = [row for row in chosen if row["question_id"] in known]
     strange = len(chosen) - len(usable)
@@ -106,7 +106,7 @@ def _read(path: Path, flag: str) -> list[dict[str, object]]:
         table = read_table(path, pa.schema(fields))
     except UserError as error:
         raise UserError(f"sft.chains: {error}; {FIXES[flag]}") from error
-    return sorted(table.to_pylist(), key=lambda row: (str(row["question_id"]), row["chain"] or 0))
+    return sorted(table.to_pylist(), key=lambda row: (row["question_id"], row["chain"]))
 
 
 def _by_question(rows: Sequence[Mapping[str, object]], most: int) -> dict[str, tuple[str, ...]]:

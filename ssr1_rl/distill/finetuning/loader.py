@@ -15,7 +15,6 @@ from ssr1_rl.data.prompt import PromptBuilder
 from ssr1_rl.data.response import ResponseEncoder
 from ssr1_rl.data.skipped import UNUSABLE
 from ssr1_rl.distill.finetuning.plan import Planned
-from ssr1_rl.errors import UserError
 from ssr1_rl.rollout.prepare import Preparer
 from ssr1_rl.types import GroupId, PreparedQuestion, Question, TrainGroup
 
@@ -23,10 +22,6 @@ NUM_AHEAD = 2
 """Steps whose examples are prepared before they are needed."""
 NOT_SAMPLED = -1
 """`submitted_version` of groups that no engine has sampled: never the version of a policy."""
-
-
-class ResponseTooLong(UserError):
-    """A response that is not learned; the message names the question's source and the limit."""
 
 
 @dataclass(frozen=True)

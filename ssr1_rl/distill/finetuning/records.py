@@ -146,10 +146,6 @@ class Records:
         """Whether a step is to be saved, by the settings and its validation's score."""
         return self._keeper.is_due(step) or self._keeper.is_best(score)
 
-    def is_saved(self, step: int) -> bool:
-        """Whether this step has a checkpoint."""
-        return self._keeper.is_saved(step)
-
     def save(self, step: int, score: float | None, save_learner: Callable[[Path], Awaitable[None]]) -> None:
         """Writes a checkpoint, in which `save_learner` writes the learner's part."""
         state: SftState = {"step": step, "sft": self._plan.state_dict(), "skips": self._skips.state_dict()}

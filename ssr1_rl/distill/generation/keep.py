@@ -19,6 +19,9 @@ from ssr1_rl.rewards.choice import choice_match, named_choice
 from ssr1_rl.rewards.folding import fold_case
 from ssr1_rl.types import Question
 
+FAILED = "failed: "
+"""Begins the reason of a chain whose request failed."""
+
 _TAG = re.compile(r"</?(?:think|answer)>")
 _SPECIAL = re.compile(r"<\|[^<>|\s]{1,64}\|>")
 
@@ -38,7 +41,7 @@ def _read(question: Question, index: int, answer: Answer) -> Chain:
     written = answer.full_text
     chain = Chain(question.id, index, written, num_tokens=answer.num_tokens, finish_reason=answer.finish_reason)
     if answer.error:
-        return dataclasses.replace(chain, text="", reason=f"failed: {answer.error}")
+        return dataclasses.replace(chain, text="", reason=f"{FAILED}{answer.error}")
     if answer.finish_reason == "length":
         return dataclasses.replace(chain, reason="cut off")
     named = extract_answer(written)
@@ -89,6 +92,8 @@ def _by_rule(question: Question, chains: Sequence[Chain], teacher: TeacherConfig
 
 
 def _by_label(question: Question, chain: Chain, any_answer: bool) -> Chain:
+    if chain.reason.startswith(FAILED):
+        return chain
     if chain.reason and not chain.answer:
         return dataclasses.replace(chain, is_right=False)
     is_right = choice_match(chain.answer, question.ground_truth, question.choices)

@@ -17,6 +17,7 @@ is judged as well, only more coarsely.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ def _statement(piece: str) -> str:
     if not is_conclusion:
         return piece
     reason = english.REASON.search(piece)
-    return piece[reason.end() :] if reason else ""
+    parts = piece[reason.end() :].split(", ") if reason else []
+    # "Since the dog barks, the answer is B"
+    return ", ".join(itertools.takewhile(lambda part: not english.CONCLUSION.search(part), parts))
 
 
 def _parts(text: str, listed: bool = False) -> list[str]:

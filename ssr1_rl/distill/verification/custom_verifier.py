@@ -26,7 +26,8 @@ from ssr1_rl.cluster import ClusterTooSmall
 from ssr1_rl.config.environment import plain, without_values
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.verifier import CustomVerifierConfig
-from ssr1_rl.data.audio import AudioError, load_waveform
+from ssr1_rl.data.audio import AudioError
+from ssr1_rl.data.example import waveforms_of
 from ssr1_rl.distill.verification.claim_questions import ToJudge
 from ssr1_rl.distill.verification.verdicts import OUTCOMES, Judgement, Verdict
 from ssr1_rl.errors import ConfigError, RunError
@@ -199,14 +200,8 @@ class _VerifierActor:
 
     def _judge(self, chain: ToJudge) -> tuple[str, str]:
         """The judgement as JSON, or why there is none."""
-        data = self._data
         try:
-            waveforms = [
-                load_waveform(
-                    ref, max_audio_s=data.max_audio_s, long_audio=data.long_audio, truncated_audio=data.truncated_audio
-                )
-                for ref in chain.question.audio
-            ]
+            waveforms = waveforms_of(chain.question, self._data)
         except AudioError as error:
             return "", str(error)
         try:

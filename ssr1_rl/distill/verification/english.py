@@ -63,9 +63,10 @@ DETERMINED = _words(
 STARTS_WITH_PRONOUN = _words("(?:it|its|they|their|he|his|she|her|this|these|both) ")
 """The start of a clause that nobody can judge without the one before it."""
 ONLY_A_THING = _words(
+    r"(?!(?:an?|another|one) .*[^su]s$)"
     r"(?:an?|another|no|some|several|one|two|three|[0-9]+)(?: (?!(?:is|are|was|were|has|have|does|can|could)\b)\S+)+$"
 )
-"""A thing without a verb, as after "but" in "I hear a dog, but no car"."""
+"""A thing without a verb, as after "but" in "I hear a dog, but no car"; "a car passes" ends with one."""
 NO_THING = _words(
     r"(?:but|so|or|it|he|she|they|there|i|we|you|which|who|whose|where|when|while|because|since|then|with|if|not|both|"
     r"either|neither|between|by|in|on|at|from|of|for|to|e\.g|i\.e)\b|.* or "

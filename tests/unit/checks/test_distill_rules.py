@@ -44,6 +44,20 @@ def test_what_is_refused(launch, overrides, message):
         load_distill(launch, overrides)
 
 
+@pytest.mark.parametrize("stage", ["verify", "calibrate"])
+@pytest.mark.parametrize(
+    ("engine_args", "message"),
+    [
+        ("{logprobs_mode: raw_logits}", "logprobs_mode is set by the system itself"),
+        ("{enforce_eagr: true}", r"enforce_eagr is not an engine argument of vLLM: did you mean enforce_eager\?"),
+    ],
+)
+def test_the_verifier_s_engines_are_checked_too(launch, stage, engine_args, message):
+    given = [f"verifier.engines.engine_args={engine_args}", "verifier.model=a/b", "verifier.labels=l.jsonl"]
+    with pytest.raises(ConfigError, match=rf"verifier\.engines\.engine_args\.{message}"):
+        load_distill(launch, given, stage)
+
+
 def test_a_server_needs_no_engines(launch):
     load_distill(
         launch, ["teacher.num_chains=1", "teacher.engines.engine_args={seed: 1}", "teacher.endpoint.url=http://h"]

@@ -4,13 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from ssr1_rl.checks.notes import notes
+from ssr1_rl.checks.distill_rules import load_distill
+from ssr1_rl.checks.notes import notes, notes_on_answers, notes_on_sft
 from ssr1_rl.checks.rules import load_config
+from ssr1_rl.checks.sft_rules import load_sft
 from ssr1_rl.checks.unused import RULES, unused_settings, value_of
 from ssr1_rl.config.presets import PRESETS
+from ssr1_rl.config.schema import SECTIONS
 
 NEEDED = ["run.name=x", "model.path=m", "data.train.path=q.json"]
 OTHER = {int: 987, float: 0.987, list: ["q_proj"]}
+ALL = {name for sections in SECTIONS.values() for name in sections}
 LAUNCH = Path(__file__).parents[3] / "launch"
 
 
@@ -111,15 +115,33 @@ def test_every_setting_that_can_be_unused_is_noted_only_if_it_is_set_and_unused(
     for rule in RULES:
         for name in rule.names:
             config = load_config(None, [*NEEDED, "run.device=cuda"])
-            assert not any(name in line for line in unused_settings(config)), "a default is not noted"
+            assert not any(f"{name}=" in line for line in unused_settings(config, ALL)), "a default is not noted"
             *sections, last = name.split(".")
             setattr(value_of(config, ".".join(sections)), last, OTHER.get(type(value_of(config, name)), "other"))
             for device in ("cuda", "cpu"):
                 config.run.device = device
-                noted = [line for line in unused_settings(config) if line.startswith(f"{name}=")]
+                noted = [line for line in unused_settings(config, ALL) if line.startswith(f"{name}=")]
                 assert len(noted) == rule.holds(config)
 
 
 @pytest.mark.parametrize("name", ["grpo.yaml", "local.yaml"])
 def test_launch_files_have_no_dubious_setting(name):
     assert notes(load_config(LAUNCH / name)) == []
+
+
+@pytest.mark.parametrize("name", ["sft.yaml", "sft_local.yaml"])
+def test_launch_files_of_sft_have_no_dubious_setting(name):
+    assert notes_on_sft(load_sft(LAUNCH / name)) == []
+
+
+@pytest.mark.parametrize(("stage", "section"), [("generate", "teacher"), ("verify", "verifier")])
+def test_the_launch_file_of_the_teacher_has_no_dubious_setting(stage, section):
+    assert notes_on_answers(load_distill(LAUNCH / "distill.yaml", stage=stage), (section,)) == []
+
+
+def test_sft_notes_settings_of_its_own_sections_alone():
+    needed = ["run.name=x", "model.path=m", "data.train.path=q.json", "sft.responses=labels", "run.device=cpu"]
+    unused = ["model.lora.alpha=3", "learner.offload_optimizer=cpu", "model.dtype=float32", "grpo.kl_estimator=k1"]
+    [lora, offload] = notes_on_sft(load_sft(None, [*needed, *unused]))
+    assert lora.startswith("model.lora.alpha=3.0 has no effect with model.lora.rank=0")
+    assert offload.startswith("learner.offload_optimizer=cpu has no effect with run.device=cpu")

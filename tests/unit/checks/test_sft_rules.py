@@ -35,6 +35,14 @@ def test_labels_need_no_chains_and_sections_of_other_commands_need_nothing():
         (["sft.responses=chains"], r"sft\.responses must be one of"),
         (["sft.responses=labels", "sft.validation_share=1"], r"sft\.validation_share must be less than 1"),
         (
+            ["sft.responses=labels", "data.validation.v.path=v.json", "evaluation.engines.engine_args={seed: 1}"],
+            r"evaluation\.engines\.engine_args\.seed is set by the system itself: use run\.seed",
+        ),
+        (
+            ["sft.responses=labels", "data.validation.answers.path=v.json"],
+            r"data\.validation\.answers: the name 'answers' cannot be that of a folder",
+        ),
+        (
             ["sft.responses=labels", "model.lora.rank=4", "model.lora.target_modules=[]"],
             r"model\.lora\.target_modules must name at least one linear layer",
         ),

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import Qwen2Config
 
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.data.prompt import PromptBuilder
@@ -39,6 +40,9 @@ def test_the_template_s_end_wins_over_the_tokenizer_s_if_engines_stop_at_it(rand
     tokenizer = encoder(random_text_model)[1]
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("im_end", "endoftext")}
     tokenizer.eos_token = "<|endoftext|>"
+    Qwen2Config(eos_token_id=ids["im_end"]).save_pretrained(tmp_path)
+    assert stop_ids(str(tmp_path), tokenizer) == {ids["im_end"], ids["endoftext"]}, "as vLLM reads config.json"
+    Qwen2Config(eos_token_id=None).save_pretrained(tmp_path)
     assert stop_ids(str(tmp_path), tokenizer) == {ids["endoftext"]}
     assert end_of_turn(tokenizer, TEMPLATE, stop_ids(str(tmp_path), tokenizer)) == ids["endoftext"]
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [ids["im_end"], ids["endoftext"]]}))

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from ssr1_rl.config.environment import FromEnvironment
 from ssr1_rl.config.sections.data import DataConfig
 from ssr1_rl.config.sections.engines import EndpointConfig, EnginesConfig
 from ssr1_rl.config.sections.teacher import TeacherConfig
@@ -108,3 +109,26 @@ def test_the_fingerprint_changes_with_what_is_asked_and_not_with_what_is_kept(te
     for name, value in other.items():
         assert of(**{name: value}) != before, name
     assert of(DataConfig(replace_video_by_audio=True)) != before != of(seed=1)
+
+
+def test_the_fingerprint_holds_no_secret_and_changes_with_it(teacher):
+    """It is kept in a file, and told when it changes."""
+
+    def of(key):
+        text = FromEnvironment(key, "${oc.env:NAME}")
+        endpoint = EndpointConfig(url="http://host/v1", request_fields={"provider": {"token": key}})
+        asked = dataclasses.replace(teacher, system_prompt=text, endpoint=endpoint)
+        return fingerprint(asked, DataConfig(), 0)
+
+    assert "sk-123456" not in json.dumps(of("sk-123456"))
+    assert of("sk-123456")["teacher.system_prompt"] == "${oc.env:NAME}"
+    assert of("sk-123456") != of("sk-654321")
+
+
+def test_the_fingerprint_changes_when_the_model_s_folder_holds_another_model(teacher, tmp_path):
+    teacher = dataclasses.replace(teacher, model=str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    before = fingerprint(teacher, DataConfig(), 0)
+    assert fingerprint(teacher, DataConfig(), 0) == before
+    (tmp_path / "model.safetensors").write_bytes(b"trained")
+    assert fingerprint(teacher, DataConfig(), 0) != before

@@ -46,6 +46,10 @@ def test_other_files_are_refused(tmp_path):
     pq.write_table(pa.table({"text": ["a"], "more": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match=r"has no column question_id, chain, thoughts.* \(it has text, more\)"):
         read_chains(tmp_path / "other.parquet")
+    with_holes = pa.Table.from_pylist([{**dataclasses.asdict(chain), "thoughts": None} for chain in CHAINS], SCHEMA)
+    pq.write_table(with_holes, tmp_path / "holes.parquet")
+    with pytest.raises(UserError, match=r"holes\.parquet: has no value in thoughts \(2 of 2 rows\); fill them in"):
+        read_chains(tmp_path / "holes.parquet")
     wrong = pa.Table.from_pylist([dataclasses.asdict(CHAINS[0]) | {"chain": "first"}])
     pq.write_table(wrong, tmp_path / "wrong.parquet")
     with pytest.raises(

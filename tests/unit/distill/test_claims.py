@@ -139,9 +139,20 @@ def test_these_claim_nothing(text):
 
 def test_the_reason_for_a_conclusion_is_a_claim_and_a_conclusion_about_sound_too():
     assert split_claims("The answer is C because the dog barks twice.") == ["the dog barks twice"]
+    assert split_claims("Since a dog barks, then growls, the answer is C.") == [
+        "a dog barks",
+        "a dog barks, then growls",
+    ]
+    assert split_claims("Because I hear a dog, option B is right.") == ["I hear a dog"]
     assert split_claims("I hear a bell last, so the answer is bell.") == ["I hear a bell last"]
     assert split_claims("Hence, the cheering comes after the bell.") == ["the cheering comes after the bell"]
     assert split_claims("Let me listen: I hear a dog.") == ["I hear a dog"]
+
+
+def test_a_clause_with_a_verb_of_its_own_does_not_get_the_verb_before_it():
+    assert split_claims("There is no dog, but a car passes.") == ["There is no dog", "a car passes"]
+    assert split_claims("I hear a dog, but no cars.") == ["I hear a dog", "I hear no cars"]
+    assert split_claims("I hear a dog, but also a bus.") == ["I hear a dog", "I hear a bus"]
 
 
 def test_a_pattern_replaces_the_rules():

@@ -146,6 +146,7 @@ def test_a_chain_that_was_cut_off_is_not_kept_even_with_an_answer():
 def test_a_failed_request_says_why():
     [found] = judge([said("", "", error="429 Too Many Requests")])
     assert (found.kept, found.reason, found.text) == (False, "failed: 429 Too Many Requests", "")
+    assert found.is_right is None, "it is not known, and counts in no share"
 
 
 @pytest.mark.parametrize(

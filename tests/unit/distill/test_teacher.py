@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from ssr1_rl.checks.distill_rules import load_distill
+from ssr1_rl.cli_distill import app
 from ssr1_rl.distill import teacher
 from ssr1_rl.distill.chains import read_chains
 from ssr1_rl.distill.generation.dry_run import print_dry_run
@@ -213,6 +215,20 @@ def test_a_dry_run_shows_a_prompt_counts_requests_and_writes_nothing(launch, tmp
     assert "2 frames of 64 x 48, " in printed and "tokens with one for each frame" in printed
     assert "User:<image><image>What do you hear?\n(A) a bark\n(B) a horn\nYou see frames of a silent video." in printed
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", ["generate", "verify", "calibrate"])
+def test_settings_without_effect_are_noted(launch, stage):
+    (launch.parent / "labels.jsonl").touch()
+    given = ["run.resume=never", "run.max_time_s=60", "run.wait_for_resources_s=5"]
+    given += ["teacher.endpoint.request_fields={api_key: sk-123456}", "teacher.endpoint.max_tokens=9"]
+    of_verifier = ["verifier.model=x", "verifier.labels=labels.jsonl"]
+    said = CliRunner().invoke(app, [stage, str(launch), "--dry-run", *given, *of_verifier]).output
+    for setting in ("run.resume=never", "run.max_time_s=60", "run.wait_for_resources_s=5"):
+        assert f"note: {setting} has no effect here" in said
+    assert ("max_tokens=9 has no effect without teacher.endpoint.url" in said) == (stage == "generate")
+    assert "note: teacher.endpoint.request_fields.api_key looks like a secret" in said and "sk-123456" not in said
+    assert "no effect" not in CliRunner().invoke(app, [stage, str(launch), "--dry-run", *of_verifier]).output
 
 
 def test_a_dry_run_downloads_no_model_and_decodes_a_video_all_the_same(launch, tmp_path, video, capsys):

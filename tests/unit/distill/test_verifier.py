@@ -157,8 +157,13 @@ def test_tables_and_data_that_do_not_fit_are_refused(launch):
     write_chains(run / "chains.parquet", [chains[2]])
     with pytest.raises(UserError, match="none of its 1 chains is kept"):
         verify(load_distill(launch, stage="verify"), backend=Listener())
-    with pytest.raises(MissingFile, match=r"elsewhere.parquet is not a file; run `ssr1-rl distill generate`"):
+    with pytest.raises(
+        MissingFile, match=r"verifier\.chains elsewhere.parquet is not a file .*; give the chains.parquet"
+    ):
         verify(load_distill(launch, ["verifier.chains=elsewhere.parquet"], "verify"), backend=Listener())
+    (run / "chains.parquet").unlink()
+    with pytest.raises(MissingFile, match=r"run `ssr1-rl distill generate` with this run.dir first$"):
+        verify(load_distill(launch, ["run.setup=download the clips"], "verify"), backend=Listener())
     (run / "chains.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         verify(load_distill(launch, stage="verify"), backend=Listener())

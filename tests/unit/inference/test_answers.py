@@ -254,3 +254,16 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
         answer(Path(tmp_path / "file" / "answers"), rows(1), Echo())
+
+
+def test_a_damaged_file_is_named_and_once_it_is_removed_its_rows_are_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "PART_ROWS", 2)
+    answer(tmp_path, rows(4), Echo())
+    (tmp_path / "answers/000000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"answers/000000\.parquet cannot be read .*remove it, and the same command"):
+        answer(tmp_path, rows(4), Echo())
+    (tmp_path / "answers/000000.parquet").unlink()
+    again = Echo()
+    found = answer(tmp_path, rows(4), again)
+    assert again.asked == ["q0#0", "q1#0"]
+    assert [found[key].text for key in found] == [f"text of question {i}" for i in range(4)]

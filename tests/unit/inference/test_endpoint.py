@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from email.utils import formatdate
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ from ssr1_rl.errors import ConfigError, Interrupted, RunError, UserError
 from ssr1_rl.inference import pace
 from ssr1_rl.inference.answers import TooManyFailed, answer_all
 from ssr1_rl.inference.budget import AHEAD, Budget, BudgetSpent
-from ssr1_rl.inference.chat import Unreadable, to_answer, to_body
-from ssr1_rl.inference.client import EndpointRefuses
-from ssr1_rl.inference.endpoint import EndpointBackend, check_url
+from ssr1_rl.inference.chat import Refused, Unreadable, to_answer, to_body
+from ssr1_rl.inference.client import MAX_ERROR_CHARS, Client, EndpointRefuses
+from ssr1_rl.inference.endpoint import EndpointBackend, check_url, proxy_of
 from ssr1_rl.inference.pace import Pace, backoff_s, retry_after_s
 from ssr1_rl.inference.request import Answer, Request
 from ssr1_rl.types import Distribution
@@ -36,7 +37,7 @@ VARIABLE = "TEST_TEACHER_KEY"
 def _short_pauses(monkeypatch):
     monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setenv(VARIABLE, KEY)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -56,7 +57,7 @@ def rows(number):
 
 
 def backend(server, folder, **settings):
-    settings = {"url": server.url, "api_key_env": VARIABLE, "max_concurrency": 4, "timeout_s": 5.0, **settings}
+    settings = {"url": server.url, "api_key_env": VARIABLE, "max_concurrency": 4, "timeout_s": 30.0, **settings}
     return EndpointBackend(EndpointConfig(**settings), "teacher", folder)
 
 
@@ -89,6 +90,25 @@ def test_without_a_variable_no_key_is_sent(tmp_path):
     with running(ChatServer()) as server:
         ask(server, tmp_path, api_key_env="")
     assert "Authorization" not in server.headers[0]
+
+
+@pytest.mark.parametrize("variable", [VARIABLE, ""])
+def test_credentials_of_netrc_are_not_sent(tmp_path, monkeypatch, variable):
+    (tmp_path / "netrc").write_text("default login me password of-another-server\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with running(ChatServer()) as server:
+        assert ask(server, tmp_path, api_key_env=variable)["r0"].text == "fine"
+    assert server.headers[0].get("Authorization", "") == (f"Bearer {KEY}" if variable else "")
+
+
+def test_proxies_are_those_of_the_environment(tmp_path, monkeypatch):
+    with running(ChatServer()) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "localhost,127.0.0.1,inside.example")
+        elsewhere = SimpleNamespace(url="http://teacher.example/v1")
+        assert ask(elsewhere, tmp_path)["r0"].text == "fine"
+        assert proxy.paths == ["http://teacher.example/v1/chat/completions"]
+    assert proxy_of("http://inside.example:8000/v1") is None and proxy_of("https://teacher.example/v1") is None
 
 
 def test_images_and_clips_take_their_places_in_the_messages():
@@ -236,12 +256,33 @@ def test_what_retry_after_says(header, seconds):
     assert retry_after_s(header, now_s=1_000_000.0) == seconds
 
 
-def test_a_pause_of_a_day_ends_the_stage(tmp_path):
+def test_a_server_that_asks_for_no_pause_again_and_again_does_not_use_up_the_retries_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.2)
+    script = lambda number, body: (429, {"Retry-After": "0"}, {}) if number < 2 else OK  # noqa: E731
+    with running(ChatServer(script)) as server:
+        assert ask(server, tmp_path, max_retries=2)["r0"].text == "fine"
+    assert server.times[1] - server.times[0] >= 0.1
+    assert server.times[2] - server.times[1] >= 0.2
+
+
+def test_a_pause_of_a_day_ends_the_stage_and_the_message_has_no_key(tmp_path):
+    trouble = (429, {"Retry-After": "86400"}, {"error": {"message": f"limit of {KEY} is reached"}})
     with (
-        running(ChatServer(lambda number, body: (429, {"Retry-After": "86400"}, {}))) as server,
-        pytest.raises(RunError, match=r"asks for a pause of 86,400 s"),
+        running(ChatServer(lambda number, body: trouble)) as server,
+        pytest.raises(RunError, match=r"asks for a pause of 86,400 s.*limit of \*\*\* is reached") as told,
     ):
         ask(server, tmp_path)
+    assert KEY not in str(told.value)
+
+
+def test_the_key_is_blotted_out_before_a_long_message_is_cut():
+    """A part of the key would be found no more."""
+    client = Client(None, EndpointConfig(url="http://h/v1"), KEY, None)
+    for shown in range(1, len(KEY)):
+        long = b"x" * (MAX_ERROR_CHARS - shown) + KEY.encode() + b"x" * 100
+        with pytest.raises(Refused) as told:
+            client._refused(400, {}, long)
+        assert set(client._blotted(str(told.value)).removeprefix("h answered 400: ")) <= set("x*")
 
 
 def test_pauses_double_up_to_a_minute(monkeypatch):
@@ -395,10 +436,43 @@ def test_a_server_that_counts_no_tokens_cannot_keep_a_budget_of_them(tmp_path):
 async def test_a_kill_forgets_no_request_that_was_sent(tmp_path):
     budget = Budget(tmp_path / "spent.json", 0, 0)
     for _ in range(AHEAD + 3):
-        await budget.settle(await budget.take(1), 1, 1)
+        await budget.settle(await budget.take(1), (1, 1))
     # The process is killed here: nothing is saved any more.
     after = Budget(tmp_path / "spent.json", 0, 0)
     assert budget.requests <= after.requests <= budget.requests + AHEAD
+
+
+async def test_a_kill_forgets_no_token_of_a_request_that_was_sent(tmp_path):
+    (tmp_path / "spent.json").write_text('{"requests": 1, "tokens": 15, "longest_prompt": 10}')
+    budget = Budget(tmp_path / "spent.json", 0, 10_000)
+    for number in range(1, 2 * AHEAD):
+        await budget.take(16)
+        # The process is killed here, with requests in flight.
+        after = Budget(tmp_path / "spent.json", 0, 10_000)
+        assert 15 + number * 26 <= after.tokens <= 15 + (number + AHEAD) * 26
+
+
+@pytest.mark.parametrize("trouble", [5.0, (200, {"Content-Length": "5000"}, reply())], ids=["time-out", "cut off"])
+def test_a_request_that_may_have_cost_tokens_counts_in_their_budget(tmp_path, trouble):
+    with (
+        running(ChatServer(lambda number, body: trouble)) as server,
+        pytest.raises(BudgetSpent, match=r"max_tokens=40 is spent: 2 requests and 32 tokens"),
+    ):
+        ask(server, tmp_path, max_tokens=40, timeout_s=1.0)
+
+
+@pytest.mark.parametrize("trouble", [(500, {}, {}), (429, {}, {}), (400, {}, {})])
+def test_a_request_that_the_server_refuses_costs_no_tokens(tmp_path, trouble):
+    with running(ChatServer(lambda number, body: trouble if number == 0 else OK)) as server:
+        ask(server, tmp_path, 2, max_tokens=30, max_concurrency=1)
+    assert json.loads((tmp_path / "spent.json").read_text())["tokens"] <= 16
+
+
+def test_nonsense_is_retried_with_a_budget_of_tokens_too(tmp_path):
+    """An error in a 200, as some servers send it, has no counts either."""
+    nonsense = {"error": {"message": "upstream is down"}}
+    with running(ChatServer(lambda number, body: nonsense if number == 0 else OK)) as server:
+        assert ask(server, tmp_path, max_tokens=1000)["r0"].text == "fine"
 
 
 def test_a_spent_file_that_cannot_be_read_is_not_taken_for_nothing(tmp_path):
@@ -476,6 +550,12 @@ def test_a_variable_without_a_usable_key(tmp_path, monkeypatch, value):
     with running(ChatServer()) as server, pytest.raises(ConfigError, match=VARIABLE) as told:
         ask(server, tmp_path)
     assert not value.strip() or value not in str(told.value)
+
+
+def test_a_key_in_the_place_of_the_variable_s_name_is_not_shown(tmp_path):
+    with running(ChatServer()) as server, pytest.raises(ConfigError, match="must be the name of an") as told:
+        ask(server, tmp_path, api_key_env=KEY)
+    assert KEY not in str(told.value) and not server.bodies
 
 
 @pytest.mark.parametrize(

@@ -54,10 +54,13 @@ def test_what_changes_the_output_counts(config, section, name, value):
     assert [line.split(" ")[0] for line in changes(before, of_settings(config, "distill"))] == [f"{section}.{name}"]
 
 
-def test_engine_arguments_count(config):
+def test_engine_arguments_and_fields_of_requests_count(config):
     before = of_settings(config, "distill")
     config.teacher.engines.engine_args = {"quantization": "fp8"}
-    assert changes(before, of_settings(config, "distill"))
+    with_arguments = of_settings(config, "distill")
+    assert changes(before, with_arguments)
+    config.teacher.endpoint.request_fields = {"reasoning_effort": "high"}
+    assert changes(with_arguments, of_settings(config, "distill"))
 
 
 def test_a_model_folder_is_known_by_its_content_not_its_times(tmp_path):
