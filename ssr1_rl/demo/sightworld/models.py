@@ -49,7 +49,7 @@ class Lesson:
 
 
 PRETRAINING = Lesson("pretrain", 1000, learning_rate=1.5e-3)
-TEACHING = Lesson("teacher", 600, learning_rate=1.5e-3)
+TEACHING = Lesson("teacher", 2000, learning_rate=1.5e-3, questions_per_step=16)
 VERIFYING = Lesson("verifier", 300, train_tower=False)
 
 
