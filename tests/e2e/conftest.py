@@ -120,7 +120,7 @@ def wait_for_job_agent(settings: dict[str, str]) -> None:
         time.sleep(1)
 
 
-def submit(cluster: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+def submit(cluster: dict[str, str], *command: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [RAY, "job", "submit", *command], cwd=ROOT, env=cluster, capture_output=True, text=True, timeout=400
+        [RAY, "job", "submit", *command], cwd=ROOT, env=cluster, capture_output=True, text=True, timeout=timeout_s
     )

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.e2e.commands import ROOT, SSR1_RL, environment
+from tests.e2e.conftest import submit
 
 pytestmark = pytest.mark.soak
 FILE = "launch/recipe_local.yaml"
@@ -86,3 +87,12 @@ def test_a_recipe_that_is_killed_in_every_stage_ends_with_the_table(sightworld: 
     again = subprocess.run(command(folder), cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(": unchanged; ") == 5
+
+
+def test_ray_job_submit_runs_a_recipe(cluster: dict[str, str], sightworld: Path, tmp_path: Path) -> None:
+    variables = json.dumps({"env_vars": {"SSR1_RL_SIGHTWORLD": str(sightworld)}})
+    settings = [f"run.dir={tmp_path}/recipe", "sft.responses=labels", *SMALL]
+    done = submit(cluster, "--runtime-env-json", variables, "--", FILE, *settings, timeout_s=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[2/5] verify: not needed with sft.responses=labels" in done.stdout
+    assert "| grpo |" in (tmp_path / "recipe/results.md").read_text()
