@@ -19,6 +19,7 @@ TINY = SightWorldSettings(
     num_told=16,
     num_teacher=16,
     num_verifier=8,
+    num_told_claims=8,
     num_train=24,
     num_validation=8,
     num_test=8,

@@ -1,7 +1,8 @@
 """The tiny models of the sight world, trained by this project's SFT: student, teacher and verifier.
 
 The student is a Qwen2-Audio that can name single sounds and reason about rows of sounds that it reads. The teacher is
-an Idefics3 that has learned where companions sound otherwise. The verifier is the student after SFT on claims.
+an Idefics3 that has learned where companions sound otherwise. The verifier is the student after SFT on claims and on
+naming what it hears.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Lesson:
 
 PRETRAINING = Lesson("pretrain", 1000, learning_rate=1.5e-3)
 TEACHING = Lesson("teacher", 2000, learning_rate=1.5e-3, questions_per_step=16)
-VERIFYING = Lesson("verifier", 300, train_tower=False)
+VERIFYING = Lesson("verifier", 2000, learning_rate=1.2e-3)
 
 
 def make_student(world: SightWorldPaths, folder: Path, lesson: Lesson = PRETRAINING, seed: int = 0) -> Path:

@@ -73,7 +73,11 @@ def question_row(split: str, clip: str, asked: Asked, sounds: tuple[str, ...], r
 
 
 def claim_row(clip: str, sounds: tuple[str, ...], rng: np.random.Generator) -> Row:
-    """A claim about a clip. The response is the letter of the verdict, which is what a verifier is asked for."""
+    """A claim about `sounds`. The response is the letter of the verdict, which is what a verifier is asked for.
+
+    Without a clip the question tells the sounds.
+    """
     claim = draw_claim(sounds, rng)
     letter = choice_labels(len(VERDICTS))[VERDICTS.index(claim.verdict)]
-    return Row(clip, CLAIM_QUESTION.format(claim=claim.text), VERDICTS, claim.verdict, "claim", letter)
+    text = CLAIM_QUESTION.format(claim=claim.text)
+    return Row(clip, text if clip else f"{listing(sounds)} {text}", VERDICTS, claim.verdict, "claim", letter)

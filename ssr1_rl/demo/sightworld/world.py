@@ -1,7 +1,8 @@
 """Writes the world that is heard and seen: AVQA's own JSON with WAV files and silent videos, from a seed.
 
 Splits: `pretrain` (what the student can do before: name single sounds that it hears, and reason about rows of sounds
-that it is told in words), `teacher` and `verifier` (what those two models learn from), `train`, `validation` (for
+that it is told in words), `teacher` and `verifier` (what those two models learn from; the verifier's claims are about
+sounds that it hears or is told, and it learns to name what it hears), `train`, `validation` (for
 choices of settings), and the tests `test`, `unseen_scenes`, `unseen_questions`. No two share a clip.
 """
 
@@ -19,7 +20,7 @@ from rich.progress import Progress
 from ssr1_rl.config.sections.data import DatasetConfig
 from ssr1_rl.demo.made_once import make_once, write_stamp
 from ssr1_rl.demo.scenes import Canvas, SceneStyle
-from ssr1_rl.demo.sightworld.questions import KINDS, ONE_STEP_KINDS, Asked, ask, ask_one_step, draw_sounds
+from ssr1_rl.demo.sightworld.questions import KINDS, ONE_STEP_KINDS, Asked, ask, ask_one_step
 from ssr1_rl.demo.sightworld.rows import Row, claim_row, question_row
 from ssr1_rl.demo.sightworld.sights import Traps, see
 from ssr1_rl.demo.sightworld.video import write_video
@@ -30,6 +31,8 @@ TESTS = ("test", "unseen_scenes", "unseen_questions")
 SPLITS = ("pretrain", "teacher", "verifier", "train", "validation", *TESTS)
 NOT_SEEN = ("pretrain", "verifier")
 """Splits without videos."""
+WITH_TOLD = ("pretrain", "verifier")
+"""Splits with questions about sounds that are told in words, which AVQA's format cannot hold."""
 TAUGHT = ("pretrain", "teacher", "verifier")
 """Splits with responses to learn."""
 
@@ -63,7 +66,7 @@ class SightWorldSettings:
 
     seed: int = 0
     num_pretrain: int = 1600  # clips of each split, with one question each
-    num_told: int = 6400  # questions without a clip in the split pretrain
+    num_told: int = 6400  # questions about sounds that are told, in the split pretrain
     num_teacher: int = 2000
     num_verifier: int = 1600
     num_train: int = 2400
@@ -71,7 +74,8 @@ class SightWorldSettings:
     num_test: int = 400
     num_unseen_scenes: int = 400
     num_unseen_questions: int = 400
-    claims_per_clip: int = 4  # of the split verifier
+    claims_per_clip: int = 4  # of the split verifier, beside one question
+    num_told_claims: int = 4000  # claims about sounds that are told, in the split verifier
     traps: Traps = USUAL_TRAPS
     style: RowStyle = USUAL_STYLE
     unseen_style: RowStyle = UNSEEN_STYLE
@@ -103,8 +107,8 @@ class SightWorldPaths:
         return self.folder / "truth.json"
 
     def questions(self, split: str) -> Path:
-        """One split's questions: a JSON array in AVQA's format, or JSON lines for the split pretrain."""
-        return self.folder / (f"{split}.jsonl" if split == "pretrain" else f"{split}.json")
+        """One split's questions: JSON lines for a split of `WITH_TOLD`, else a JSON array in AVQA's format."""
+        return self.folder / (f"{split}.jsonl" if split in WITH_TOLD else f"{split}.json")
 
     def responses(self, split: str) -> Path:
         """Table of chains for SFT on a split of `TAUGHT`: what the model that learns from it shall answer."""
@@ -113,7 +117,7 @@ class SightWorldPaths:
     def dataset(self, split: str) -> DatasetConfig:
         """A split, as the settings of a data set."""
         return DatasetConfig(
-            format="jsonl" if split == "pretrain" else "avqa",
+            format="jsonl" if split in WITH_TOLD else "avqa",
             path=str(self.questions(split)),
             audio_dir=str(self.audio_dir),
             video_dir="" if split in NOT_SEEN else str(self.video_dir),
@@ -152,8 +156,8 @@ class _Writer:
                     rng = np.random.default_rng([self._settings.seed, split_number, index])
                     rows += self._clip(split, index, rng)
                     progress.advance(task)
-                if split == "pretrain":
-                    rows += self._told(split_number)
+                if split in WITH_TOLD:
+                    rows += self._told(split, split_number)
                 self._write_split(split, rows)
         self._paths.truth.write_text(json.dumps(self._truth, indent=1))
         write_stamp(self._paths.folder, self._settings)
@@ -168,31 +172,32 @@ class _Writer:
         truth: dict[str, object] = {
             "sounds": sounds,
             "starts_s": [round(style.start_s + number * style.every_s, 3) for number in range(len(sounds))],
-            "asked": asdict(asked) if asked else None,
+            "asked": asdict(asked),
         }
         if split not in NOT_SEEN:
             sight = see(sounds, self._settings.traps, rng, where_teacher_learned=split == "teacher")
             write_video(self._paths.video_dir / f"{name}.mp4", sight.seen, style.every_s, rng)
             truth |= asdict(sight)
         self._truth[name] = truth
-        if asked is None:
-            return [claim_row(name, sounds, rng) for _ in range(self._settings.claims_per_clip)]
-        return [question_row(split, name, asked, sounds, rng)]
+        num_claims = self._settings.claims_per_clip if split == "verifier" else 0
+        claims = [claim_row(name, sounds, rng) for _ in range(num_claims)]
+        return [*claims, question_row(split, name, asked, sounds, rng)]
 
-    def _told(self, split_number: int) -> list[Row]:
-        """Questions about sounds that are not heard but told."""
+    def _told(self, split: str, split_number: int) -> list[Row]:
+        """Questions or claims about sounds that are not heard but told."""
         rows: list[Row] = []
-        for index in range(self._settings.num_told):
-            rng = np.random.default_rng([self._settings.seed, split_number, index, 1])
-            kinds = list(KINDS)
-            asked, sounds = ask(kinds[index % len(kinds)], rng)
-            rows.append(question_row("told", "", asked, sounds, rng))
+        settings = self._settings
+        for index in range(settings.num_told if split == "pretrain" else settings.num_told_claims):
+            rng = np.random.default_rng([settings.seed, split_number, index, 1])
+            asked, sounds = _draw("told", index, rng)
+            told = question_row("told", "", asked, sounds, rng) if split == "pretrain" else claim_row("", sounds, rng)
+            rows.append(told)
         return rows
 
     def _write_split(self, split: str, rows: list[Row]) -> None:
         ids = range(self._next_id, self._next_id + len(rows))
         self._next_id = ids.stop
-        if split == "pretrain":
+        if split in WITH_TOLD:
             lines = [json.dumps(row.as_jsonl(question_id)) + "\n" for question_id, row in zip(ids, rows, strict=True)]
             self._paths.questions(split).write_text("".join(lines))
         else:
@@ -205,10 +210,8 @@ class _Writer:
             write_chains(self._paths.responses(split), chains)
 
 
-def _draw(split: str, index: int, rng: np.random.Generator) -> tuple[Asked | None, tuple[str, ...]]:
-    """The question of a clip (none in the split verifier) and its sounds. Kinds take turns."""
-    if split == "verifier":
-        return None, draw_sounds(rng)
+def _draw(split: str, index: int, rng: np.random.Generator) -> tuple[Asked, tuple[str, ...]]:
+    """The question of a clip, and its sounds. Kinds take turns."""
     kinds = list(ONE_STEP_KINDS if split == "pretrain" else KINDS)
     return (ask_one_step if split == "pretrain" else ask)(kinds[index % len(kinds)], rng)
 

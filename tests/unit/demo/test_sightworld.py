@@ -28,6 +28,7 @@ SMALL = SightWorldSettings(
     num_told=6,
     num_teacher=12,
     num_verifier=6,
+    num_told_claims=5,
     num_train=24,
     num_validation=6,
     num_test=12,
@@ -79,8 +80,8 @@ def test_read_back_as_data_sets(world):
     ids = []
     for split in SPLITS:
         result = read_questions(world.dataset(split), max_skipped_share=0.0)
-        rows_per_clip = SMALL.claims_per_clip if split == "verifier" else 1
-        told = SMALL.num_told if split == "pretrain" else 0
+        rows_per_clip = SMALL.claims_per_clip + 1 if split == "verifier" else 1
+        told = {"pretrain": SMALL.num_told, "verifier": SMALL.num_told_claims}.get(split, 0)
         assert len(result.questions) == SMALL.num_clips(split) * rows_per_clip + told and not result.skipped
         assert sum(not question.audio for question in result.questions) == told
         assert all((question.video is None) == (split in NOT_SEEN) for question in result.questions)
@@ -246,14 +247,26 @@ def test_the_student_learns_to_name_sounds_and_to_reason_about_told_ones(world):
 def test_the_verifier_learns_to_answer_as_the_check_asks(world):
     """Its questions and answers are those of `distill verify` about a chain's claims."""
     truth = json.loads(world.truth.read_text())
-    taught = learned(world, "verifier")
+    taught = [(question, letter) for question, letter in learned(world, "verifier") if question.kind == "claim"]
     assert all(letter == "ABC"[question.choices.index(question.ground_truth)] for question, letter in taught)
     assert all(list(question.choices) == VerifierConfig().verdicts for question, _ in taught)
-    texts = {question.text for question, _ in taught}
+    texts = {question.text for question, _ in taught if question.audio}
     clips = [truth[row["video_name"]] for row in rows(world, "train")]
     made = {claim for clip in clips for claim in split_claims(thoughts(asked_of(clip), clip["sounds"]))}
     assert {CLAIM_QUESTION.format(claim=claim) for claim in made} & texts
     assert all(len(split_claims(thoughts(asked_of(clip), clip["sounds"]))) == 5 for clip in clips)
+    told = [question.text for question, _ in taught if not question.audio]
+    assert len(told) == SMALL.num_told_claims
+    assert all(re.match(r"First a \w+\. .*Fourth a \w+\. Is this true: ", text) for text in told)
+
+
+def test_the_verifier_learns_to_name_what_it_hears(world):
+    truth = json.loads(world.truth.read_text())
+    taught = [(question, text) for question, text in learned(world, "verifier") if question.kind != "claim"]
+    assert len(taught) == SMALL.num_verifier
+    for question, text in taught:
+        clip = truth[Path(question.audio[0].path).stem]
+        assert is_grounded(text.partition("<think>")[2].partition("</think>")[0], asked_of(clip), clip["sounds"])
 
 
 def test_companions_sound_otherwise_where_the_teacher_learned():
