@@ -21,7 +21,7 @@ help:
 	@echo "make demo      learn from sound on this machine: runs ssr1-rl demo"
 	@echo "make unit      the unit tests: no Ray, no engine (about 2 minutes)"
 	@echo "make test      all tests, with engines and learners (ARGS='-k loss' for some, ARGS=--durations=20 for times)"
-	@echo "make soak      runs that are killed again and again, and benchmarks with engines (long; not in make test)"
+	@echo "make soak      runs that are killed again and again, and the benchmarks' programs (long; not in make test)"
 	@echo "make check     ruff, pyright, the layers of the rooms (lint-imports), and what stays light to import"
 	@echo "make bench     the benchmarks, TRL beside ours   (makes .venv-trl as well)"
 	@echo "make paper     SightSound-R1's claim in miniature: a table of 7 students (about an hour; goes on if stopped)"

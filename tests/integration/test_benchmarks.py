@@ -1,6 +1,6 @@
 """The benchmark programs start, and write the figures that they document. Nothing is timed here.
 
-Those that start engines run in `make soak`.
+Whole programs run in `make soak`.
 """
 
 import json
@@ -89,6 +89,7 @@ def test_rollout_overhead_gives_its_ratio(tmp_path):
     assert result["ratio_vs_bare"] == result["pool_tokens_per_s"] / result["bare_tokens_per_s"]
 
 
+@pytest.mark.soak
 def test_gpu_learner_runs_without_a_gpu_and_says_so(tmp_path):
     result = run_tiny("gpu_learner", tmp_path, "--device", "cpu", "--rounds", "1")
     assert (result["device"], result["measures_a_gpu"]) == ("cpu", False)
@@ -113,6 +114,7 @@ def test_gpu_learner_refuses_what_it_cannot_measure(options, message, answer):
     assert message in refusal
 
 
+@pytest.mark.soak
 def test_prefix_packing_gives_its_figures(tmp_path):
     result = run_tiny("prefix_packing", tmp_path, "--rounds", "1", "--threads", "1")
     assert 0 < result["max_grad_rel_diff"] <= 1e-5, "both sides compute the same"
@@ -126,6 +128,7 @@ def test_prefix_packing_gives_its_figures(tmp_path):
         assert case["peak_mib"]["repeated"] > case["peak_mib"]["packed"] > 0
 
 
+@pytest.mark.soak
 def test_logprob_head_gives_its_figures(tmp_path):
     result = run_tiny("logprob_head", tmp_path, "--threads", "1")
     assert [case["tokens"] for case in result["cases"]] == [32, 64]
@@ -155,6 +158,7 @@ def test_trl_takes_the_text_task_and_gives_its_figures(tmp_path):
     assert figures["versions"].keys() == {"python", "torch", "transformers", "trl"}
 
 
+@pytest.mark.soak
 def test_gpu_smoke_runs_its_checks_as_far_as_a_cpu_can(tmp_path: Path) -> None:
     """Those with engines are left out: tests/integration has the same comparisons on the CPU."""
     report = tmp_path / "report.json"

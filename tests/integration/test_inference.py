@@ -242,6 +242,7 @@ def test_after_a_kill_no_row_is_lost_and_none_asked_twice(done: Stage, tmp_path:
 
 
 def test_no_engine_is_left(done: Stage):
+    assert any("raylet" in child.name() for child in psutil.Process().children(recursive=True))
     until = time.monotonic() + 20
     while (left := engines()) and time.monotonic() < until:
         time.sleep(0.2)
@@ -249,13 +250,15 @@ def test_no_engine_is_left(done: Stage):
 
 
 def engines() -> list[str]:
+    """Processes of engines that this test's cluster has started, orphans among them; not those of other clusters."""
+    raylets = {str(child.pid) for child in psutil.Process().children(recursive=True) if child.name() == "raylet"}
     found = []
     for process in psutil.process_iter():
         try:
-            name = " ".join(process.cmdline())
+            name, raylet = " ".join(process.cmdline()), process.environ().get("RAY_RAYLET_PID")
         except psutil.Error:
             continue
-        if "EngineCore" in name or "MapWorker(MapBatches(Engine" in name:
+        if raylet in raylets and ("EngineCore" in name or "MapWorker(MapBatches(Engine" in name):
             found.append(name)
     return found
 
