@@ -24,7 +24,7 @@ help:
 	@echo "make soak      runs that are killed again and again, and the benchmarks' programs (long; not in make test)"
 	@echo "make check     ruff, pyright, the layers of the rooms (lint-imports), and what stays light to import"
 	@echo "make bench     the benchmarks, TRL beside ours   (makes .venv-trl as well)"
-	@echo "make paper     SightSound-R1's claim in miniature: a table of 7 students (about an hour; goes on if stopped)"
+	@echo "make paper     SightSound-R1's claim in miniature: a table of 7 students (long; goes on if stopped)"
 	@echo "make venv      only the environment, in .venv    (about 2 minutes, once)"
 	@echo "make venv-trl  only TRL's environment, .venv-trl (about 1 minute, once)"
 	@echo "make venv-gpu  the environment for NVIDIA GPUs, .venv-gpu; docs/gpu.md says what the machine needs"
