@@ -19,7 +19,7 @@ PYTEST := python -m pytest -n 2
 
 help:
 	@echo "make demo      learn from sound on this machine: runs ssr1-rl demo"
-	@echo "make unit      the unit tests: no Ray, no engine (about 2 minutes)"
+	@echo "make unit      the unit tests: no Ray, no engine (about 3 minutes)"
 	@echo "make test      all tests, with engines and learners (ARGS='-k loss' for some, ARGS=--durations=20 for times)"
 	@echo "make soak      runs that are killed again and again, and the benchmarks' programs (long; not in make test)"
 	@echo "make check     ruff, pyright, the layers of the rooms (lint-imports), and what stays light to import"
