@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssr1_rl.config.kinds import dotted, flat
 from ssr1_rl.config.load import OfStage, read_settings
 from ssr1_rl.config.overrides import Layer
 from ssr1_rl.config.schema import Config
@@ -46,10 +47,16 @@ class Stage:
         return config
 
     def fingerprint(self, folder: RecipeFolder, config: Config) -> Fingerprint:
-        """Everything that the output depends on."""
+        """Everything that the output depends on.
+
+        What connects the stages counts by its content (`inputs`), not by its place: a recipe's folder may be moved.
+        """
         code = {"code of the stage": str(self.version)}
         settings = of_settings(config, self.command)
-        read = {name: value for name, value in settings.items() if not name.startswith(self.unread)}
+        wired = {dotted(key) for key in flat(self.wiring(folder, config))}
+        read = {
+            name: value for name, value in settings.items() if not name.startswith(self.unread) and name not in wired
+        }
         return read | self.inputs(folder, config) | code
 
 

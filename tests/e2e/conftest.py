@@ -57,7 +57,7 @@ def cluster(soundworld: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield settings
     finally:
         head.terminate()
-        head.wait(20)
+        head.wait(60)
         link.unlink()
 
 

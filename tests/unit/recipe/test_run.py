@@ -3,13 +3,14 @@
 import contextlib
 import dataclasses
 import json
+import shutil
 
 import pytest
 
 from ssr1_rl.errors import ConfigError, UserError
 from ssr1_rl.recipe import run
 from ssr1_rl.recipe.folder import RecipeFolder
-from ssr1_rl.recipe.run import run_recipe
+from ssr1_rl.recipe.run import read_recipe, run_recipe
 from ssr1_rl.recipe.stages import STAGES
 from tests.documented_commands import ROOT
 
@@ -108,6 +109,12 @@ def test_a_split_that_a_stage_does_not_read_does_not_run_it_again(recipe, tmp_pa
     assert recipe() == ["sft", "grpo", "evaluate"], "SFT and GRPO validate on it"
 
 
+def test_a_copy_of_the_folder_goes_on_as_the_folder_itself(recipe, tmp_path):
+    recipe()
+    shutil.copytree(recipe.folder.path, tmp_path / "copy")
+    assert recipe(f"run.dir={tmp_path}/copy") == []
+
+
 def test_changed_data_is_noticed(recipe, tmp_path):
     recipe()
     (tmp_path / "train.jsonl").write_text(QUESTION.replace("Who", "What"))
@@ -125,7 +132,8 @@ def test_labels_need_neither_teacher_nor_verifier(recipe, capsys):
     assert recipe("sft.responses=labels") == ["sft", "grpo", "evaluate"]
     assert "[1/5] generate: not needed with sft.responses=labels" in capsys.readouterr().out
     assert recipe("stages.sft.sft.responses=kept")[:2] == ["generate", "sft"]
-    assert "chains.parquet" in (recipe.folder.path / "recipe.json").read_text()
+    _, configs = read_recipe(recipe.path, ["stages.sft.sft.responses=kept"])
+    assert configs["sft"].sft.chains == str(recipe.folder.chains)
 
 
 def test_an_error_in_the_settings_of_the_last_stage_is_told_before_the_first_one_runs(recipe):
