@@ -76,7 +76,7 @@ class VllmBackend:
         size = self.config.batch_size
         blocks = [to_table(rows[start : start + size], start) for start in range(0, len(rows), size)]
         with _quiet():
-            answered = self._processor(to_request)(ray.data.from_arrow(blocks))
+            answered = self._processor(to_request, len(blocks))(ray.data.from_arrow(blocks))
         answered.context.enable_progress_bars = False
         batches = iter(answered.iter_batches(batch_size=None, batch_format="pyarrow"))
         try:
@@ -120,7 +120,7 @@ class VllmBackend:
                 + "; lower num_engines, num_cpus or tensor_parallel_size of the stage's engines"
             )
 
-    def _processor(self, to_request: ToRequest) -> Any:
+    def _processor(self, to_request: ToRequest, num_blocks: int) -> Any:
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
         from ssr1_rl.inference.engine_start import Engine
@@ -142,7 +142,8 @@ class VllmBackend:
             detokenize_stage=False,
             prepare_multimodal_stage=False,
         )
-        num_tasks = self.config.num_engines * self.config.tasks_per_engine
+        # Ray warns of more tasks than blocks.
+        num_tasks = min(self.config.num_engines * self.config.tasks_per_engine, num_blocks)
         tasks = {"num_cpus": TASK_CPUS, "compute": ray.data.TaskPoolStrategy(size=num_tasks)}
         processor = build_processor(
             config,

@@ -35,7 +35,7 @@ BEGUN = {
     "verify": "verify/verify/answers/*.parquet",
     "sft": "sft/checkpoints/step_*",
     "grpo": "grpo/checkpoints/step_*",
-    "evaluate": "evaluate/pretrained/answers/answers/*.parquet",
+    "evaluate": "evaluate/pretrained/answers/*.parquet",
 }
 """Files that a stage has written before it is done."""
 
